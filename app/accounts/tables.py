@@ -1,0 +1,76 @@
+"""Who may do what: users, workspaces, memberships, sessions, API keys."""
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.db import Base, Created, new_id
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("usr"))
+    email: Mapped[str] = mapped_column(unique=True)  # lower case
+    name: Mapped[str]
+    password_hash: Mapped[str]
+    is_platform_admin: Mapped[bool] = mapped_column(default=False)
+    language: Mapped[str | None]  # zh or en; None follows the browser
+    created_at: Mapped[Created]
+    disabled_at: Mapped[datetime | None]
+
+
+class Workspace(Base):
+    __tablename__ = "workspaces"
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("ws"))
+    slug: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    created_at: Mapped[Created]
+
+
+class Membership(Base):
+    __tablename__ = "memberships"
+
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), primary_key=True, index=True)
+    role: Mapped[str]  # owner, admin, member, viewer
+    created_at: Mapped[Created]
+
+    user: Mapped[User] = relationship(lazy="raise")
+    workspace: Mapped[Workspace] = relationship(lazy="raise")
+
+
+class SignIn(Base):
+    """A browser's session. Named so because `session` is the database's word."""
+
+    __tablename__ = "sign_ins"
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("sid"))
+    token_hash: Mapped[str] = mapped_column(unique=True)  # sha256 of the cookie
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))  # the one in view
+    ip: Mapped[str]
+    user_agent: Mapped[str]
+    created_at: Mapped[Created]
+    seen_at: Mapped[Created]
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class ApiKey(Base):
+    __tablename__ = "api_keys"
+    __table_args__ = (Index("ix_api_keys_workspace_id_created_at", "workspace_id", "created_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("key"))
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    name: Mapped[str]
+    prefix: Mapped[str]  # the first characters, for display
+    secret_hash: Mapped[str] = mapped_column(unique=True)  # sha256 of 256 random bits
+    scopes: Mapped[list[str]]
+    created_at: Mapped[Created]
+    used_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]

@@ -1,0 +1,73 @@
+"""Every setting, read once from the environment. `settings` is the only instance."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def default_home() -> Path:
+    """`/var/lib/danlu` for root, `~/.danlu` for everybody else."""
+    return Path("/var/lib/danlu") if os.geteuid() == 0 else Path.home() / ".danlu"
+
+
+class Settings(BaseSettings):
+    """What `DANLU_*`, `DATABASE_URL` and `REDIS_URL` say. See docs/settings.md."""
+
+    model_config = SettingsConfigDict(env_prefix="DANLU_", env_ignore_empty=True, extra="ignore")
+
+    home: Path = Field(default_factory=default_home)
+    host: str = "127.0.0.1"
+    port: int = 8420
+    public_url: str = ""
+    trusted_proxies: str = ""  # comma-separated addresses or networks whose X-Forwarded-* count
+
+    database_url: str = Field("", validation_alias="DATABASE_URL")
+    redis_url: str = Field("", validation_alias="REDIS_URL")
+    store: str = ""  # a directory or an fsspec address such as s3://bucket/prefix
+
+    max_upload_mb: int = 20480
+    max_row_mb: int = 16
+
+    node: str = "local"
+    node_host: str = "127.0.0.1"  # where the gateway reaches engines on this node
+    node_dead_after: int = 0  # seconds; 0 is never
+    cpu_devices: int = 2
+    train_python: Path = ROOT / ".venv-train" / "bin" / "python"
+    serve_python: Path = ROOT / ".venv-serve" / "bin" / "python"
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+
+    @property
+    def url(self) -> str:
+        """The address users type: `public_url`, or the loopback one. No trailing slash."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def store_url(self) -> str:
+        return self.store or str(self.home / "store")
+
+    @property
+    def runs(self) -> Path:
+        """Run directories of jobs and replicas on this node."""
+        return self.home / "runs"
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def spool(self) -> Path:
+        """Usage rows that the gateway has measured and Postgres has not yet seen."""
+        return self.home / "spool"
+
+    @property
+    def uploads(self) -> Path:
+        """Bytes of uploads in progress."""
+        return self.home / "uploads"
+
+
+settings = Settings()

@@ -1,0 +1,91 @@
+"""Deployments: what should be running; replicas: the engines that do."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base, Created, new_id
+
+
+class Deployment(Base):
+    __tablename__ = "deployments"
+    __table_args__ = (
+        Index("ix_deployments_workspace_id_created_at", "workspace_id", "created_at"),
+        Index(
+            "uq_deployments_workspace_id_name",
+            "workspace_id",
+            "name",
+            unique=True,
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("dep"))
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    created_by: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]  # the model name at /v1
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))  # what the user chose
+    mode: Mapped[str]  # base, adapter (on its base) or merged
+    merge_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    engine: Mapped[str]  # auto, vllm or transformers: what was asked for
+    replicas: Mapped[int] = mapped_column(default=1)
+    devices: Mapped[int] = mapped_column(default=1)  # per replica
+    max_model_len: Mapped[int | None]
+    desired: Mapped[str] = mapped_column(default="running")  # running or stopped
+    state: Mapped[str] = mapped_column(default="pending")  # see states.py
+    reason: Mapped[str] = mapped_column(default="")
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[Created]
+    ready_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+
+
+class Replica(Base):
+    """One running engine. Its row is what the node must make true."""
+
+    __tablename__ = "replicas"
+    __table_args__ = (UniqueConstraint("deployment_id", "index"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("rep"))
+    deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id"))
+    index: Mapped[int]
+    state: Mapped[str] = mapped_column(default="pending")
+    reason: Mapped[str] = mapped_column(default="")
+    fence: Mapped[int] = mapped_column(default=0)
+    node_id: Mapped[str | None] = mapped_column(ForeignKey("nodes.id"))
+    pid: Mapped[int | None]
+    pid_started: Mapped[float | None]
+    address: Mapped[str] = mapped_column(default="")  # http://127.0.0.1:41234
+    secret: Mapped[str] = mapped_column(default="")  # the engine's own key, made per start
+    engine: Mapped[str] = mapped_column(default="")  # vllm or transformers: what runs
+    phase: Mapped[str] = mapped_column(default="")  # fetch, load, compile, warm ...
+    failures: Mapped[int] = mapped_column(default=0)  # starts lost in a row; sets the backoff
+    strikes: Mapped[int] = mapped_column(default=0)  # health checks lost in a row
+    retry_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    ready_at: Mapped[datetime | None]
+    error: Mapped[dict[str, Any] | None]
+
+
+class DeploymentEvent(Base):
+    __tablename__ = "deployment_events"
+    __table_args__ = (Index("ix_deployment_events_deployment_id_id", "deployment_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id"))
+    replica_id: Mapped[str | None]
+    at: Mapped[Created]
+    kind: Mapped[str]
+    message: Mapped[str]
+    params: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class ReplicaLog(Base):
+    __tablename__ = "replica_logs"
+
+    replica_id: Mapped[str] = mapped_column(ForeignKey("replicas.id"), primary_key=True)
+    fence: Mapped[int] = mapped_column(primary_key=True)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)

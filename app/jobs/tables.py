@@ -1,0 +1,80 @@
+"""Jobs: what a user started, what happened to it, what it wrote."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base, Created, new_id
+
+
+class Job(Base):
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_workspace_id_created_at", "workspace_id", "created_at"),
+        Index("ix_jobs_state", "state"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("job"))
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    created_by: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    stage: Mapped[str]  # sft, or merge
+    method: Mapped[str]  # lora, full; empty for a merge
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))  # what it starts from
+    dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
+    validation_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
+    spec: Mapped[dict[str, Any]]  # app.jobs.spec: the hyperparameters, complete
+    devices: Mapped[int] = mapped_column(default=1)
+
+    state: Mapped[str] = mapped_column(default="queued")  # see states.py
+    reason: Mapped[str] = mapped_column(default="")  # why it waits, or what asked it to stop
+    fence: Mapped[int] = mapped_column(default=0)  # of the attempt that may write; +1 per grant
+    retries: Mapped[int] = mapped_column(default=0)  # attempts lost to a death not asked for
+    node_id: Mapped[str | None] = mapped_column(ForeignKey("nodes.id"))
+    pid: Mapped[int | None]
+    pid_started: Mapped[float | None]  # with pid: who the process is
+    phase: Mapped[str] = mapped_column(default="")  # prepare, train, save ...
+    step: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int] = mapped_column(default=0)  # steps
+    error: Mapped[dict[str, Any] | None]  # {code, message, params}
+    result_model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    created_at: Mapped[Created]
+    started_at: Mapped[datetime | None]  # of the first attempt
+    finished_at: Mapped[datetime | None]
+
+
+class JobEvent(Base):
+    __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    at: Mapped[Created]
+    fence: Mapped[int]
+    kind: Mapped[str]  # state, checkpoint, warning ...
+    message: Mapped[str]  # msgid
+    params: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class JobLog(Base):
+    """A chunk of an attempt's log, as the outbox shipped it."""
+
+    __tablename__ = "job_logs"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    fence: Mapped[int] = mapped_column(primary_key=True)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # of its first byte
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class JobMetric(Base):
+    """One row per step; a resumed attempt's rows replace those of an older fence."""
+
+    __tablename__ = "job_metrics"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    fence: Mapped[int]
+    data: Mapped[dict[str, Any]]  # loss, eval_loss, lr, grad_norm, tokens, epoch, t

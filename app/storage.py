@@ -1,0 +1,116 @@
+"""The artefact store: finished directories (models, datasets), by id.
+
+An id such as `models/mdl_x` or `segments/3f…` is a relative path. A local store is a
+directory; anything else is an fsspec address, fetched into a content cache.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from app.config import settings
+
+ID = re.compile(r"[a-z]+/[A-Za-z0-9._-]+\Z")
+
+
+def check(artefact: str) -> str:
+    """An artefact id never leaves the store, whoever wrote it."""
+    if not ID.match(artefact) or ".." in artefact:
+        raise ValueError(f"not an artefact id: {artefact!r}")
+    return artefact
+
+
+def local_root() -> Path | None:
+    return None if "://" in settings.store_url else Path(settings.store_url)
+
+
+def remote() -> tuple[Any, str]:
+    filesystem, root = fsspec.core.url_to_fs(settings.store_url)
+    return filesystem, root.rstrip("/")
+
+
+def put(directory: Path, artefact: str) -> str:
+    """Copy `directory` into the store as `artefact`. Atomic: readers see all of it or nothing.
+
+    Putting an id that exists is a no-op: artefacts are immutable.
+    """
+    check(artefact)
+    if root := local_root():
+        target = root / artefact
+        if target.exists():
+            return artefact
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+        try:
+            shutil.copytree(directory, partial / "d")
+            for path in (partial / "d").rglob("*"):
+                if path.is_file():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+            try:
+                os.rename(partial / "d", target)
+            except OSError:
+                if not target.exists():  # somebody else put the same id first
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return artefact
+    filesystem, base = remote()
+    if not filesystem.exists(f"{base}/{artefact}/.complete"):
+        for path in sorted(directory.rglob("*")):
+            if path.is_file():
+                filesystem.put_file(str(path), f"{base}/{artefact}/{path.relative_to(directory)}")
+        filesystem.pipe_file(f"{base}/{artefact}/.complete", b"")
+    return artefact
+
+
+def fetch(artefact: str) -> Path:
+    """A local, read-only directory with the artefact's files. Raises FileNotFoundError."""
+    check(artefact)
+    if root := local_root():
+        if not (root / artefact).is_dir():
+            raise FileNotFoundError(artefact)
+        return root / artefact
+    target = settings.cache / "artefacts" / artefact
+    if target.is_dir():
+        return target
+    filesystem, base = remote()
+    if not filesystem.exists(f"{base}/{artefact}/.complete"):
+        raise FileNotFoundError(artefact)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+    try:
+        filesystem.get(f"{base}/{artefact}/", f"{partial}/d/", recursive=True)
+        try:
+            os.rename(partial / "d", target)
+        except OSError:
+            if not target.exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def delete(artefact: str) -> None:
+    check(artefact)
+    if root := local_root():
+        shutil.rmtree(root / artefact, ignore_errors=True)
+        return
+    filesystem, base = remote()
+    if filesystem.exists(f"{base}/{artefact}"):
+        filesystem.rm(f"{base}/{artefact}", recursive=True)
+
+
+def size(artefact: str) -> int:
+    """Bytes of all files."""
+    return sum(path.stat().st_size for path in files(artefact))
+
+
+def files(artefact: str) -> Iterator[Path]:
+    return (path for path in fetch(artefact).rglob("*") if path.is_file())

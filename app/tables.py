@@ -1,0 +1,23 @@
+"""Every table of every domain: imported by each process entry, so that all foreign keys are known."""
+
+from app.accounts import tables as accounts
+from app.chat import tables as chat
+from app.cluster import tables as cluster
+from app.datasets import tables as datasets
+from app.db import Base
+from app.deployments import tables as deployments
+from app.jobs import tables as jobs
+from app.models import tables as models
+from app.quotas import tables as quotas
+
+__all__ = [
+    "Base",
+    "accounts",
+    "chat",
+    "cluster",
+    "datasets",
+    "deployments",
+    "jobs",
+    "models",
+    "quotas",
+]

@@ -1,0 +1,239 @@
+"""Pages and errors: rendering, languages, forms. What every domain's routes share.
+
+Text is written in English in templates (`_("…")`, `{% trans %}`) and in errors (`N_`);
+`app/locale/zh_CN/LC_MESSAGES/danlu.po` is the one catalogue.
+"""
+
+import gettext
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import jinja2
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
+from fastapi import Depends, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from jinja2_fragments import render_block
+from pydantic import BaseModel, ValidationError
+
+from app.config import ROOT
+from app.errors import N_, DomainError
+
+LANGUAGES = {"zh": "zh_CN", "en": None}
+T = TypeVar("T", bound=BaseModel)
+
+
+# -- languages ---------------------------------------------------------------------------
+
+
+@lru_cache
+def catalogue(language: str) -> gettext.NullTranslations:
+    """The gettext catalogue of `zh` or `en`; English is the msgids themselves."""
+    locale = LANGUAGES[language]
+    if locale is None:
+        return gettext.NullTranslations()
+    with (ROOT / f"app/locale/{locale}/LC_MESSAGES/danlu.po").open("rb") as file:
+        catalog = read_po(file, locale=locale)
+    buffer = io.BytesIO()
+    write_mo(buffer, catalog)
+    buffer.seek(0)
+    return gettext.GNUTranslations(buffer)
+
+
+def language_of(request: Request) -> str:
+    """What the reader chose (cookie), else what the browser prefers; Chinese or English."""
+    chosen = request.cookies.get("danlu_lang", "")
+    if chosen in LANGUAGES:
+        return chosen
+    for part in request.headers.get("accept-language", "").split(","):
+        tag = part.split(";")[0].strip().lower()[:2]
+        if tag in LANGUAGES:
+            return tag
+    return "en"
+
+
+def translate(request: Request, message: str, **params: Any) -> str:
+    """`message` (a msgid) in the reader's language, its places filled."""
+    text = catalogue(language_of(request)).gettext(message) if message else ""
+    return text % params if params else text
+
+
+def sentence(request: Request, error: DomainError) -> str:
+    return translate(request, error.message, **error.params)
+
+
+# -- rendering ---------------------------------------------------------------------------
+
+
+@lru_cache
+def static_version(path: str) -> str:
+    """A content hash, so that static files may be cached for ever."""
+    return hashlib.sha256((ROOT / "static" / path).read_bytes()).hexdigest()[:10]
+
+
+def static(path: str) -> str:
+    return f"/static/{path}?v={static_version(path)}"
+
+
+def format_bytes(value: float | None) -> str:
+    """1.5 GiB. Binary units, as memory is sold."""
+    if value is None:
+        return "–"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024 or unit == "TiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return ""
+
+
+def format_count(value: float | None) -> str:
+    """6.2M parameters, 12,345 rows."""
+    if value is None:
+        return "–"
+    for limit, unit in ((1e9, "B"), (1e6, "M")):
+        if value >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:,.0f}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """48s, 3m 12s, 2h 05m."""
+    if seconds is None:
+        return "–"
+    seconds = max(0, int(seconds))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m {seconds % 60:02d}s"
+    return f"{seconds // 3600}h {seconds % 3600 // 60:02d}m"
+
+
+def iso(value: datetime | None) -> str:
+    return value.astimezone(UTC).isoformat(timespec="seconds") if value else ""
+
+
+@lru_cache
+def environment(language: str) -> jinja2.Environment:
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROOT / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        extensions=["jinja2.ext.i18n", "jinja2.ext.do"],
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.install_gettext_translations(catalogue(language), newstyle=True)  # type: ignore[attr-defined]
+    env.filters.update(
+        bytes=format_bytes, count=format_count, duration=format_duration, iso=iso
+    )
+    env.globals.update(static=static, now=lambda: datetime.now(UTC), lang=language)
+    return env
+
+
+def render(
+    request: Request, name: str, /, *, block: str | None = None, status: int = 200, **context: Any
+) -> HTMLResponse:
+    """The page `name`, or one `{% block %}` of it, in the reader's language.
+
+    Templates see `request`, `who` (the Principal or None), `lang`, and `url(name, **params)`.
+    """
+    env = environment(language_of(request))
+    context |= {
+        "request": request,
+        "who": getattr(request.state, "who", None),
+        "url": lambda route, **params: str(request.app.url_path_for(route, **params)),
+    }
+    if block:
+        return HTMLResponse(render_block(env, name, block, context), status_code=status)
+    return HTMLResponse(env.get_template(name).render(context), status_code=status)
+
+
+def is_htmx(request: Request) -> bool:
+    return request.headers.get("hx-request") == "true"
+
+
+def redirect(request: Request, to: str, **params: Any) -> Response:
+    """After a post: 303 for a browser, HX-Redirect for htmx. `to` is a route name or a path."""
+    target = to if to.startswith("/") else str(request.app.url_path_for(to, **params))
+    if is_htmx(request):
+        return Response(status_code=200, headers={"HX-Redirect": target})
+    return RedirectResponse(target, status_code=303)
+
+
+# -- forms -------------------------------------------------------------------------------
+
+# pydantic's error types, in our words
+FORM_ERRORS = {
+    "missing": N_("This is needed."),
+    "string_too_short": N_("At least %(min_length)s characters."),
+    "string_too_long": N_("At most %(max_length)s characters."),
+    "string_pattern_mismatch": N_("This has characters that are not allowed here."),
+    "int_parsing": N_("A whole number is needed."),
+    "int_from_float": N_("A whole number is needed."),
+    "float_parsing": N_("A number is needed."),
+    "bool_parsing": N_("Yes or no is needed."),
+    "greater_than": N_("Must be above %(gt)s."),
+    "greater_than_equal": N_("Must be at least %(ge)s."),
+    "less_than": N_("Must be below %(lt)s."),
+    "less_than_equal": N_("Must be at most %(le)s."),
+    "literal_error": N_("Must be one of %(expected)s."),
+    "enum": N_("Must be one of %(expected)s."),
+    "extra_forbidden": N_("There is no such field."),
+    "json_invalid": N_("The body is not valid JSON."),
+}
+
+
+def field_messages(request: Request, errors: list[Any]) -> dict[str, str]:
+    """One sentence per field, keyed by its dotted path, in the reader's language."""
+    found: dict[str, str] = {}
+    for error in errors:
+        path = ".".join(str(part) for part in error["loc"] if part not in ("body", "query"))
+        template = FORM_ERRORS.get(error["type"])
+        message = (
+            translate(request, template, **error.get("ctx", {}))
+            if template
+            else translate(request, error["msg"].removeprefix("Value error, "))
+        )
+        found.setdefault(path, message)
+    return found
+
+
+@dataclass
+class Parsed[S]:
+    """A form as it was typed, and either `data` or a message per field.
+
+    A service's `Invalid(field=…)` is shown beside the field with `refuse`.
+    """
+
+    request: Request
+    values: Mapping[str, Any]
+    data: S | None = None
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def refuse(self, error: DomainError) -> None:
+        self.errors[error.field or ""] = sentence(self.request, error)
+
+
+def parsed(schema: type[T]) -> Any:
+    """A dependency that reads the form. Empty fields count as left out."""
+
+    async def read(request: Request) -> Parsed[T]:
+        form = await request.form()
+        values = {
+            name: form.getlist(name) if len(form.getlist(name)) > 1 else form[name]
+            for name in form
+            if form[name] != ""
+        }
+        try:
+            return Parsed(request, values, schema.model_validate(values))
+        except ValidationError as error:
+            return Parsed(request, values, None, field_messages(request, error.errors()))
+
+    return Depends(read)
+
+
