@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jinja2
 from babel.messages.mofile import write_mo
@@ -204,7 +204,7 @@ def field_messages(request: Request, errors: list[Any]) -> dict[str, str]:
 
 
 @dataclass
-class Parsed[S]:
+class Parsed(Generic[T]):
     """A form as it was typed, and either `data` or a message per field.
 
     A service's `Invalid(field=…)` is shown beside the field with `refuse`.
@@ -212,7 +212,7 @@ class Parsed[S]:
 
     request: Request
     values: Mapping[str, Any]
-    data: S | None = None
+    data: T | None = None
     errors: dict[str, str] = field(default_factory=dict)
 
     def refuse(self, error: DomainError) -> None:
