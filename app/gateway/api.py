@@ -1,10 +1,12 @@
 """`/v1`: what the stock `openai` client talks to."""
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.deployments import service as deployments
 from app.errors import N_, NotFound
@@ -57,23 +59,54 @@ async def completions(request: Request, who: Caller) -> Response:
     return await complete(request, who, "completions")
 
 
+class Stream(StreamingResponse):
+    """Closes its exchange whatever happens, a client gone before the first byte included."""
+
+    exchange: service.Exchange
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.exchange.close()
+
+
 async def complete(request: Request, who: Caller, path: str) -> Response:
     body = schemas.check(path, await read_json(request))
     caller = service.Caller(who.workspace_id, who.user_id, who.api_key_id)
     if body.get("stream"):
         status, answer, exchange = await service.stream(caller, path, body)
-        headers = {"x-request-id": exchange.id, "cache-control": "no-cache"}
-        if isinstance(answer, bytes):
-            return Response(answer, status, headers, media_type="application/json")
-        headers["x-accel-buffering"] = "no"
-        return StreamingResponse(answer, status, headers, media_type="text/event-stream")
+        if not isinstance(answer, bytes):
+            return streamed(answer, exchange)
+    else:
+        try:
+            status, answer, exchange = await service.whole(caller, path, body, gone(request))
+        except service.ClientGone:
+            return Response(status_code=499)
+    headers = {"x-request-id": exchange.id}
+    return Response(answer, status, headers, media_type="application/json")
 
-    async def gone() -> None:
+
+def streamed(events: AsyncIterator[bytes], exchange: service.Exchange) -> Stream:
+    """The events as a response that proxies do not buffer."""
+    headers = {
+        "x-request-id": exchange.id,
+        "cache-control": "no-cache",
+        "x-accel-buffering": "no",
+    }
+    response = Stream(events, 200, headers, media_type="text/event-stream")
+    response.exchange = exchange
+    return response
+
+
+def gone(request: Request) -> Callable[[], Awaitable[None]]:
+    """A coroutine function that returns when the client has left."""
+
+    async def wait() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    status, answer, request_id = await service.whole(caller, path, body, gone)
-    return Response(answer, status, {"x-request-id": request_id}, media_type="application/json")
+    return wait
 
 
 async def read_json(request: Request) -> Any:

@@ -40,9 +40,7 @@ def check(path: str, body: Any) -> dict[str, Any]:
         raise refuse(N_("The body must be a JSON object."), "")
     for name in body:
         if name not in FIELDS[path]:
-            raise refuse(
-                N_("Unrecognised field %(name)s."), str(name)[:100], name=str(name)[:100]
-            )
+            raise refuse(N_("Unrecognised field %(name)s."), str(name)[:100], name=str(name)[:100])
     if not isinstance(body.get("model"), str) or not body["model"]:
         raise refuse(N_("Say which model is meant, in the field model."), "model")
     if path == "chat/completions":

@@ -23,6 +23,10 @@ ROUTE_SECONDS = 1.0  # how long a route may be remembered
 routes: dict[tuple[str, str], tuple[float, Route]] = {}
 
 
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
 @dataclass(frozen=True)
 class Caller:
     workspace_id: str
@@ -44,6 +48,26 @@ class Exchange:
     chunks: int = 0
     status: int = 499  # the client went away, until something better is known
     completed: bool = False
+    replica_id: str | None = None
+    response: aiohttp.ClientResponse | None = None
+    settled: bool = False
+
+    async def send(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
+        """Ask an engine; the answer's headers are read."""
+        replica, self.response = await upstream.post(self.route, path, body, self.id)
+        self.replica_id = replica.id
+        return self.response
+
+    def close(self) -> None:
+        """Let go of the engine (which cancels what it still does) and write the row. Once."""
+        if self.settled:
+            return
+        self.settled = True
+        if self.response is not None:
+            self.response.close()
+        if self.replica_id is not None:
+            upstream.in_flight[self.replica_id] -= 1
+        self.settle()
 
     def read_usage(self, usage: dict[str, Any] | None) -> None:
         if usage:
@@ -142,52 +166,42 @@ def raise_if_too_long(status: int, body: bytes) -> None:
         raise error
 
 
-async def start(
-    exchange: Exchange, path: str, body: dict[str, Any]
-) -> tuple[str, aiohttp.ClientResponse]:
-    replica, response = await upstream.post(exchange.route, path, body, exchange.id)
-    return replica.id, response
-
-
 async def whole(
-    caller: Caller,
-    path: str,
-    body: dict[str, Any],
-    gone: Callable[[], Awaitable[None]],
-) -> tuple[int, bytes, str]:
-    """The whole answer: status, JSON bytes, request id. `gone` returns when the client left:
-    then the engine's request is cancelled and the call raises `asyncio.CancelledError`.
+    caller: Caller, path: str, body: dict[str, Any], gone: Callable[[], Awaitable[None]]
+) -> tuple[int, bytes, Exchange]:
+    """The whole answer: status and JSON bytes.
+
+    `gone` returns when the client has left: the engine's request is then cancelled and
+    `ClientGone` raised.
     """
-    route = await route_to(caller.workspace_id, body["model"])
-    exchange = Exchange(caller, route)
+    exchange = Exchange(caller, await route_to(caller.workspace_id, body["model"]))
 
     async def ask() -> tuple[int, bytes]:
-        replica_id, response = await start(exchange, path, body)
-        try:
-            async with response:
-                return response.status, await response.read()
-        finally:
-            upstream.in_flight[replica_id] -= 1
+        response = await exchange.send(path, body)
+        return response.status, await response.read()
 
     asking = asyncio.ensure_future(ask())
     leaving = asyncio.ensure_future(gone())
     try:
         await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not asking.done():
-            raise asyncio.CancelledError
+            raise ClientGone
         exchange.status, answer = asking.result()
         raise_if_too_long(exchange.status, answer)
         if exchange.status == 200:
             exchange.first_token()
             exchange.read_usage(orjson.loads(answer).get("usage"))
-        return exchange.status, answer, exchange.id
+        return exchange.status, answer, exchange
+    except aiohttp.ClientError:
+        exchange.status = 502
+        raise engine_lost(exchange) from None
     except Unavailable as error:
         exchange.status = error.status
         raise
     finally:
         leaving.cancel()
         asking.cancel()
-        exchange.settle()
+        exchange.close()
 
 
 async def stream(
@@ -196,38 +210,44 @@ async def stream(
     """A streamed answer: status and server-sent events, or an error's status and JSON bytes.
 
     Usage is always asked of the engine; its chunk is passed on only to who asked for it.
+    Whoever sends the events closes the exchange, also when it never began to.
     """
-    route = await route_to(caller.workspace_id, body["model"])
-    exchange = Exchange(caller, route)
+    exchange = Exchange(caller, await route_to(caller.workspace_id, body["model"]))
     options = body.get("stream_options") or {}
-    wanted = bool(options.get("include_usage"))
     try:
-        replica_id, response = await start(
-            exchange, path, body | {"stream_options": options | {"include_usage": True}}
+        response = await exchange.send(
+            path, body | {"stream_options": options | {"include_usage": True}}
         )
-    except Unavailable as error:
-        exchange.status = error.status
-        exchange.settle()
+        if response.status == 200:
+            return 200, passed_through(exchange, bool(options.get("include_usage"))), exchange
+        exchange.status = response.status
+        answer = await response.read()
+        raise_if_too_long(response.status, answer)
+    except aiohttp.ClientError:
+        exchange.status = 502
+        exchange.close()
+        raise engine_lost(exchange) from None
+    except BaseException as error:
+        exchange.status = getattr(error, "status", exchange.status)
+        exchange.close()
         raise
-    if response.status != 200:
-        try:
-            async with response:
-                answer = await response.read()
-            exchange.status = response.status
-            raise_if_too_long(response.status, answer)
-            return response.status, answer, exchange
-        finally:
-            upstream.in_flight[replica_id] -= 1
-            exchange.settle()
-    return 200, passed_through(exchange, replica_id, response, wanted), exchange
+    exchange.close()
+    return response.status, answer, exchange
 
 
-async def passed_through(
-    exchange: Exchange, replica_id: str, response: aiohttp.ClientResponse, usage_wanted: bool
-) -> AsyncIterator[bytes]:
-    """The engine's events as they come; settles when it ends, breaks or the client leaves."""
+def engine_lost(exchange: Exchange) -> Unavailable:
+    return Unavailable(
+        N_("The engine of %(name)s stopped in the middle of the answer. Try again."),
+        code="engine_lost",
+        name=exchange.route.name,
+    )
+
+
+async def passed_through(exchange: Exchange, usage_wanted: bool) -> AsyncIterator[bytes]:
+    """The engine's events as they come; closes the exchange at the end."""
+    assert exchange.response is not None
     try:
-        async for event in upstream.events(response):
+        async for event in upstream.events(exchange.response):
             if event.startswith(b"data: [DONE]"):
                 exchange.status = 200
             elif b'"usage":{' in event or b'"usage": {' in event:
@@ -239,21 +259,18 @@ async def passed_through(
                 exchange.first_token()
                 exchange.chunks += 1
             yield event
-        if exchange.completed:
-            exchange.status = 200
     except aiohttp.ClientError:
         exchange.status = 502
-        yield b"data: " + orjson.dumps(
+        error = engine_lost(exchange)
+        yield b"data: %s\n\n" % orjson.dumps(
             {
                 "error": {
-                    "message": "The engine stopped in the middle of the answer.",
+                    "message": str(error),
                     "type": "server_error",
                     "param": None,
-                    "code": "engine_lost",
+                    "code": error.code,
                 }
             }
-        ) + b"\n\n"
+        )
     finally:
-        response.close()
-        upstream.in_flight[replica_id] -= 1
-        exchange.settle()
+        exchange.close()
