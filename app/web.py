@@ -46,10 +46,11 @@ def catalogue(language: str) -> gettext.NullTranslations:
 
 
 def language_of(request: Request) -> str:
-    """What the reader chose (cookie), else what the browser prefers; Chinese or English."""
-    chosen = request.cookies.get("danlu_lang", "")
-    if chosen in LANGUAGES:
-        return chosen
+    """What the reader chose here (cookie) or for their account, else what the browser prefers."""
+    account = getattr(getattr(request.state, "who", None), "language", None)
+    for chosen in (request.cookies.get("danlu_lang"), account):
+        if chosen in LANGUAGES:
+            return str(chosen)
     for part in request.headers.get("accept-language", "").split(","):
         tag = part.split(";")[0].strip().lower()[:2]
         if tag in LANGUAGES:
@@ -78,6 +79,12 @@ def static_version(path: str) -> str:
 
 def static(path: str) -> str:
     return f"/static/{path}?v={static_version(path)}"
+
+
+def theme_of(request: Request) -> str:
+    """light or dark if the reader chose; empty follows the system (static/theme.js)."""
+    chosen = request.cookies.get("danlu_theme", "")
+    return chosen if chosen in ("light", "dark") else ""
 
 
 def format_bytes(value: float | None) -> str:
@@ -136,7 +143,13 @@ def environment(language: str) -> jinja2.Environment:
 
 
 def render(
-    request: Request, name: str, /, *, block: str | None = None, status: int = 200, **context: Any
+    request: Request,
+    name: str,
+    /,
+    *,
+    block: str | None = None,
+    status: int = 200,
+    **context: Any,
 ) -> HTMLResponse:
     """The page `name`, or one `{% block %}` of it, in the reader's language.
 
@@ -146,6 +159,7 @@ def render(
     context |= {
         "request": request,
         "who": getattr(request.state, "who", None),
+        "theme": theme_of(request),
         "url": lambda route, **params: str(request.app.url_path_for(route, **params)),
     }
     if block:
@@ -192,7 +206,9 @@ def field_messages(request: Request, errors: list[Any]) -> dict[str, str]:
     """One sentence per field, keyed by its dotted path, in the reader's language."""
     found: dict[str, str] = {}
     for error in errors:
-        path = ".".join(str(part) for part in error["loc"] if part not in ("body", "query"))
+        path = ".".join(
+            str(part) for part in error["loc"] if part not in ("body", "query")
+        )
         template = FORM_ERRORS.get(error["type"])
         message = (
             translate(request, template, **error.get("ctx", {}))
@@ -232,8 +248,8 @@ def parsed(schema: type[T]) -> Any:
         try:
             return Parsed(request, values, schema.model_validate(values))
         except ValidationError as error:
-            return Parsed(request, values, None, field_messages(request, error.errors()))
+            return Parsed(
+                request, values, None, field_messages(request, error.errors())
+            )
 
     return Depends(read)
-
-

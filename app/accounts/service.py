@@ -1,0 +1,350 @@
+"""Users, workspaces, members and API keys. Sign-ins are in `app.accounts.signin`."""
+
+import re
+import secrets
+import unicodedata
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session, joinedload
+
+from app.accounts import auth
+from app.accounts.auth import ROLES, SCOPES, Principal, digest
+from app.accounts.passwords import hash_password
+from app.accounts.tables import ApiKey, Membership, SignIn, User, Workspace
+from app.db import now
+from app.errors import N_, Conflict, Forbidden, Invalid, NotFound
+
+principal_of_key = auth.principal_of_key  # what the gateway asks
+EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,190}\Z")
+
+
+# -- users -------------------------------------------------------------------------------
+
+
+def create_user(
+    db: Session,
+    *,
+    email: str,
+    name: str,
+    password: str,
+    is_platform_admin: bool = False,
+) -> User:
+    """Raises Invalid (bad address, weak password) and Conflict (address taken)."""
+    email = email.strip().lower()
+    if not EMAIL.match(email) or not email.isprintable():
+        raise Invalid(N_("This is not an e-mail address."), field="email")
+    if db.scalar(select(User.id).where(User.email == email)):
+        raise Conflict(
+            N_("There is already an account with this address."), field="email"
+        )
+    user = User(
+        email=email,
+        name=name.strip() or email.split("@")[0],
+        password_hash=hash_password(password),
+        is_platform_admin=is_platform_admin,
+    )
+    db.add(user)
+    db.flush()
+    return user
+
+
+def list_users(db: Session) -> list[User]:
+    return list(db.scalars(select(User).order_by(User.created_at, User.id)))
+
+
+def get_user(db: Session, user_id: str) -> User:
+    user = db.get(User, user_id)
+    if user is None:
+        raise NotFound(N_("There is no such user."))
+    return user
+
+
+def disable_user(
+    db: Session, who: Principal, user_id: str, disabled: bool = True
+) -> User:
+    """A disabled user's sign-ins end and their keys stop working. Nobody disables themselves."""
+    user = get_user(db, user_id)
+    if user.id == who.user_id:
+        raise Conflict(N_("You cannot disable your own account."))
+    user.disabled_at = now() if disabled else None
+    if disabled:
+        db.execute(
+            update(SignIn)
+            .where(SignIn.user_id == user.id, SignIn.revoked_at.is_(None))
+            .values(revoked_at=now())
+        )
+    return user
+
+
+# -- workspaces --------------------------------------------------------------------------
+
+
+def slug_of(db: Session, name: str) -> str:
+    """A short ASCII name for addresses, unique: `team-a`, `team-a-2`."""
+    plain = (
+        unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    )
+    base = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40] or "workspace"
+    taken = set(
+        db.scalars(select(Workspace.slug).where(Workspace.slug.like(f"{base}%")))
+    )
+    number, slug = 1, base
+    while slug in taken:
+        number += 1
+        slug = f"{base}-{number}"
+    return slug
+
+
+def create_workspace(db: Session, *, name: str, owner: User) -> Workspace:
+    name = name.strip()
+    if not name:
+        raise Invalid(N_("A workspace needs a name."), field="name")
+    workspace = Workspace(name=name, slug=slug_of(db, name))
+    db.add(workspace)
+    db.flush()
+    db.add(Membership(workspace_id=workspace.id, user_id=owner.id, role="owner"))
+    db.flush()
+    return workspace
+
+
+def get_workspace(db: Session, workspace_id: str) -> Workspace:
+    workspace = db.get(Workspace, workspace_id)
+    if workspace is None:
+        raise NotFound(N_("There is no such workspace."))
+    return workspace
+
+
+def all_workspaces(db: Session) -> list[tuple[Workspace, int]]:
+    """Every workspace with its number of members, for platform admins."""
+    members = (
+        select(func.count())
+        .where(Membership.workspace_id == Workspace.id)
+        .correlate(Workspace)
+        .scalar_subquery()
+    )
+    rows = db.execute(select(Workspace, members).order_by(Workspace.name))
+    return [(workspace, count) for workspace, count in rows]
+
+
+def workspaces_of(db: Session, user_id: str) -> list[tuple[Workspace, str]]:
+    """The user's workspaces, each with their role in it."""
+    rows = db.execute(
+        select(Workspace, Membership.role)
+        .join(Membership, Membership.workspace_id == Workspace.id)
+        .where(Membership.user_id == user_id)
+        .order_by(Workspace.name)
+    )
+    return [(workspace, role) for workspace, role in rows]
+
+
+# -- members -----------------------------------------------------------------------------
+
+
+def members(db: Session, workspace_id: str) -> list[Membership]:
+    """With `.user` loaded, in the order they came."""
+    return list(
+        db.scalars(
+            select(Membership)
+            .options(joinedload(Membership.user))
+            .where(Membership.workspace_id == workspace_id)
+            .order_by(Membership.created_at, Membership.user_id)
+        )
+    )
+
+
+def check_role(who: Principal | None, role: str) -> None:
+    """Owners are made by owners (and by the platform) only."""
+    if role not in ROLES:
+        raise Invalid(N_("There is no role “%(role)s”."), field="role", role=role)
+    if who and role == "owner" and not (who.may("owner") or who.is_platform_admin):
+        raise Forbidden(N_("Only an owner can make somebody an owner."))
+
+
+def add_member(
+    db: Session,
+    *,
+    workspace_id: str,
+    user: User,
+    role: str,
+    who: Principal | None = None,
+) -> Membership:
+    check_role(who, role)
+    if db.get(Membership, (workspace_id, user.id)):
+        raise Conflict(
+            N_("%(email)s is already a member of this workspace."),
+            field="email",
+            email=user.email,
+        )
+    membership = Membership(workspace_id=workspace_id, user_id=user.id, role=role)
+    db.add(membership)
+    db.flush()
+    return membership
+
+
+def invite(
+    db: Session,
+    who: Principal | None,
+    *,
+    workspace_id: str,
+    email: str,
+    name: str,
+    role: str,
+) -> tuple[User, str | None]:
+    """Add somebody by address: who has no account gets one, with a password to hand over.
+
+    The password is None for people who already had an account.
+    """
+    check_role(who, role)
+    user = db.scalar(select(User).where(User.email == email.strip().lower()))
+    password = None
+    if user is None:
+        password = secrets.token_urlsafe(12)
+        user = create_user(db, email=email, name=name, password=password)
+    add_member(db, workspace_id=workspace_id, user=user, role=role, who=who)
+    return user, password
+
+
+def membership_to_change(
+    db: Session, who: Principal, workspace_id: str, user_id: str
+) -> Membership:
+    """The row, locked with all owners' rows, so that two admins cannot remove the last two."""
+    owners = db.scalars(
+        select(Membership)
+        .where(Membership.workspace_id == workspace_id, Membership.role == "owner")
+        .order_by(Membership.user_id)
+        .with_for_update()
+    ).all()
+    membership = db.get(Membership, (workspace_id, user_id), with_for_update=True)
+    if membership is None:
+        raise NotFound(N_("There is no such member."))
+    if membership.role == "owner":
+        if not (who.may("owner") or who.is_platform_admin):
+            raise Forbidden(N_("Only an owner can change an owner."))
+        if len(owners) == 1:
+            raise Conflict(
+                N_(
+                    "A workspace keeps at least one owner. Make somebody else an owner first."
+                ),
+                code="last_owner",
+            )
+    return membership
+
+
+def set_role(
+    db: Session, who: Principal, *, workspace_id: str, user_id: str, role: str
+) -> None:
+    check_role(who, role)
+    membership = db.get(Membership, (workspace_id, user_id))
+    if membership and membership.role == role:
+        return
+    membership_to_change(db, who, workspace_id, user_id).role = role
+    db.flush()
+
+
+def remove_member(
+    db: Session, who: Principal, *, workspace_id: str, user_id: str
+) -> None:
+    """Their API keys of this workspace stop working with the membership."""
+    db.delete(membership_to_change(db, who, workspace_id, user_id))
+    db.execute(
+        update(ApiKey)
+        .where(
+            ApiKey.workspace_id == workspace_id,
+            ApiKey.user_id == user_id,
+            ApiKey.revoked_at.is_(None),
+        )
+        .values(revoked_at=now())
+    )
+    db.flush()
+
+
+# -- API keys ----------------------------------------------------------------------------
+
+
+def create_api_key(
+    db: Session,
+    *,
+    workspace_id: str,
+    user_id: str,
+    name: str,
+    scopes: list[str] | tuple[str, ...],
+    expires_at: datetime | None = None,
+) -> tuple[ApiKey, str]:
+    """The key's row and its secret, which is nowhere else and is shown once."""
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown:
+        raise Invalid(
+            N_("There is no scope “%(scope)s”."), field="scopes", scope=unknown[0]
+        )
+    if not scopes:
+        raise Invalid(N_("Choose at least one scope."), field="scopes")
+    if expires_at and expires_at <= now():
+        raise Invalid(N_("This time has passed."), field="expires_at")
+    secret = "dk-" + secrets.token_urlsafe(32)
+    key = ApiKey(
+        workspace_id=workspace_id,
+        user_id=user_id,
+        name=name.strip(),
+        prefix=secret[:9],
+        secret_hash=digest(secret),
+        scopes=[scope for scope in SCOPES if scope in scopes],
+        expires_at=expires_at,
+    )
+    db.add(key)
+    db.flush()
+    return key, secret
+
+
+def list_api_keys(db: Session, who: Principal) -> list[tuple[ApiKey, User]]:
+    """Those that work or have only expired: one's own; an admin sees the workspace's."""
+    query = (
+        select(ApiKey, User)
+        .join(User, User.id == ApiKey.user_id)
+        .where(ApiKey.workspace_id == who.workspace_id, ApiKey.revoked_at.is_(None))
+        .order_by(ApiKey.created_at.desc(), ApiKey.id)
+    )
+    if not who.may("admin"):
+        query = query.where(ApiKey.user_id == who.user_id)
+    return [(key, user) for key, user in db.execute(query)]
+
+
+def revoke_api_key(db: Session, who: Principal, key_id: str) -> ApiKey:
+    key = db.get(ApiKey, key_id)
+    mine = key is not None and (key.user_id == who.user_id or who.may("admin"))
+    if key is None or key.workspace_id != who.workspace_id or not mine:
+        raise NotFound(N_("There is no such API key."))
+    key.revoked_at = key.revoked_at or now()
+    return key
+
+
+# -- the first run -----------------------------------------------------------------------
+
+
+def bootstrap(db: Session) -> dict[str, Any] | None:
+    """On an empty database: the platform admin, a workspace and a key that may do everything.
+
+    Returns {email, password, api_key, workspace}; None when there are users already.
+    """
+    db.execute(text("SELECT pg_advisory_xact_lock(hashtext('danlu.bootstrap'))"))
+    if db.scalar(select(func.count()).select_from(User)):
+        return None
+    password = secrets.token_urlsafe(12)
+    admin = create_user(
+        db,
+        email="admin@danlu.local",
+        name="Admin",
+        password=password,
+        is_platform_admin=True,
+    )
+    workspace = create_workspace(db, name="default", owner=admin)
+    _, secret = create_api_key(
+        db, workspace_id=workspace.id, user_id=admin.id, name="first run", scopes=SCOPES
+    )
+    return {
+        "email": admin.email,
+        "password": password,
+        "api_key": secret,
+        "workspace": workspace.id,
+    }

@@ -1,0 +1,275 @@
+"""What every request passes before any route: pure ASGI, outermost first.
+
+Trace, Proxies, Catch, Hosts, Bodies, SameOrigin. Paths are read from `scope["path"]`.
+"""
+
+import ipaddress
+import secrets
+import time
+from urllib.parse import urlsplit
+
+import structlog
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import failures
+from app.config import settings
+from app.errors import N_, DomainError, Forbidden, TooLarge
+
+log = structlog.get_logger()
+
+POLICY = (
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; "
+    "object-src 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+SMALL_BODY = 16 * 2**20  # bytes of anything that is not an upload
+SAFE = ("GET", "HEAD", "OPTIONS")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Middleware:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self.handle(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+async def refuse(
+    error: DomainError,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    close: bool = False,
+) -> None:
+    response = failures.respond(Request(scope, receive), error)
+    if close:
+        response.headers["connection"] = "close"
+    await response(scope, receive, send)
+
+
+class Trace(Middleware):
+    """A request id, the server's time, security headers, and what may be cached."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        request_id = "req-" + secrets.token_hex(10)
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+
+        async def finish(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("x-request-id", request_id)
+                headers.setdefault("cache-control", caching(scope, message["status"]))
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                took = (time.perf_counter() - started) * 1000
+                headers.append("server-timing", f"app;dur={took:.1f}")
+            await send(message)
+
+        await self.app(scope, receive, finish)
+
+
+def caching(scope: Scope, status: int) -> str:
+    """Static files whose address changes with their content are kept for ever."""
+    path = scope["path"]
+    if not path.startswith("/static/"):
+        return "no-store"
+    versioned = path.startswith("/static/vendor/") or scope["query_string"].startswith(
+        b"v="
+    )
+    if versioned and status in (200, 206, 304):
+        return "public, max-age=31536000, immutable"
+    return "no-cache"
+
+
+class Proxies(Middleware):
+    """X-Forwarded-For, -Proto and -Host count only from `DANLU_TRUSTED_PROXIES`."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        if client and trusted(client[0]):
+            scope = dict(scope) | forwarded(scope)
+        await self.app(scope, receive, send)
+
+
+def trusted(address: str) -> bool:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    networks = [
+        part.strip() for part in settings.trusted_proxies.split(",") if part.strip()
+    ]
+    return any(
+        ip in ipaddress.ip_network(network, strict=False) for network in networks
+    )
+
+
+def forwarded(scope: Scope) -> dict[str, object]:
+    """The client, scheme and headers as the trusted proxies saw them.
+
+    Each proxy appends: the client is the last address that is not itself a trusted proxy.
+    """
+    headers = Headers(scope=scope)
+    changes: dict[str, object] = {}
+    hops = [
+        hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",")
+    ]
+    clients = [hop for hop in hops if hop and not trusted(hop)]
+    if clients:
+        changes["client"] = (clients[-1][:64], 0)
+    scheme = headers.get("x-forwarded-proto", "").split(",")[-1].strip()
+    if scheme in ("http", "https"):
+        changes["scheme"] = scheme
+    host = headers.get("x-forwarded-host", "").split(",")[-1].strip()
+    if host:
+        raw = [(name, value) for name, value in scope["headers"] if name != b"host"]
+        changes["headers"] = [*raw, (b"host", host.encode("latin-1"))]
+    return changes
+
+
+class Catch(Middleware):
+    """Whatever a route did not expect becomes a 500 with an id; nobody sees a trace."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:
+            if started:  # half an answer is out: the connection has to break
+                raise
+            response = failures.unexpected(Request(scope, receive), error)
+            await response(scope, receive, send)
+
+
+class Hosts(Middleware):
+    """Only our own names, so that a foreign name pointed at this address opens nothing."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hosts = Headers(scope=scope).getlist("host")
+        if len(hosts) != 1 or not known_host(hosts[0]):
+            error = DomainError(
+                N_("This server is not known by that name. Its address is %(url)s."),
+                code="unknown_host",
+                url=settings.url,
+            )
+            return await refuse(error, scope, receive, send)
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            error = DomainError(N_("An address cannot contain a NUL character."))
+            return await refuse(error, scope, receive, send)
+        await self.app(scope, receive, send)
+
+
+def known_host(header: str) -> bool:
+    try:
+        name = (urlsplit(f"//{header}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    own = urlsplit(settings.public_url).hostname
+    if name and name in (*LOOPBACK, settings.host.lower(), own):
+        return True
+    # Bound to every interface, any of the machine's addresses is ours. A numeric address
+    # cannot be rebound to us by somebody's name server.
+    return settings.host in ("0.0.0.0", "::") and is_address(name)
+
+
+def is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+class Bodies(Middleware):
+    """Refuses a body by its declared length before reading it, and counts it while it comes."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        upload = headers.get("content-type", "").startswith("multipart/")
+        most = settings.max_upload_mb * 2**20 if upload else SMALL_BODY
+        declared = headers.get("content-length", "0")
+        if not declared.isdecimal():
+            error = DomainError(N_("The Content-Length is not a number."))
+            return await refuse(error, scope, receive, send, close=True)
+        if int(declared) > most:
+            return await refuse(too_large(most), scope, receive, send, close=True)
+        taken = 0
+
+        async def count() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > most:
+                raise HTTPException(413)
+            return message
+
+        await self.app(scope, count, send)
+
+
+def too_large(most: int) -> TooLarge:
+    return TooLarge(
+        N_("This is too large: at most %(most)s MiB are taken here."),
+        most=most // 2**20,
+    )
+
+
+class SameOrigin(Middleware):
+    """A browser's unsafe request must come from our own pages. API keys need no such proof."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        keyed = headers.get("authorization", "").lower().startswith("bearer ")
+        if scope["method"] in SAFE or keyed or same_origin(scope, headers):
+            return await self.app(scope, receive, send)
+        error = Forbidden(
+            N_(
+                "This request came from another site, so it was refused. Reload the page."
+            ),
+            code="cross_site",
+        )
+        await refuse(error, scope, receive, send)
+
+
+def same_origin(scope: Scope, headers: Headers) -> bool:
+    """By Sec-Fetch-Site, else Origin. Without either it is no browser, so it may carry no cookie."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    origin = headers.get("origin")
+    if origin is not None:
+        own = f"{scope['scheme']}://{headers['host']}"
+        return origin.lower() in (own.lower(), origin_of(settings.url))
+    return "cookie" not in headers
+
+
+def origin_of(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower()

@@ -1,0 +1,66 @@
+"""The web process: every router, behind the guard."""
+
+import importlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
+from starlette.staticfiles import StaticFiles
+
+import app.tables  # noqa: F401  every foreign key is known before the first query
+from app import failures, guard
+from app.config import ROOT
+
+UNZIPPED = (
+    *DEFAULT_EXCLUDED_CONTENT_TYPES,
+    "application/octet-stream",
+    "application/zstd",
+)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+app = FastAPI(
+    title="Danlu",
+    version="0.1.0",
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,
+    lifespan=lifespan,
+    middleware=[
+        Middleware(guard.Trace),
+        Middleware(guard.Proxies),
+        Middleware(GZipMiddleware, compresslevel=5, exclude_content_types=UNZIPPED),
+        Middleware(guard.Catch),
+        Middleware(guard.Hosts),
+        Middleware(guard.Bodies),
+        Middleware(guard.SameOrigin),
+    ],
+)
+failures.install(app)
+app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
+
+
+def router_of(module: str) -> Any:
+    try:
+        return importlib.import_module(module).router
+    except ModuleNotFoundError as error:
+        if error.name and module.startswith(error.name):
+            return None
+        raise
+
+
+for name in (
+    "app.dashboard.routes app.dashboard.api app.accounts.routes app.accounts.api "
+    "app.datasets.routes app.datasets.api app.models.routes app.models.api app.jobs.routes "
+    "app.jobs.api app.deployments.routes app.deployments.api app.gateway.api app.chat.routes "
+    "app.cluster.api app.quotas.api"
+).split():
+    if router := router_of(name):
+        app.include_router(router)
