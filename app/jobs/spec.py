@@ -1,0 +1,220 @@
+"""What a run is told: `spec.json` of its run directory, and nothing else.
+
+Pure pydantic, so that the console, the API and the stages share one definition. Titles and
+descriptions are msgids: the form shows them in the reader's language.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.errors import N_
+
+Stage = Literal["sft", "pretrain", "merge"]
+Method = Literal["lora", "full", ""]
+
+
+class Hyperparameters(BaseModel):
+    """The choices of one tuning run. The defaults suit a LoRA fine-tune; see `complete`.
+
+    A step is one update of the weights. It takes `batch_size * gradient_accumulation` rows, and
+    its loss is the mean over all trained tokens of the step, however the rows are cut into
+    forward passes: 8 x 1 and 1 x 8 give the same curve.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: float = Field(
+        default=3.0,
+        gt=0,
+        le=1000,
+        title=N_("Epochs"),
+        description=N_("How many times training goes through the dataset."),
+    )
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        title=N_("Maximum steps"),
+        description=N_("Run exactly this many steps, whatever the epochs say."),
+    )
+    learning_rate: float = Field(
+        default=2e-4,
+        gt=0,
+        le=1,
+        title=N_("Learning rate"),
+        description=N_(
+            "The highest rate. LoRA likes 1e-4 to 5e-4, full tuning 1e-6 to 5e-5."
+        ),
+    )
+    lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine",
+        title=N_("Learning rate schedule"),
+        description=N_("How the rate falls after the warm-up."),
+    )
+    warmup_ratio: float = Field(
+        default=0.03,
+        ge=0,
+        le=1,
+        title=N_("Warm-up"),
+        description=N_("The share of all steps over which the rate rises from 0."),
+    )
+    batch_size: int = Field(
+        default=16,
+        ge=1,
+        le=4096,
+        title=N_("Batch size"),
+        description=N_("Rows in one forward pass, at most."),
+    )
+    gradient_accumulation: int = Field(
+        default=1,
+        ge=1,
+        le=4096,
+        title=N_("Gradient accumulation"),
+        description=N_("Batches in one step; more of them need no more memory."),
+    )
+    batch_tokens: int = Field(
+        default=16_384,
+        ge=16,
+        le=10_000_000,
+        title=N_("Tokens in a batch"),
+        description=N_(
+            "Tokens in one forward pass, padding included, at most: the setting that bounds memory."
+        ),
+    )
+    max_length: int = Field(
+        default=2048,
+        ge=8,
+        le=1_048_576,
+        title=N_("Maximum length"),
+        description=N_("Longer rows are cut at this many tokens."),
+    )
+    weight_decay: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        title=N_("Weight decay"),
+        description=N_("How strongly weights are pulled towards 0."),
+    )
+    max_grad_norm: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        title=N_("Maximum gradient norm"),
+        description=N_("Larger gradients are scaled down to this norm."),
+    )
+    lora_rank: int = Field(
+        default=16,
+        ge=1,
+        le=512,
+        title=N_("LoRA rank"),
+        description=N_("The rank of the adapter's matrices: more can learn more."),
+    )
+    lora_alpha: float = Field(
+        default=32,
+        gt=0,
+        le=4096,
+        title=N_("LoRA alpha"),
+        description=N_("The adapter's output is scaled by alpha / rank."),
+    )
+    lora_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title=N_("LoRA dropout"),
+        description=N_(
+            "The share of the adapter's inputs that is dropped while training."
+        ),
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        title=N_("Gradient checkpointing"),
+        description=N_(
+            "Compute activations twice: about a third slower, far less memory."
+        ),
+    )
+    seed: int = Field(
+        default=42,
+        ge=0,
+        lt=2**32,
+        title=N_("Seed"),
+        description=N_("The same seed, data and settings give the same curve."),
+    )
+    logging_steps: int = Field(
+        default=1,
+        ge=1,
+        le=100_000,
+        title=N_("Log every"),
+        description=N_("Steps between two lines of the log. The curve has every step."),
+    )
+    eval_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        title=N_("Evaluate every"),
+        description=N_(
+            "Steps between two evaluations on the validation data; empty: each epoch."
+        ),
+    )
+    save_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        title=N_("Checkpoint every"),
+        description=N_("Steps between two checkpoints; empty: only by time."),
+    )
+    save_seconds: int = Field(
+        default=60,
+        ge=1,
+        le=86_400,
+        title=N_("Checkpoint after"),
+        description=N_("Seconds of work that a crash may cost, at most."),
+    )
+    keep_checkpoints: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        title=N_("Checkpoints kept"),
+        description=N_("Older ones are removed."),
+    )
+
+
+def complete(method: Method, given: dict[str, Any]) -> Hyperparameters:
+    """`given` with every other field at its default for `method`.
+
+    Raises pydantic.ValidationError, one error per bad field.
+    """
+    defaults = {"learning_rate": 1e-5} if method == "full" else {}
+    return Hyperparameters.model_validate(defaults | given)
+
+
+class RunSpec(BaseModel):
+    """`spec.json`: all that a stage needs. Paths are absolute and on this node; never edited."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    job_id: str
+    fence: int
+    stage: Stage
+    method: Method = ""
+    base: str
+    """Directory: config.json, tokenizer, *.safetensors (none for `pretrain`: random weights)."""
+    adapter: str | None = None
+    """Directory of the adapter to merge, or to train further."""
+    train: list[str] = []
+    """Segment directories, in order. Rows {id, messages, tools?}; `pretrain` also {id, text}."""
+    validation: list[str] = []
+    hyperparameters: Hyperparameters = Hyperparameters()
+    resume_from: str | None = None
+    """A complete checkpoint of an earlier attempt at the same job."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(default=1, ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def fits_its_stage(self) -> Self:
+        if self.stage == "merge":
+            if not self.adapter:
+                raise ValueError("a merge needs an adapter")
+        elif not self.train or not self.method:
+            raise ValueError("training needs data and a method")
+        return self
