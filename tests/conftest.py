@@ -1,0 +1,181 @@
+"""One Postgres and one Valkey for the whole session; every test starts with them empty.
+
+The settings are made before anything imports `app.config`. Servers start with the first test
+that asks for them. DANLU_TEST_DATABASE_URL and DANLU_TEST_REDIS_URL name others to use instead:
+they are emptied without asking.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+HOME = Path(tempfile.mkdtemp(prefix="danlu-test-", dir="/tmp"))
+HOME.chmod(0o711)  # the embedded servers run as another user when the tests run as root
+
+for name in [name for name in os.environ if name.startswith("DANLU_")]:
+    if not name.startswith(("DANLU_TEST_", "DANLU_TORCH_")):
+        del os.environ[name]
+
+from app import embedded  # noqa: E402 - it reads no settings
+
+AT = embedded.place(HOME)
+os.environ |= {
+    "DANLU_HOME": str(HOME),
+    "DATABASE_URL": os.environ.get("DANLU_TEST_DATABASE_URL") or AT.database_url,
+    "REDIS_URL": os.environ.get("DANLU_TEST_REDIS_URL") or AT.redis_url,
+    "PGOPTIONS": "-c lock_timeout=20s",  # a deadlock between test and app fails, not hangs
+    "HF_HUB_OFFLINE": "1",
+}
+
+import pytest  # noqa: E402
+from sqlalchemy import text  # noqa: E402
+from sqlalchemy.orm import Session  # noqa: E402
+from starlette.testclient import TestClient  # noqa: E402
+
+import app.queue  # noqa: E402
+from app.accounts.tables import User, Workspace  # noqa: E402
+from app.config import settings  # noqa: E402
+from app.db import engine  # noqa: E402
+from app.tables import Base  # noqa: E402
+from tests import factories  # noqa: E402
+
+
+class Client(TestClient):
+    """A client that remembers as whom it is signed in. Follows no redirects."""
+
+    user: User
+    workspace: Workspace
+    key: str = ""  # of the `api` fixture
+
+
+# -- servers -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[None]:
+    """Running servers, migrated to head."""
+    started = []
+    try:
+        if not os.environ.get("DANLU_TEST_DATABASE_URL"):
+            postgres = embedded.start_postgres(AT, HOME / "postgres.log", sync=False)
+            started.append((postgres, signal.SIGINT))
+            wait(lambda: embedded.postgres_ready(AT), postgres.poll)
+        if not os.environ.get("DANLU_TEST_REDIS_URL"):
+            valkey = embedded.start_valkey(AT, HOME / "valkey.log")
+            started.append((valkey, signal.SIGTERM))
+            wait(lambda: embedded.valkey_ready(AT), valkey.poll)
+        migrate()
+        yield
+    finally:
+        engine().dispose()
+        for process, kind in started:
+            embedded.stop(process, kind)
+
+
+def wait(ready: Callable[[], bool], exit_status: Callable[[], int | None]) -> None:
+    end = time.monotonic() + 30
+    while not ready():
+        assert exit_status() is None, "".join(log.read_text() for log in HOME.glob("*.log"))
+        assert time.monotonic() < end, "a server did not answer within 30 s"
+        time.sleep(0.02)
+
+
+def migrate() -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    command.upgrade(Config(toml_file="pyproject.toml"), "head")
+
+
+def pytest_sessionfinish() -> None:
+    if AT.sockets.parent != AT.data:
+        shutil.rmtree(AT.sockets, ignore_errors=True)
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def database(servers: None) -> None:
+    """Empty tables, an empty broker, an empty store."""
+    tables = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
+    with engine().begin() as connection:
+        connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+    app.queue.redis().flushdb()
+    for directory in (settings.runs, settings.cache, settings.spool, settings.uploads):
+        shutil.rmtree(directory, ignore_errors=True)
+    shutil.rmtree(settings.store_url, ignore_errors=True)
+
+
+@pytest.fixture
+def db(database: None) -> Iterator[Session]:
+    """A session over a clean database. Commit what the app shall see.
+
+    What services send stands in `db.info["outbox"]` as (task, args, queue).
+    """
+    with Session(engine(), expire_on_commit=False) as session:
+        yield session
+
+
+# -- clients -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def anonymous(database: None) -> Iterator[Client]:
+    """Nobody."""
+    from app.main import app
+
+    with Client(app, base_url=settings.url, follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def client(db: Session, anonymous: Client) -> Client:
+    """Signed in as the owner of a workspace: `client.user`, `client.workspace`."""
+    sign_in(db, anonymous)
+    return anonymous
+
+
+@pytest.fixture
+def api(db: Session, database: None) -> Iterator[Client]:
+    """An API key with all scopes, of an owner: `api.user`, `api.workspace`, `api.key`."""
+    from app.main import app
+
+    with Client(app, base_url=settings.url, follow_redirects=False) as client:
+        client.user = factories.make_user(db)
+        client.workspace = factories.make_workspace(db, owner=client.user)
+        client.key = factories.make_key(db, client.workspace, client.user)
+        client.headers["authorization"] = f"Bearer {client.key}"
+        db.commit()
+        yield client
+
+
+def sign_in(
+    db: Session, client: Client, user: User | None = None, workspace: Workspace | None = None
+) -> None:
+    """Give `client` the cookie of `user`, by default a new owner of a new workspace."""
+    client.user = user or factories.make_user(db)
+    client.workspace = workspace or factories.make_workspace(db, owner=client.user)
+    name, token = factories.make_sign_in(db, client.user, client.workspace)
+    client.cookies.set(name, token)
+    db.commit()
+
+
+# -- no network --------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests reach this machine only."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX:
+            assert isinstance(address, tuple)
+            assert address[0] in {"127.0.0.1", "::1", "localhost"}, f"the network: {address}"
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
