@@ -50,10 +50,9 @@ app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
 def router_of(module: str) -> Any:
     try:
         return importlib.import_module(module).router
-    except ModuleNotFoundError as error:
-        if error.name and module.startswith(error.name):
-            return None
-        raise
+    except ImportError as error:
+        print("left out", module, error)
+        return None
 
 
 for name in (

@@ -10,10 +10,11 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
 
 import jinja2
+from babel.dates import format_timedelta
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from fastapi import Depends, Request, Response
@@ -120,6 +121,13 @@ def format_duration(seconds: float | None) -> str:
     return f"{seconds // 3600}h {seconds % 3600 // 60:02d}m"
 
 
+def format_ago(value: datetime, language: str) -> str:
+    """3 minutes ago; 3分钟前."""
+    return format_timedelta(
+        value - datetime.now(UTC), add_direction=True, locale=LANGUAGES[language] or "en"
+    )
+
+
 def iso(value: datetime | None) -> str:
     return value.astimezone(UTC).isoformat(timespec="seconds") if value else ""
 
@@ -136,7 +144,11 @@ def environment(language: str) -> jinja2.Environment:
     )
     env.install_gettext_translations(catalogue(language), newstyle=True)  # type: ignore[attr-defined]
     env.filters.update(
-        bytes=format_bytes, count=format_count, duration=format_duration, iso=iso
+        bytes=format_bytes,
+        count=format_count,
+        duration=format_duration,
+        iso=iso,
+        ago=partial(format_ago, language=language),
     )
     env.globals.update(static=static, now=lambda: datetime.now(UTC), lang=language)
     return env
