@@ -44,7 +44,11 @@ class Request(Base):
     __tablename__ = "requests"
     __table_args__ = (
         UniqueConstraint("owner_kind", "owner_id"),
-        Index("ix_requests_waiting", "created_at", postgresql_where=text("granted_at IS NULL")),
+        Index(
+            "ix_requests_waiting",
+            "created_at",
+            postgresql_where=text("granted_at IS NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("req"))

@@ -43,9 +43,7 @@ class Hyperparameters(BaseModel):
         gt=0,
         le=1,
         title=N_("Learning rate"),
-        description=N_(
-            "The highest rate. LoRA likes 1e-4 to 5e-4, full tuning 1e-6 to 5e-5."
-        ),
+        description=N_("The highest rate. LoRA likes 1e-4 to 5e-4, full tuning 1e-6 to 5e-5."),
     )
     lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
         default="cosine",
@@ -122,16 +120,12 @@ class Hyperparameters(BaseModel):
         ge=0,
         lt=1,
         title=N_("LoRA dropout"),
-        description=N_(
-            "The share of the adapter's inputs that is dropped while training."
-        ),
+        description=N_("The share of the adapter's inputs that is dropped while training."),
     )
     gradient_checkpointing: bool = Field(
         default=False,
         title=N_("Gradient checkpointing"),
-        description=N_(
-            "Compute activations twice: about a third slower, far less memory."
-        ),
+        description=N_("Compute activations twice: about a third slower, far less memory."),
     )
     seed: int = Field(
         default=42,
@@ -152,9 +146,7 @@ class Hyperparameters(BaseModel):
         ge=1,
         le=10_000_000,
         title=N_("Evaluate every"),
-        description=N_(
-            "Steps between two evaluations on the validation data; empty: each epoch."
-        ),
+        description=N_("Steps between two evaluations on the validation data; empty: each epoch."),
     )
     save_steps: int | None = Field(
         default=None,

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, LargeBinary
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, Created, new_id
@@ -73,8 +73,10 @@ class JobMetric(Base):
     """One row per step; a resumed attempt's rows replace those of an older fence."""
 
     __tablename__ = "job_metrics"
+    __table_args__ = (Index("ix_job_metrics_job_id_seq", "job_id", "seq"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
     fence: Mapped[int]
     data: Mapped[dict[str, Any]]  # loss, eval_loss, lr, grad_norm, tokens, epoch, t
+    seq: Mapped[int] = mapped_column(BigInteger, Identity())  # grows with each write: a cursor

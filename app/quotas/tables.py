@@ -33,7 +33,7 @@ class Usage(Base):
     workspace_id: Mapped[str]
     user_id: Mapped[str | None]
     api_key_id: Mapped[str | None]
-    owner_kind: Mapped[str]  # deployment or job
+    owner_kind: Mapped[str]  # deployment (tokens), job or replica (devices)
     owner_id: Mapped[str]
     model: Mapped[str] = mapped_column(default="")
     prompt_tokens: Mapped[int] = mapped_column(default=0)

@@ -1,0 +1,265 @@
+"""What a person does with jobs: start, look, pause, resume, cancel. Runs are in `app.jobs.runs`."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.accounts.auth import Principal
+from app.cluster import service as cluster
+from app.datasets import service as datasets
+from app.datasets.tables import DatasetVersion
+from app.db import new_id
+from app.errors import N_, Conflict, DomainError, Invalid, NotFound
+from app.jobs.schemas import NAME, JobCreate
+from app.jobs.states import FINAL, MESSAGES, note, switch
+from app.jobs.tables import Job
+from app.models import service as models
+from app.models.tables import Model
+from app.queue import send
+
+SWEEP = "workers.sweep"
+MERGE_OVERHEAD = 256 * 2**20  # bytes: the interpreter and one layer at a time
+STOPPING = N_("This job is %(state)s: wait until it has stopped.")
+OVER = N_("This job is over (%(state)s), so there is nothing to do.")
+
+
+# -- starting ----------------------------------------------------------------------------
+
+
+def create(db: Session, who: Principal, body: JobCreate) -> Job:
+    """Queue a tuning run: the job, its event, its pins and its request in one transaction.
+
+    Raises NotFound (model or dataset; `field` says which), Conflict (dataset not published),
+    Invalid (model and method do not fit, or no such device will ever be free).
+    """
+    model = find_model(db, who.workspace_id, body.model)
+    if model.kind == "adapter" and body.method == "full":
+        raise Invalid(
+            N_(
+                "%(name)s is an adapter, and full tuning needs a whole model. "
+                "Merge it first, or choose LoRA to train the adapter further."
+            ),
+            field="method",
+            name=model.name,
+        )
+    version = find_data(db, who.workspace_id, body.dataset, "dataset")
+    validation = (
+        find_data(db, who.workspace_id, body.validation, "validation") if body.validation else None
+    )
+    job = Job(
+        id=new_id("job"),
+        workspace_id=who.workspace_id,
+        created_by=who.user_id,
+        name=body.name or default_name(db, who.workspace_id, model),
+        stage=body.stage,
+        method=body.method,
+        model_id=model.id,
+        dataset_version_id=version.id,
+        validation_version_id=validation.id if validation else None,
+        spec=body.hyperparameters.model_dump(),
+        devices=1,
+    )
+    enqueue(db, job)
+    for pinned in {version.id, validation.id if validation else version.id}:
+        datasets.pin(db, pinned, "job", job.id)
+    return job
+
+
+def create_merge(
+    db: Session, *, workspace_id: str, user_id: str, adapter_id: str, name: str | None = None
+) -> Job:
+    """Queue the merge of an adapter into its base: a small share of one device, not a whole one.
+
+    Raises NotFound, and Invalid if the model is no adapter.
+    """
+    adapter = models.get(db, workspace_id, adapter_id)
+    if adapter.kind != "adapter":
+        raise Invalid(
+            N_("%(name)s is a whole model already: only adapters are merged."), name=adapter.name
+        )
+    job = Job(
+        id=new_id("job"),
+        workspace_id=workspace_id,
+        created_by=user_id,
+        name=(name or f"{adapter.name[: NAME - 7]}-merged").strip(),
+        stage="merge",
+        method="",
+        model_id=adapter.id,
+        spec={},
+        devices=1,
+    )
+    enqueue(db, job)
+    return job
+
+
+def find_model(db: Session, workspace_id: str, id_or_name: str) -> Model:
+    try:
+        return models.get(db, workspace_id, id_or_name)
+    except NotFound as error:
+        raise NotFound(
+            N_(
+                "There is no model %(model)s here. Choose one from the list of models: "
+                "its name or its id."
+            ),
+            field="model",
+            model=repr(id_or_name[:80]),
+        ) from error
+
+
+def find_data(db: Session, workspace_id: str, data_id: str, field: str) -> DatasetVersion:
+    try:
+        return datasets.published(db, workspace_id, data_id)
+    except DomainError as error:
+        error.field = field
+        raise
+
+
+def default_name(db: Session, workspace_id: str, model: Model) -> str:
+    """`danlu-starter-tuned`, then `-tuned-2`: what no job of the workspace is called yet."""
+    stem = f"{model.name[: NAME - 12]}-tuned"
+    taken = set(
+        db.scalars(
+            select(Job.name).where(
+                Job.workspace_id == workspace_id, Job.name.startswith(stem, autoescape=True)
+            )
+        )
+    )
+    number, name = 1, stem
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def enqueue(db: Session, job: Job) -> None:
+    job.state = "queued"
+    db.add(job)
+    db.flush()
+    models.pin(db, job.model_id, "job", job.id)
+    note(db, job, "state", MESSAGES["queued"], {"old": "", "new": "queued", "reason": ""})
+    ask(db, job)
+
+
+def ask(db: Session, job: Job) -> None:
+    """Request the job's devices. One that has checkpoints goes back to the node that has them,
+    as long as that node may be expected to work.
+    """
+    memory = None
+    if job.stage == "merge":
+        adapter = db.get_one(Model, job.model_id)
+        base = db.get_one(Model, adapter.base_id)
+        memory = 2 * base.size + adapter.size + MERGE_OVERHEAD
+    cluster.ask(
+        db,
+        owner_kind="job",
+        owner_id=job.id,
+        workspace_id=job.workspace_id,
+        devices=job.devices,
+        memory=memory,
+        node_id=job.node_id if job.step and cluster.usable(db, job.node_id) else None,
+    )
+    send(db, SWEEP)
+
+
+# -- looking -----------------------------------------------------------------------------
+
+
+def get(db: Session, workspace_id: str, job_id: str) -> Job:
+    job = db.get(Job, job_id)
+    if job is None or job.workspace_id != workspace_id:
+        raise NotFound(N_("There is no such job."))
+    return job
+
+
+def list_jobs(
+    db: Session,
+    workspace_id: str,
+    *,
+    state: str | None = None,
+    version_id: str | None = None,
+    offset: int = 0,
+    limit: int = 50,
+) -> tuple[list[Job], bool]:
+    """Newest first, and whether there are more. `version_id` keeps those that read that data."""
+    query = select(Job).where(Job.workspace_id == workspace_id)
+    if state:
+        query = query.where(Job.state == state)
+    if version_id:
+        query = query.where(
+            (Job.dataset_version_id == version_id) | (Job.validation_version_id == version_id)
+        )
+    query = query.order_by(Job.created_at.desc(), Job.id).offset(offset).limit(limit + 1)
+    found = list(db.scalars(query))
+    return found[:limit], len(found) > limit
+
+
+# -- stopping and going on ---------------------------------------------------------------
+
+
+def locked(db: Session, workspace_id: str, job_id: str) -> Job:
+    """The job for a change of state, its row locked; the cluster's lock comes first."""
+    get(db, workspace_id, job_id)
+    cluster.lock(db)
+    return db.get_one(Job, job_id, with_for_update=True, populate_existing=True)
+
+
+def cancel(db: Session, workspace_id: str, job_id: str) -> Job:
+    """Stop for good. What waits is cancelled at once; what runs, when its processes are gone."""
+    job = locked(db, workspace_id, job_id)
+    if job.state in ("cancelling", "cancelled"):
+        return job
+    if job.state in FINAL:
+        raise Conflict(OVER, state=job.state)
+    if job.state in ("queued", "paused"):
+        cluster.withdraw(db, "job", job.id)
+        switch(db, job, "cancelled")
+    else:
+        switch(db, job, "cancelling")
+    return job
+
+
+def pause(db: Session, workspace_id: str, job_id: str) -> Job:
+    """Save a checkpoint, stop, and give the devices back."""
+    job = locked(db, workspace_id, job_id)
+    if job.state in ("pausing", "paused"):
+        return job
+    if job.state in FINAL:
+        raise Conflict(OVER, state=job.state)
+    if job.stage == "merge":
+        raise Conflict(N_("A merge is short and cannot be paused. Cancel it instead."))
+    if job.state == "cancelling":
+        raise Conflict(STOPPING, state=job.state)
+    if job.state == "queued":
+        cluster.withdraw(db, "job", job.id)
+        switch(db, job, "paused")
+    else:
+        switch(db, job, "pausing")
+    return job
+
+
+def resume(db: Session, workspace_id: str, job_id: str) -> Job:
+    """Queue a paused job again; it goes on from its last checkpoint."""
+    job = locked(db, workspace_id, job_id)
+    if job.state == "paused":
+        switch(db, job, "queued")
+        ask(db, job)
+        return job
+    if job.state == "pausing":
+        raise Conflict(STOPPING, state=job.state)
+    if job.state in FINAL or job.state == "cancelling":
+        raise Conflict(OVER, state=job.state)
+    return job  # it runs, or waits to
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """The job as the body of `POST /api/v1/jobs`, to start it again."""
+    return {
+        "name": job.name,
+        "model": job.model_id,
+        "dataset": job.dataset_version_id,
+        "validation": job.validation_version_id,
+        "stage": job.stage,
+        "method": job.method,
+        "hyperparameters": job.spec,
+    }
