@@ -39,6 +39,7 @@ PASSED = (
         "NVIDIA_DRIVER_CAPABILITIES",
     ),
     *("NCCL_SOCKET_IFNAME", "NCCL_P2P_DISABLE", "NCCL_IB_DISABLE", "NCCL_DEBUG"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
 )
 
 
@@ -56,7 +57,8 @@ def environment(owner: str, fence: int, **extra: str) -> dict[str, str]:
     """What the process of an attempt gets: an allowlist of ours, its marker, and `extra`."""
     return (
         {name: os.environ[name] for name in PASSED if name in os.environ}
-        | {"DANLU_RUN": marker(owner, fence), "DANLU_HOME": str(settings.home)}
+        | {"DANLU_RUN": marker(owner, fence)}
+        | {"DANLU_HOME": str(settings.home), "DANLU_NODE": settings.node}
         | {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         | extra
     )
@@ -139,9 +141,7 @@ def _read(pid: int) -> _Entry | None:
         fields = stat[stat.rindex(b")") + 2 :].split()
         if fields[0] in (b"Z", b"X"):
             return None
-        return _Entry(
-            pid, int(fields[1]), int(fields[3]), int(fields[2]), launch.started(pid)
-        )
+        return _Entry(pid, int(fields[1]), int(fields[3]), int(fields[2]), launch.started(pid))
     except (OSError, ValueError, IndexError):
         return None
 
@@ -164,11 +164,7 @@ def _carries(pid: int, run: str) -> bool:
     """Does its environment name our home and the attempt `run` (empty: any attempt)?"""
     environ = _environ(pid)
     mark = environ.get("DANLU_RUN", "")
-    return (
-        bool(mark)
-        and environ.get("DANLU_HOME") == str(settings.home)
-        and run in ("", mark)
-    )
+    return bool(mark) and environ.get("DANLU_HOME") == str(settings.home) and run in ("", mark)
 
 
 def members(pid: int, started: float, run: str = "") -> list[Process]:
@@ -191,9 +187,7 @@ def members(pid: int, started: float, run: str = "") -> list[Process]:
             and (leader or _carries(entry.pid, run) or not _environ(entry.pid))
         }
     if run:
-        ours |= {
-            entry for entry in table if entry != os.getpid() and _carries(entry, run)
-        }
+        ours |= {entry for entry in table if entry != os.getpid() and _carries(entry, run)}
     grew = True
     while grew:
         children = {e.pid for e in table.values() if e.parent in ours} - ours
@@ -209,17 +203,15 @@ def gone(pid: int, started: float, run: str = "") -> bool:
 
 
 def leftovers(owner: str, fence: int) -> list[Process]:
-    """What carries the marker of an attempt, for when no pid was ever written down."""
-    run = marker(owner, fence)
-    table = _table()
-    return [Process(e.pid, e.started) for e in table.values() if _carries(e.pid, run)]
+    """What carries the marker of an attempt, and its descendants: needs no pid."""
+    return attempts().get(marker(owner, fence), [])
 
 
 def attempts() -> dict[str, list[Process]]:
-    """Every process of this home that carries a marker, by attempt (`<owner>-<fence>`)."""
+    """Every process of this home and node that carries a marker, by attempt, oldest first."""
     found: dict[str, list[Process]] = {}
-    for entry in _table().values():
-        if _carries(entry.pid, ""):
+    for entry in sorted(_table().values(), key=lambda entry: entry.started):
+        if entry.pid != os.getpid() and _carries(entry.pid, ""):
             run = _environ(entry.pid).get("DANLU_RUN", "")
             found.setdefault(run, []).append(Process(entry.pid, entry.started))
     return found
@@ -227,7 +219,8 @@ def attempts() -> dict[str, list[Process]]:
 
 def send(process: Process, number: signal.Signals) -> bool:
     """Signal this very process; False if it is gone. The pidfd closes the gap between looking
-    and signalling: it stays with the process that was looked at."""
+    and signalling: it stays with the process that was looked at.
+    """
     try:
         handle = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -275,3 +268,9 @@ def _kill(pid: int, started: float, run: str) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def stop_attempt(owner: str, fence: int, grace: float = 10.0) -> bool:
+    """The same for an attempt whose pid nobody wrote down: by its marker alone."""
+    found = leftovers(owner, fence)
+    return not found or stop(*found[0], grace, marker(owner, fence))

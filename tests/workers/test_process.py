@@ -211,3 +211,13 @@ def test_two_homes_do_not_see_each_other(tmp_path, monkeypatch):
         assert process.leftovers("job_test", 1) == [] and process.attempts() == {}
     assert process.attempts() == {"job_test-1": [found]}
     process.stop(*found)
+
+
+def test_stops_an_attempt_without_knowing_a_pid(tmp_path):
+    run_python(tmp_path, STUBBORN, run=7)
+    wait_for(said(tmp_path, "ready"))
+    wait_for(lambda: len(process.leftovers("job_test", 7)) == 3)
+    assert process.stop_attempt("job_test", 6)
+    assert len(process.leftovers("job_test", 7)) == 3
+    assert process.stop_attempt("job_test", 7, grace=0.2)
+    assert process.leftovers("job_test", 7) == []
