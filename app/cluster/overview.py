@@ -20,7 +20,7 @@ def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
         holders: [{owner_kind, owner_id, workspace_id, workspace, bytes, exclusive, since}]}]}],
      waiting: [{owner_kind, owner_id, workspace_id, workspace, devices, memory, reason, since}]}
     """
-    names = dict(db.execute(select(Workspace.id, Workspace.name)).tuples().all())
+    names = dict(db.execute(select(Workspace.id, Workspace.name)).all())
     holders: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for lease in db.scalars(held().order_by(Lease.created_at)):
         holders[lease.device_id].append(
@@ -98,9 +98,7 @@ def limits(db: Session) -> list[dict[str, Any]]:
             select(Request.workspace_id, func.sum(Request.devices))
             .where(Request.granted_at.is_(None))
             .group_by(Request.workspace_id)
-        )
-        .tuples()
-        .all()
+        ).all()
     )
     return [
         {
@@ -112,7 +110,7 @@ def limits(db: Session) -> list[dict[str, Any]]:
         }
         for workspace_id, name in db.execute(
             select(Workspace.id, Workspace.name).order_by(Workspace.name, Workspace.id)
-        ).tuples()
+        )
     ]
 
 

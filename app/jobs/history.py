@@ -157,7 +157,7 @@ def log_from(db: Session, job_id: str, offset: int, *, final: bool) -> tuple[str
         .where(JobLog.job_id == job_id)
         .group_by(JobLog.fence)
         .order_by(JobLog.fence)
-    ).tuples()
+    )
     starts: dict[int, int] = {}
     fence, own, end = 0, 0, 0
     for number, length in lengths:

@@ -33,7 +33,7 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
     Raises NotFound (model or dataset; `field` says which), Conflict (dataset not published),
     Invalid (model and method do not fit, or no such device will ever be free).
     """
-    model = find_model(db, who.workspace_id, body.model)
+    model = models.get(db, who.workspace_id, body.model)
     if model.kind == "adapter" and body.method == "full":
         raise Invalid(
             N_(
@@ -91,20 +91,6 @@ def create_merge(
     )
     enqueue(db, job)
     return job
-
-
-def find_model(db: Session, workspace_id: str, id_or_name: str) -> Model:
-    try:
-        return models.get(db, workspace_id, id_or_name)
-    except NotFound as error:
-        raise NotFound(
-            N_(
-                "There is no model %(model)s here. Choose one from the list of models: "
-                "its name or its id."
-            ),
-            field="model",
-            model=repr(id_or_name[:80]),
-        ) from error
 
 
 def find_data(db: Session, workspace_id: str, data_id: str, field: str) -> DatasetVersion:

@@ -22,9 +22,7 @@ def limit(db: Session, workspace_id: str) -> int | None:
 
 def limits(db: Session) -> dict[str, int]:
     """Workspace id → limit, for the workspaces that have one."""
-    rows = db.execute(
-        select(Quota.workspace_id, Quota.devices).where(Quota.devices.is_not(None))
-    ).tuples()
+    rows = db.execute(select(Quota.workspace_id, Quota.devices).where(Quota.devices.is_not(None)))
     return {workspace_id: devices for workspace_id, devices in rows if devices is not None}
 
 
