@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def started(pid: int | str) -> float:
@@ -27,7 +28,7 @@ def started(pid: int | str) -> float:
     return float((boot << 33) | ticks)
 
 
-def become(spec: dict) -> None:  # type: ignore[type-arg]
+def become(spec: dict[str, Any]) -> None:
     """In the grandchild: own session, own files, default signals, then `argv`."""
     os.setsid()
     os.nice(spec["nice"])
@@ -44,17 +45,17 @@ def become(spec: dict) -> None:  # type: ignore[type-arg]
     null = os.open(os.devnull, os.O_RDONLY)
     log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     if spec["pidfile"]:
-        partial = f"{spec['pidfile']}.partial"
-        Path(partial).write_text(json.dumps([os.getpid(), started("self")]))
-        os.rename(partial, spec["pidfile"])
+        partial = Path(f"{spec['pidfile']}.partial")
+        partial.write_text(json.dumps([os.getpid(), started("self")]))
+        partial.rename(spec["pidfile"])
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2:
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        if int(entry.name) > 2:
             with contextlib.suppress(OSError):  # the listing's own
-                os.set_inheritable(int(name), False)
-    os.execve(spec["argv"][0], spec["argv"], spec["env"])
+                os.set_inheritable(int(entry.name), False)
+    os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - a vector, no shell
 
 
 def main() -> None:

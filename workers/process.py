@@ -89,7 +89,7 @@ def start(
     if not pidfile:
         return _launch(spec)
     # The launcher inherits the lock: were we killed now, the next starter would still wait for it.
-    with open(f"{pidfile}.lock", "w") as lock:
+    with Path(f"{pidfile}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return read_pidfile(pidfile) or _launch(spec, lock.fileno())
 
@@ -147,7 +147,7 @@ def _read(pid: int) -> _Entry | None:
 
 
 def _table() -> dict[int, _Entry]:
-    entries = (_read(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    entries = (_read(int(path.name)) for path in Path("/proc").glob("[0-9]*"))
     return {entry.pid: entry for entry in entries if entry}
 
 

@@ -26,9 +26,7 @@ time.sleep(600)
 """
 
 
-def run_python(
-    directory: Path, code: str, run: int = 1, **kwargs: object
-) -> process.Process:
+def run_python(directory: Path, code: str, run: int = 1, **kwargs: object) -> process.Process:
     return process.start(
         [sys.executable, "-c", code],
         cwd=directory,
@@ -46,9 +44,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
 
 
 def said(directory: Path, word: str) -> Callable[[], bool]:
-    return lambda: (
-        (directory / "log").exists() and word in (directory / "log").read_text()
-    )
+    return lambda: (directory / "log").exists() and word in (directory / "log").read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -64,14 +60,17 @@ def home(tmp_path, monkeypatch):
 
 def test_starts_detached_in_its_own_session(tmp_path):
     found = run_python(tmp_path, HANG)
+    wait_for(said(tmp_path, "here"))
     stat = Path(f"/proc/{found.pid}/stat").read_text().rsplit(")", 1)[1].split()
     assert int(stat[1]) != os.getpid()  # nobody's child here, so no zombie later
     assert int(stat[3]) == found.pid
-    assert os.readlink(f"/proc/{found.pid}/fd/0") == "/dev/null"
-    assert sorted(os.listdir(f"/proc/{found.pid}/fd"))[:3] == ["0", "1", "2"]
-    assert process.alive(*found) and not process.gone(*found)
+    assert str(Path(f"/proc/{found.pid}/fd/0").readlink()) == "/dev/null"
+    assert {entry.name for entry in Path(f"/proc/{found.pid}/fd").iterdir()} == {"0", "1", "2"}
+    assert process.alive(*found)
+    assert not process.gone(*found)
     assert process.stop(*found)
-    assert not process.alive(*found) and process.gone(*found)
+    assert not process.alive(*found)
+    assert process.gone(*found)
     wait_for(lambda: not Path(f"/proc/{found.pid}").exists())  # init has reaped it
 
 
@@ -87,7 +86,8 @@ def test_environment_is_an_allowlist(tmp_path, monkeypatch):
     wait_for(lambda: process.gone(*found))
     text = (tmp_path / "log").read_text()
     assert "secret" not in text
-    assert "'DANLU_RUN': 'job_a-3'" in text and "'CUDA_VISIBLE_DEVICES': '0,1'" in text
+    assert "'DANLU_RUN': 'job_a-3'" in text
+    assert "'CUDA_VISIBLE_DEVICES': '0,1'" in text
 
 
 def test_an_exit_that_was_quick_is_still_identified(tmp_path):
@@ -99,12 +99,11 @@ def test_an_exit_that_was_quick_is_still_identified(tmp_path):
 def test_another_start_time_is_another_process(tmp_path):
     found = run_python(tmp_path, HANG)
     stale = process.Process(found.pid, found.started - 1)
-    assert not process.alive(*stale) and process.gone(*stale)
+    assert not process.alive(*stale)
+    assert process.gone(*stale)
     assert not process.send(stale, signal.SIGKILL)
     assert process.stop(*stale, grace=0)
-    assert process.alive(*found), (
-        "a stale identity must not hurt the one that has its pid now"
-    )
+    assert process.alive(*found), "a stale identity must not hurt the one that has its pid now"
     process.stop(*found)
 
 
@@ -167,9 +166,7 @@ def test_started_once_per_pid_file(tmp_path):
     assert process.leftovers("job_test", 1) == []
 
 
-def _start_and_tell(
-    directory: str, queue: "multiprocessing.Queue[process.Process]"
-) -> None:
+def _start_and_tell(directory: str, queue: "multiprocessing.Queue[process.Process]") -> None:
     queue.put(run_python(Path(directory), HANG, pidfile=Path(directory) / "pid"))
 
 
@@ -177,8 +174,7 @@ def test_started_once_by_many_at_once(tmp_path):
     context = multiprocessing.get_context("fork")
     queue: multiprocessing.Queue[process.Process] = context.Queue()
     starters = [
-        context.Process(target=_start_and_tell, args=(str(tmp_path), queue))
-        for _ in range(6)
+        context.Process(target=_start_and_tell, args=(str(tmp_path), queue)) for _ in range(6)
     ]
     for starter in starters:
         starter.start()
@@ -208,7 +204,8 @@ def test_two_homes_do_not_see_each_other(tmp_path, monkeypatch):
     found = run_python(tmp_path, HANG)
     with monkeypatch.context() as other:
         other.setattr(process.settings, "home", tmp_path / "other")
-        assert process.leftovers("job_test", 1) == [] and process.attempts() == {}
+        assert process.leftovers("job_test", 1) == []
+        assert process.attempts() == {}
     assert process.attempts() == {"job_test-1": [found]}
     process.stop(*found)
 
