@@ -4,6 +4,7 @@ An id such as `models/mdl_x` or `segments/3f…` is a relative path. A local sto
 directory; anything else is an fsspec address, fetched into a content cache.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -35,6 +36,14 @@ def remote() -> tuple[Any, str]:
     return filesystem, root.rstrip("/")
 
 
+def sync(directory: Path) -> None:
+    """To the disk, so that a database row never outlives the files it names."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
 def put(directory: Path, artefact: str) -> str:
     """Copy `directory` into the store as `artefact`. Atomic: readers see all of it or nothing.
 
@@ -49,10 +58,7 @@ def put(directory: Path, artefact: str) -> str:
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
         try:
             shutil.copytree(directory, partial / "d")
-            for path in (partial / "d").rglob("*"):
-                if path.is_file():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
+            sync(partial / "d")
             try:
                 os.rename(partial / "d", target)
             except OSError:
@@ -67,6 +73,21 @@ def put(directory: Path, artefact: str) -> str:
             if path.is_file():
                 filesystem.put_file(str(path), f"{base}/{artefact}/{path.relative_to(directory)}")
         filesystem.pipe_file(f"{base}/{artefact}/.complete", b"")
+    return artefact
+
+
+def move(directory: Path, artefact: str) -> str:
+    """As `put`, and `directory` is gone: a rename where store and directory share a disk."""
+    check(artefact)
+    root = local_root()
+    if root and not (root / artefact).exists():
+        (root / artefact).parent.mkdir(parents=True, exist_ok=True)
+        sync(directory)
+        with contextlib.suppress(OSError):  # another disk, or somebody was first: copy
+            os.rename(directory, root / artefact)
+            return artefact
+    put(directory, artefact)
+    shutil.rmtree(directory, ignore_errors=True)
     return artefact
 
 
@@ -97,11 +118,27 @@ def fetch(artefact: str) -> Path:
     return target
 
 
+def read(artefact: str, name: str) -> bytes:
+    """One file of an artefact, without fetching the rest. Raises FileNotFoundError."""
+    check(artefact)
+    if "/" in name or name.startswith("."):
+        raise ValueError(f"not a file of an artefact: {name!r}")
+    if root := local_root():
+        return (root / artefact / name).read_bytes()
+    cached = settings.cache / "artefacts" / artefact / name
+    if cached.is_file():
+        return cached.read_bytes()
+    filesystem, base = remote()
+    content: bytes = filesystem.cat_file(f"{base}/{artefact}/{name}")
+    return content
+
+
 def delete(artefact: str) -> None:
     check(artefact)
     if root := local_root():
         shutil.rmtree(root / artefact, ignore_errors=True)
         return
+    shutil.rmtree(settings.cache / "artefacts" / artefact, ignore_errors=True)
     filesystem, base = remote()
     if filesystem.exists(f"{base}/{artefact}"):
         filesystem.rm(f"{base}/{artefact}", recursive=True)
