@@ -222,7 +222,10 @@ def make_cluster(at: Place, *, sync: bool = True) -> None:
         dropped(at, *command), env=environment(at), cwd="/", capture_output=True, text=True
     )
     if made.returncode:
-        raise Unstartable(f"Postgres could not create its data: {made.stderr.strip()}")
+        raise Unstartable(
+            f"Postgres could not create its data: {made.stderr.strip()} "
+            "Or set DATABASE_URL to use a server of your own."
+        )
     if target.exists():
         shutil.rmtree(target)
     partial.rename(target)

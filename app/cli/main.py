@@ -1,0 +1,32 @@
+"""The `danlu` command."""
+
+import argparse
+import sys
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="danlu", description="Fine-tune and serve large language models on your own GPUs."
+    )
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("up", help="start everything on this machine; Ctrl-C stops it")
+    commands.add_parser(
+        "demo", help="the whole journey over HTTP: upload, tune, deploy, ask, measure"
+    )
+    return root
+
+
+def main() -> int:
+    """Exit status: 0 if the command did what it says, 2 for a wrong command line."""
+    args = parser().parse_args()
+    if args.command == "up":
+        from app import up
+
+        return up.main()
+    from app.cli import demo
+
+    return demo.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

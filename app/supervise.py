@@ -1,0 +1,164 @@
+"""Child processes of `danlu up`: start, start again, stop, and find what an earlier one left."""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+LONGEST_PAUSE = 30.0  # seconds between a death and the next start
+MARK = "DANLU_UP"  # in the environment of our children: whose they are
+
+
+class Refused(Exception):
+    """Why `danlu up` cannot run here; one sentence."""
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+class Child:
+    """One supervised process. Start it from a thread that lives on: it dies with that thread."""
+
+    def __init__(
+        self,
+        name: str,
+        launch: Callable[[], subprocess.Popen[bytes]],
+        *,
+        ends_by: signal.Signals = signal.SIGTERM,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.name = name
+        self.launch = launch
+        self.ends_by = ends_by
+        self.ready = ready
+        self.process: subprocess.Popen[bytes] | None = None
+        self.is_ready = False
+        self.failures = 0  # deaths in a row, each soon after its start
+        self.started = 0.0
+        self.again_at = 0.0
+
+    def start(self) -> None:
+        self.started = time.monotonic()
+        self.is_ready = False
+        self.process = self.launch()
+
+    def tend(self) -> None:
+        """Start it again if it died, later and later while it keeps dying."""
+        if self.process is None:
+            if time.monotonic() >= self.again_at:
+                self.start()
+        elif (status := self.process.poll()) is not None:
+            self.lost(f"signal {-status}" if status < 0 else f"status {status}")
+        elif not self.is_ready:
+            self.is_ready = self.ready()
+
+    def lost(self, how: str) -> None:
+        if self.process:
+            kill_group(self.process.pid)
+        self.process = None
+        lived = time.monotonic() - self.started
+        self.failures = 1 if lived > LONGEST_PAUSE else self.failures + 1
+        self.again_at = time.monotonic() + min(0.2 * 4 ** (self.failures - 1), LONGEST_PAUSE)
+        say(f"{self.name} ended ({how}); starting it again · 进程退出，正在重启")
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def ask(self, kind: signal.Signals | None = None) -> None:
+        """Send the signal it ends by, or another one."""
+        if self.process and self.running:
+            self.process.send_signal(kind or self.ends_by)
+
+    def end(self) -> None:
+        """Kill what is left of it."""
+        if self.process:
+            kill_group(self.process.pid)
+            self.process.wait()
+
+
+def kill_group(pid: int) -> None:
+    """All of a child's session, such as a pool's processes."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+# -- one home, one supervisor ------------------------------------------------------------
+
+
+def claim(home: Path) -> IO[str]:
+    """The lock on the home, held until this process ends. Raises Refused if another has it."""
+    lock = (home / "up.lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise Refused(
+            f"Danlu already runs in {home} (process {lock.read().strip() or 'unknown'}). "
+            "Stop it first, or set DANLU_HOME to another directory. · "
+            "该目录下已有 Danlu 在运行，请先停止它，或用 DANLU_HOME 指定其他目录。"
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def claim_port(host: str, port: int) -> None:
+    """Raises Refused if nothing could listen there."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise Refused(
+            f"Danlu cannot listen on {host}:{port} ({error.strerror}). Set DANLU_HOST and "
+            "DANLU_PORT to a free address. · 该地址或端口不可用，请设置 DANLU_HOST 和 DANLU_PORT。"
+        ) from None
+
+
+def marked(home: Path, *, runs: bool) -> Iterator[int]:
+    """Processes of this home: children of an earlier `up`, and with `runs` trainers and engines."""
+    child, place = f"{MARK}={home}".encode(), f"DANLU_HOME={home}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            values = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        is_run = place in values and any(value.startswith(b"DANLU_RUN=") for value in values)
+        if child in values or (runs and is_run):
+            yield int(entry.name)
+
+
+def end_marked(home: Path, *, runs: bool, grace: float) -> None:
+    """End what is left of this home: session leaders kindly, all of it after `grace` seconds."""
+    end = time.monotonic() + grace
+    asked: set[int] = set()
+    while left := list(marked(home, runs=runs)):
+        late = time.monotonic() - end
+        if late > 10:
+            say(f"Processes that cannot be ended: {left}")
+            return
+        for pid in left:
+            try:
+                if late > 0:
+                    os.kill(pid, signal.SIGKILL)
+                elif pid not in asked and os.getsid(pid) == pid:
+                    asked.add(pid)
+                    os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.05)
