@@ -1,6 +1,7 @@
 // The chat page: sends a turn, shows the answer as it comes, renders Markdown safely.
-import { marked } from "./vendor/marked/marked.esm.js";
-import DOMPurify from "./vendor/dompurify/purify.es.mjs";
+import { marked } from "./vendor/marked-18.2.1/marked.esm.js";
+
+const { DOMPurify } = window;
 
 const page = document.getElementById("chat");
 const log = document.getElementById("log");
