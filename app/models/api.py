@@ -1,0 +1,70 @@
+"""`/api/v1/models`: the registry as JSON."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session
+
+from app.accounts.auth import Principal, requires
+from app.models import download, service
+from app.models.schemas import Ancestor, Kind, ModelDetail, ModelOut, Models
+from app.models.tables import Model
+from app.queue import Db, transaction
+
+router = APIRouter(prefix="/api/v1/models", tags=["models"])
+
+
+def out(model: Model) -> ModelOut:
+    columns = {name: getattr(model, name) for name in ModelOut.model_fields if name != "shared"}
+    return ModelOut(shared=model.workspace_id is None, **columns)
+
+
+def detail(db: Session, workspace_id: str, model: Model) -> ModelDetail:
+    ancestors = service.ancestors(db, workspace_id, model)
+    return ModelDetail(
+        **out(model).model_dump(),
+        ancestors=[Ancestor.model_validate(ancestor) for ancestor in ancestors],
+        lineage=model.lineage,
+    )
+
+
+@router.get("", name="api:models:list")
+def list_models(
+    who: Annotated[Principal, requires("viewer", "models:read")],
+    db: Db,
+    kind: Kind | None = None,
+    q: Annotated[str, Query(max_length=200)] = "",
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Models:
+    """The workspace's models, newest first, then those shared by all."""
+    found = service.visible(db, who.workspace_id, kind, q=q, offset=offset, limit=limit + 1)
+    return Models(data=[out(model) for model in found[:limit]], has_more=len(found) > limit)
+
+
+@router.get("/{model_id}", name="api:models:detail")
+def get_model(
+    model_id: str, who: Annotated[Principal, requires("viewer", "models:read")], db: Db
+) -> ModelDetail:
+    """One model, by id or name, with its lineage."""
+    return detail(db, who.workspace_id, service.get(db, who.workspace_id, model_id))
+
+
+@router.delete("/{model_id}", status_code=204, name="api:models:delete")
+def delete_model(
+    model_id: str, who: Annotated[Principal, requires("member", "models:write")], db: Db
+) -> None:
+    """Take a model out of the registry. Refused with 409 while anything uses it."""
+    service.delete(db, who.workspace_id, model_id)
+
+
+@router.get("/{model_id}/download", name="api:models:download")
+def download_model(
+    model_id: str, who: Annotated[Principal, requires("viewer", "models:read")]
+) -> StreamingResponse:
+    """The model's files as one tar: weights or adapter, tokenizer, chat template, lineage."""
+    with transaction() as db:  # over before the first byte is sent
+        model = service.get(db, who.workspace_id, model_id)
+        card, artefact = detail(db, who.workspace_id, model), model.artefact
+    return download.response(card, artefact)
