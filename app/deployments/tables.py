@@ -27,12 +27,16 @@ class Deployment(Base):
     created_by: Mapped[str] = mapped_column(ForeignKey("users.id"))
     name: Mapped[str]  # the model name at /v1
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))  # what the user chose
-    mode: Mapped[str]  # base, adapter (on its base) or merged
+    mode: Mapped[str]  # base (a whole model as it is), adapter (on its base) or merged
     merge_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    # What the engine loads: the model itself, or the merged one made of it; None until merged.
+    served_model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
     engine: Mapped[str]  # auto, vllm or transformers: what was asked for
     replicas: Mapped[int] = mapped_column(default=1)
     devices: Mapped[int] = mapped_column(default=1)  # per replica
-    max_model_len: Mapped[int | None]
+    max_model_len: Mapped[int] = mapped_column(default=2048)  # tokens: prompt and answer
+    # bytes that each replica is expected to need: {weights, cache, overhead}
+    estimate: Mapped[dict[str, Any]] = mapped_column(default=dict)
     desired: Mapped[str] = mapped_column(default="running")  # running or stopped
     state: Mapped[str] = mapped_column(default="pending")  # see states.py
     reason: Mapped[str] = mapped_column(default="")
@@ -66,7 +70,8 @@ class Replica(Base):
     retry_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     ready_at: Mapped[datetime | None]
-    error: Mapped[dict[str, Any] | None]
+    memory: Mapped[int | None] = mapped_column(BigInteger)  # bytes, measured once it is ready
+    error: Mapped[dict[str, Any] | None]  # {code, message, params, advice, permanent}
 
 
 class DeploymentEvent(Base):

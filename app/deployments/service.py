@@ -1,0 +1,339 @@
+"""What a person does with deployments, and what the gateway asks.
+
+What nodes do stands in `replicas`, what the sweep does in `wanted`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from app.accounts.auth import Principal
+from app.cluster import service as cluster
+from app.cluster.tables import Device, Lease
+from app.db import new_id, now
+from app.deployments.plans import merge, plan
+from app.deployments.schemas import DeploymentCreate
+from app.deployments.states import note, replicas_of
+from app.deployments.tables import Deployment, DeploymentEvent, Replica, ReplicaLog
+from app.deployments.wanted import advance, lock, stop_all
+from app.errors import N_, Conflict, Invalid, NotFound
+from app.models import service as models
+from app.queue import send
+from app.quotas import service as quotas
+
+SWEEP = "workers.sweep"
+
+
+# -- starting ----------------------------------------------------------------------------
+
+
+def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
+    """Start serving a model: the deployment, its replicas and what they ask for, at once.
+
+    Raises NotFound (model), Conflict (name taken), Invalid (cannot be served so, or no such
+    devices will ever be free).
+    """
+    found = plan(
+        db,
+        who.workspace_id,
+        data.model,
+        engine=data.engine,
+        mode=data.mode,
+        max_model_len=data.max_model_len,
+        devices=data.devices,
+    )
+    check_name(db, who.workspace_id, data.name)
+    if data.replicas > 1:
+        check_quota(db, who.workspace_id, data.replicas * data.devices)
+    cluster.lock(db)
+    deployment = Deployment(
+        id=new_id("dep"),
+        workspace_id=who.workspace_id,
+        created_by=who.user_id,
+        name=data.name,
+        model_id=found.model.id,
+        mode=found.mode,
+        engine=data.engine,
+        replicas=data.replicas,
+        devices=data.devices,
+        max_model_len=found.max_model_len,
+        estimate=found.estimate.stored(),
+        state="pending",
+    )
+    if found.mode != "merged":
+        deployment.served_model_id = found.model.id
+    db.add(deployment)
+    db.flush()
+    models.pin(db, found.model.id, "deployment", deployment.id)
+    note(
+        db,
+        deployment,
+        "created",
+        N_("Created for %(model)s."),
+        {"model": found.model.name},
+    )
+    if found.forced:
+        note(
+            db,
+            deployment,
+            "warning",
+            N_("Only the transformers engine runs here. It cannot serve adapters: merging first."),
+            {},
+        )
+    if found.mode == "merged":
+        merge(db, deployment)
+    advance(db, deployment, refuse=True)
+    send(db, SWEEP)
+    return deployment
+
+
+def check_name(db: Session, workspace_id: str, name: str) -> None:
+    taken = db.scalar(
+        select(Deployment.id).where(
+            Deployment.workspace_id == workspace_id,
+            Deployment.name == name,
+            Deployment.deleted_at.is_(None),
+        )
+    )
+    if taken:
+        raise Conflict(
+            N_("There is a deployment called %(name)s already. Choose another name."),
+            code="name_taken",
+            field="name",
+            name=name,
+        )
+
+
+def check_quota(db: Session, workspace_id: str, devices: int) -> None:
+    """All replicas together must fit below the workspace's quota, or some would wait for ever."""
+    most = quotas.limit(db, workspace_id)
+    if most is not None and devices > most:
+        raise Invalid(
+            N_(
+                "All replicas together need %(devices)s devices, but this workspace may hold "
+                "%(most)s at once. Choose fewer replicas or devices."
+            ),
+            code="quota",
+            field="replicas",
+            devices=devices,
+            most=most,
+        )
+
+
+# -- looking -----------------------------------------------------------------------------
+
+
+def get(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
+    deployment = db.get(Deployment, deployment_id)
+    if (
+        deployment is None
+        or deployment.workspace_id != workspace_id
+        or deployment.deleted_at is not None
+    ):
+        raise NotFound(N_("There is no such deployment."))
+    return deployment
+
+
+def list_deployments(
+    db: Session,
+    workspace_id: str,
+    *,
+    model_id: str | None = None,
+    offset: int = 0,
+    limit: int = 50,
+) -> tuple[list[Deployment], bool]:
+    """Newest first, and whether there are more. `model_id` keeps those that serve that model."""
+    query = select(Deployment).where(
+        Deployment.workspace_id == workspace_id, Deployment.deleted_at.is_(None)
+    )
+    if model_id:
+        query = query.where(
+            or_(Deployment.model_id == model_id, Deployment.served_model_id == model_id)
+        )
+    query = query.order_by(Deployment.created_at.desc(), Deployment.id)
+    found = list(db.scalars(query.offset(offset).limit(limit + 1)))
+    return found[:limit], len(found) > limit
+
+
+def replicas(db: Session, deployments: Sequence[Deployment]) -> dict[str, list[Replica]]:
+    """The replicas of each, by deployment id."""
+    found: dict[str, list[Replica]] = {deployment.id: [] for deployment in deployments}
+    query = select(Replica).where(Replica.deployment_id.in_(found)).order_by(Replica.index)
+    for replica in db.scalars(query):
+        found[replica.deployment_id].append(replica)
+    return found
+
+
+def events(db: Session, deployment_id: str, limit: int = 200) -> list[DeploymentEvent]:
+    """Newest first."""
+    return list(
+        db.scalars(
+            select(DeploymentEvent)
+            .where(DeploymentEvent.deployment_id == deployment_id)
+            .order_by(DeploymentEvent.id.desc())
+            .limit(limit)
+        )
+    )
+
+
+def log(
+    db: Session, replica: Replica, fence: int | None = None, offset: int = 0, limit: int = 64
+) -> tuple[int, int, bytes]:
+    """What an engine wrote: (fence, offset after it, bytes), at most `limit` chunks.
+
+    `fence` names one start of the replica, by default the last that wrote anything.
+    """
+    newest = db.scalar(
+        select(func.max(ReplicaLog.fence)).where(ReplicaLog.replica_id == replica.id)
+    )
+    if newest is None:
+        return replica.fence, 0, b""
+    if fence is None or fence < newest:
+        fence, offset = newest, 0
+    chunks = db.execute(
+        select(ReplicaLog.offset, ReplicaLog.data)
+        .where(
+            ReplicaLog.replica_id == replica.id,
+            ReplicaLog.fence == fence,
+            ReplicaLog.offset >= offset,
+        )
+        .order_by(ReplicaLog.offset)
+        .limit(limit)
+    ).all()
+    if not chunks:
+        return fence, offset, b""
+    return fence, chunks[-1][0] + len(chunks[-1][1]), b"".join(data for _, data in chunks)
+
+
+# -- stopping and going on ---------------------------------------------------------------
+
+
+def stop(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
+    """Stop all engines and give the devices back; the settings stay. Twice is once."""
+    deployment = lock(db, get(db, workspace_id, deployment_id).id)
+    stop_all(db, deployment)
+    return deployment
+
+
+def start(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
+    """Run again what was stopped; what failed is tried again at once."""
+    deployment = lock(db, get(db, workspace_id, deployment_id).id)
+    deployment.desired = "running"
+    deployment.error = None
+    for replica in replicas_of(db, deployment.id):
+        replica.error, replica.retry_at, replica.failures = None, None, 0
+    if deployment.mode == "merged" and deployment.served_model_id is None:
+        merge(db, deployment)
+    advance(db, deployment, refuse=True)
+    send(db, SWEEP)
+    return deployment
+
+
+def delete(db: Session, workspace_id: str, deployment_id: str) -> None:
+    """The name is free at once; the engines stop, then the model is let go."""
+    deployment = lock(db, get(db, workspace_id, deployment_id).id)
+    deployment.deleted_at = now()
+    stop_all(db, deployment)
+    advance(db, deployment)
+
+
+# -- for the gateway ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RouteReplica:
+    id: str
+    address: str  # http://127.0.0.1:41234
+    secret: str
+    served_name: str  # what the engine calls the model
+    engine: str  # vllm or transformers
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a model name leads: the replicas that are ready, and why there are none."""
+
+    deployment_id: str
+    name: str
+    state: str
+    reason: str
+    replicas: tuple[RouteReplica, ...]
+
+
+@dataclass(frozen=True)
+class ModelName:
+    name: str
+    created_at: datetime
+    deployment_id: str
+
+
+def route(db: Session, workspace_id: str, name: str) -> Route | None:
+    """The deployment called `name` with its ready replicas, in one query; None if there is none."""
+    rows = db.execute(
+        select(
+            Deployment.id,
+            Deployment.state,
+            Deployment.reason,
+            Replica.id,
+            Replica.address,
+            Replica.secret,
+            Replica.engine,
+        )
+        .outerjoin(Replica, (Replica.deployment_id == Deployment.id) & (Replica.state == "ready"))
+        .where(
+            Deployment.workspace_id == workspace_id,
+            Deployment.name == name,
+            Deployment.deleted_at.is_(None),
+        )
+        .order_by(Replica.index)
+    ).all()
+    if not rows:
+        return None
+    deployment_id, state, reason = rows[0][:3]
+    return Route(
+        deployment_id,
+        name,
+        state,
+        reason,
+        tuple(
+            RouteReplica(replica_id, address, secret, name, engine)
+            for *_, replica_id, address, secret, engine in rows
+            if replica_id
+        ),
+    )
+
+
+def names(db: Session, workspace_id: str) -> list[ModelName]:
+    """The model names that can be called, by name."""
+    rows: Sequence[Any] = db.execute(
+        select(Deployment.name, Deployment.created_at, Deployment.id)
+        .where(
+            Deployment.workspace_id == workspace_id,
+            Deployment.deleted_at.is_(None),
+            Deployment.ready_at.is_not(None),
+            Deployment.desired == "running",
+        )
+        .order_by(Deployment.name)
+    ).all()
+    return [ModelName(*row) for row in rows]
+
+
+def holding(db: Session, replica_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The names of the devices that each replica holds."""
+    found: dict[str, list[str]] = {}
+    for owner_id, name in db.execute(
+        select(Lease.owner_id, Device.name)
+        .join(Device)
+        .where(
+            Lease.owner_kind == "replica",
+            Lease.owner_id.in_(replica_ids),
+            Lease.released_at.is_(None),
+        )
+        .order_by(Device.name)
+    ):
+        found.setdefault(owner_id, []).append(name)
+    return found
