@@ -60,7 +60,16 @@ def language_of(request: Request) -> str:
 
 
 def translate(request: Request, message: str, **params: Any) -> str:
-    """`message` (a msgid) in the reader's language, its places filled."""
+    """`message` (a msgid) in the reader's language, its places filled.
+
+    What fills a place may itself be a sentence: `{message, params}`.
+    """
+    params = {
+        name: translate(request, value["message"], **value["params"])
+        if isinstance(value, dict)
+        else value
+        for name, value in params.items()
+    }
     text = catalogue(language_of(request)).gettext(message) if message else ""
     return text % params if params else text
 
@@ -83,7 +92,7 @@ def static(path: str) -> str:
 
 
 def theme_of(request: Request) -> str:
-    """light or dark if the reader chose; empty follows the system (static/theme.js)."""
+    """Light or dark if the reader chose; empty follows the system (static/theme.js)."""
     chosen = request.cookies.get("danlu_theme", "")
     return chosen if chosen in ("light", "dark") else ""
 
@@ -218,9 +227,7 @@ def field_messages(request: Request, errors: list[Any]) -> dict[str, str]:
     """One sentence per field, keyed by its dotted path, in the reader's language."""
     found: dict[str, str] = {}
     for error in errors:
-        path = ".".join(
-            str(part) for part in error["loc"] if part not in ("body", "query")
-        )
+        path = ".".join(str(part) for part in error["loc"] if part not in ("body", "query"))
         template = FORM_ERRORS.get(error["type"])
         message = (
             translate(request, template, **error.get("ctx", {}))
@@ -248,10 +255,10 @@ class Parsed(Generic[T]):
 
 
 def parsed(schema: type[T]) -> Any:
-    """A dependency that reads the form. Empty fields count as left out."""
+    """A dependency that reads the form. Empty fields count as left out; files are refused."""
 
     async def read(request: Request) -> Parsed[T]:
-        form = await request.form()
+        form = await request.form(max_files=0)
         values = {
             name: form.getlist(name) if len(form.getlist(name)) > 1 else form[name]
             for name in form
@@ -260,8 +267,6 @@ def parsed(schema: type[T]) -> Any:
         try:
             return Parsed(request, values, schema.model_validate(values))
         except ValidationError as error:
-            return Parsed(
-                request, values, None, field_messages(request, error.errors())
-            )
+            return Parsed(request, values, None, field_messages(request, error.errors()))
 
     return Depends(read)
