@@ -51,9 +51,7 @@ OPENAI_TYPES = {
 }
 
 
-def respond(
-    request: Request, error: DomainError, fields: dict[str, str] | None = None
-) -> Response:
+def respond(request: Request, error: DomainError, fields: dict[str, str] | None = None) -> Response:
     """The answer to `error` in the form the caller of this path reads, in their language.
 
     `fields` has a sentence per field, keyed by dotted path.
@@ -86,9 +84,7 @@ def openai(
     message = sentence(request, error)
     param = error.field
     if fields:
-        param, message = next(
-            (name, f"{name}: {text}") for name, text in fields.items()
-        )
+        param, message = next((name, f"{name}: {text}") for name, text in fields.items())
     default = "server_error" if error.status >= 500 else "invalid_request_error"
     body = {
         "message": message,
@@ -117,9 +113,7 @@ def problem(
         "request_id": request.state.request_id,
     }
     if fields:
-        body["errors"] = [
-            {"field": name, "message": text} for name, text in fields.items()
-        ]
+        body["errors"] = [{"field": name, "message": text} for name, text in fields.items()]
     return JSONResponse(
         body,
         status_code=error.status,
@@ -205,9 +199,7 @@ def unexpected(request: Request, error: Exception) -> Response:
     """A fault of ours: logged with an id, which is all that the reader sees of it."""
     log.error("unexpected error", path=request.scope["path"], exc_info=error)
     ours = DomainError(
-        N_(
-            "This is our fault, not yours. Try again; if it stays, report the id %(id)s."
-        ),
+        N_("This is our fault, not yours. Try again; if it stays, report the id %(id)s."),
         code="internal_error",
         id=request.state.request_id,
     )

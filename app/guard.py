@@ -35,6 +35,7 @@ HEADERS = {
 }
 SMALL_BODY = 16 * 2**20  # bytes of anything that is not an upload
 SAFE = ("GET", "HEAD", "OPTIONS")
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -95,9 +96,7 @@ def caching(scope: Scope, status: int) -> str:
     path = scope["path"]
     if not path.startswith("/static/"):
         return "no-store"
-    versioned = path.startswith("/static/vendor/") or scope["query_string"].startswith(
-        b"v="
-    )
+    versioned = path.startswith("/static/vendor/") or scope["query_string"].startswith(b"v=")
     if versioned and status in (200, 206, 304):
         return "public, max-age=31536000, immutable"
     return "no-cache"
@@ -118,12 +117,8 @@ def trusted(address: str) -> bool:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    networks = [
-        part.strip() for part in settings.trusted_proxies.split(",") if part.strip()
-    ]
-    return any(
-        ip in ipaddress.ip_network(network, strict=False) for network in networks
-    )
+    networks = [part.strip() for part in settings.trusted_proxies.split(",") if part.strip()]
+    return any(ip in ipaddress.ip_network(network, strict=False) for network in networks)
 
 
 def forwarded(scope: Scope) -> dict[str, object]:
@@ -133,9 +128,7 @@ def forwarded(scope: Scope) -> dict[str, object]:
     """
     headers = Headers(scope=scope)
     changes: dict[str, object] = {}
-    hops = [
-        hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",")
-    ]
+    hops = [hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",")]
     clients = [hop for hop in hops if hop and not trusted(hop)]
     if clients:
         changes["client"] = (clients[-1][:64], 0)
@@ -180,11 +173,12 @@ class Hosts(Middleware):
                 code="unknown_host",
                 url=settings.url,
             )
-            return await refuse(error, scope, receive, send)
-        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            await refuse(error, scope, receive, send)
+        elif "\0" in scope["path"] or b"%00" in scope["query_string"]:
             error = DomainError(N_("An address cannot contain a NUL character."))
-            return await refuse(error, scope, receive, send)
-        await self.app(scope, receive, send)
+            await refuse(error, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 def known_host(header: str) -> bool:
@@ -197,7 +191,7 @@ def known_host(header: str) -> bool:
         return True
     # Bound to every interface, any of the machine's addresses is ours. A numeric address
     # cannot be rebound to us by somebody's name server.
-    return settings.host in ("0.0.0.0", "::") and is_address(name)
+    return settings.host in EVERYWHERE and is_address(name)
 
 
 def is_address(name: str) -> bool:
@@ -215,12 +209,6 @@ class Bodies(Middleware):
         headers = Headers(scope=scope)
         upload = headers.get("content-type", "").startswith("multipart/")
         most = settings.max_upload_mb * 2**20 if upload else SMALL_BODY
-        declared = headers.get("content-length", "0")
-        if not declared.isdecimal():
-            error = DomainError(N_("The Content-Length is not a number."))
-            return await refuse(error, scope, receive, send, close=True)
-        if int(declared) > most:
-            return await refuse(too_large(most), scope, receive, send, close=True)
         taken = 0
 
         async def count() -> Message:
@@ -231,7 +219,14 @@ class Bodies(Middleware):
                 raise HTTPException(413)
             return message
 
-        await self.app(scope, count, send)
+        declared = headers.get("content-length", "0")
+        if not declared.isdecimal():
+            error = DomainError(N_("The Content-Length is not a number."))
+            await refuse(error, scope, receive, send, close=True)
+        elif int(declared) > most:
+            await refuse(too_large(most), scope, receive, send, close=True)
+        else:
+            await self.app(scope, count, send)
 
 
 def too_large(most: int) -> TooLarge:
@@ -248,11 +243,10 @@ class SameOrigin(Middleware):
         headers = Headers(scope=scope)
         keyed = headers.get("authorization", "").lower().startswith("bearer ")
         if scope["method"] in SAFE or keyed or same_origin(scope, headers):
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         error = Forbidden(
-            N_(
-                "This request came from another site, so it was refused. Reload the page."
-            ),
+            N_("This request came from another site, so it was refused. Reload the page."),
             code="cross_site",
         )
         await refuse(error, scope, receive, send)

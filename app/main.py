@@ -1,6 +1,7 @@
 """The web process: every router, behind the guard."""
 
 import importlib
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,8 +11,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
-import app.tables  # noqa: F401  every foreign key is known before the first query
 from app import failures, guard
+from app import tables as _tables  # noqa: F401 - every foreign key is known
 from app.config import ROOT
 
 UNZIPPED = (
@@ -22,7 +23,7 @@ UNZIPPED = (
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     yield
 
 
@@ -51,7 +52,7 @@ def router_of(module: str) -> Any:
     try:
         return importlib.import_module(module).router
     except ImportError as error:
-        print("left out", module, error)
+        sys.stderr.write(f"left out {module}: {error}\n")
         return None
 
 

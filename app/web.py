@@ -74,6 +74,15 @@ def translate(request: Request, message: str, **params: Any) -> str:
     return text % params if params else text
 
 
+def said(request: Request, stored: Mapping[str, Any]) -> str:
+    """A stored error or event, `{message, params}`, in the reader's language."""
+    message, params = stored["message"], stored.get("params") or {}
+    try:
+        return translate(request, message, **params)
+    except (KeyError, TypeError, ValueError):  # not a msgid of ours: somebody else's words
+        return str(message)
+
+
 def sentence(request: Request, error: DomainError) -> str:
     return translate(request, error.message, **error.params)
 
@@ -174,13 +183,15 @@ def render(
 ) -> HTMLResponse:
     """The page `name`, or one `{% block %}` of it, in the reader's language.
 
-    Templates see `request`, `who` (the Principal or None), `lang`, and `url(name, **params)`.
+    Templates see `request`, `who` (the Principal or None), `lang`, `theme`, `url(name, **params)`
+    and `said(stored)` for stored errors and events.
     """
     env = environment(language_of(request))
     context |= {
         "request": request,
         "who": getattr(request.state, "who", None),
         "theme": theme_of(request),
+        "said": lambda error: said(request, error),
         "url": lambda route, **params: str(request.app.url_path_for(route, **params)),
     }
     if block:

@@ -129,6 +129,7 @@ def anonymous(database: None) -> Iterator[Client]:
     from app.main import app
 
     with Client(app, base_url=settings.url, follow_redirects=False) as client:
+        client.headers["origin"] = settings.url  # as a browser's own pages send it
         yield client
 
 

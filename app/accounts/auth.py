@@ -37,9 +37,7 @@ IDLE = timedelta(days=7)  # a sign-in unused for so long has ended
 TOUCH = timedelta(seconds=60)  # `seen_at` and `used_at` are kept no finer than this
 
 BAD_KEY = N_("This API key is not valid: it is unknown, expired or revoked.")
-NO_WORKSPACE = N_(
-    "Your account is in no workspace yet. Ask an administrator to add you to one."
-)
+NO_WORKSPACE = N_("Your account is in no workspace yet. Ask an administrator to add you to one.")
 
 
 @dataclass(frozen=True)
@@ -154,9 +152,7 @@ def principal_of_cookie(db: Session, token: str) -> Principal | None:
     if found is None:
         raise Forbidden(NO_WORKSPACE, code="no_workspace")
     membership, workspace = found
-    sign_in.workspace_id = (
-        workspace.id
-    )  # another one, if they were removed from it meanwhile
+    sign_in.workspace_id = workspace.id  # another one, if they were removed from it meanwhile
     if stale(sign_in.seen_at):
         sign_in.seen_at = now()
     return Principal(

@@ -23,9 +23,7 @@ def check_password(password: str, field: str = "password") -> None:
             least=SHORTEST,
         )
     if len(password) > LONGEST:
-        raise Invalid(
-            N_("A password has at most %(most)s characters."), field=field, most=LONGEST
-        )
+        raise Invalid(N_("A password has at most %(most)s characters."), field=field, most=LONGEST)
 
 
 def hash_password(password: str, field: str = "password") -> str:

@@ -1,22 +1,23 @@
-"""Users, workspaces, members and API keys. Sign-ins are in `app.accounts.signin`."""
+"""Users, workspaces and members. Keys are in `.keys`, sign-ins in `.signin`."""
 
 import re
 import secrets
 import unicodedata
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, joinedload
 
-from app.accounts import auth
-from app.accounts.auth import ROLES, SCOPES, Principal, digest
+from app.accounts import auth, keys
+from app.accounts.auth import ROLES, SCOPES, Principal
 from app.accounts.passwords import hash_password
 from app.accounts.tables import ApiKey, Membership, SignIn, User, Workspace
 from app.db import now
 from app.errors import N_, Conflict, Forbidden, Invalid, NotFound
 
-principal_of_key = auth.principal_of_key  # what the gateway asks
+# the names other domains use
+principal_of_key = auth.principal_of_key
+create_api_key = keys.create_api_key
 EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,190}\Z")
 
 
@@ -36,9 +37,7 @@ def create_user(
     if not EMAIL.match(email) or not email.isprintable():
         raise Invalid(N_("This is not an e-mail address."), field="email")
     if db.scalar(select(User.id).where(User.email == email)):
-        raise Conflict(
-            N_("There is already an account with this address."), field="email"
-        )
+        raise Conflict(N_("There is already an account with this address."), field="email")
     user = User(
         email=email,
         name=name.strip() or email.split("@")[0],
@@ -61,21 +60,42 @@ def get_user(db: Session, user_id: str) -> User:
     return user
 
 
-def disable_user(
-    db: Session, who: Principal, user_id: str, disabled: bool = True
-) -> User:
+def user_by_email(db: Session, email: str) -> User:
+    """Raises Invalid on the field `owner`, where an address is typed in."""
+    user = db.scalar(select(User).where(User.email == email.strip().lower()))
+    if user is None:
+        raise Invalid(N_("Nobody here has the address %(email)s."), field="owner", email=email)
+    return user
+
+
+def disable_user(db: Session, who: Principal, user_id: str, disabled: bool = True) -> User:
     """A disabled user's sign-ins end and their keys stop working. Nobody disables themselves."""
     user = get_user(db, user_id)
     if user.id == who.user_id:
         raise Conflict(N_("You cannot disable your own account."))
     user.disabled_at = now() if disabled else None
     if disabled:
-        db.execute(
-            update(SignIn)
-            .where(SignIn.user_id == user.id, SignIn.revoked_at.is_(None))
-            .values(revoked_at=now())
-        )
+        end_sign_ins(db, user.id)
     return user
+
+
+def reset_password(db: Session, who: Principal, user_id: str) -> tuple[User, str]:
+    """A new password to hand over to somebody who forgot theirs. Ends their sign-ins."""
+    user = get_user(db, user_id)
+    if user.id == who.user_id:
+        raise Conflict(N_("Change your own password on your account page."))
+    password = secrets.token_urlsafe(12)
+    user.password_hash = hash_password(password)
+    end_sign_ins(db, user.id)
+    return user, password
+
+
+def end_sign_ins(db: Session, user_id: str) -> None:
+    db.execute(
+        update(SignIn)
+        .where(SignIn.user_id == user_id, SignIn.revoked_at.is_(None))
+        .values(revoked_at=now())
+    )
 
 
 # -- workspaces --------------------------------------------------------------------------
@@ -83,13 +103,9 @@ def disable_user(
 
 def slug_of(db: Session, name: str) -> str:
     """A short ASCII name for addresses, unique: `team-a`, `team-a-2`."""
-    plain = (
-        unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    )
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     base = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40] or "workspace"
-    taken = set(
-        db.scalars(select(Workspace.slug).where(Workspace.slug.like(f"{base}%")))
-    )
+    taken = set(db.scalars(select(Workspace.slug).where(Workspace.slug.like(f"{base}%"))))
     number, slug = 1, base
     while slug in taken:
         number += 1
@@ -139,6 +155,22 @@ def workspaces_of(db: Session, user_id: str) -> list[tuple[Workspace, str]]:
     return [(workspace, role) for workspace, role in rows]
 
 
+def administered(db: Session, who: Principal, workspace_id: str) -> Workspace:
+    """The workspace, if `who` manages it: its admins and owners do, and the platform's admins."""
+    if not who.is_platform_admin:
+        if workspace_id != who.workspace_id:
+            raise NotFound(N_("There is no such workspace."))
+        if not who.may("admin"):
+            raise Forbidden(N_("Only admins and owners of a workspace manage its members."))
+    return get_workspace(db, workspace_id)
+
+
+def roles_for(who: Principal) -> list[str]:
+    """The roles that `who` may give."""
+    owner = who.may("owner") or who.is_platform_admin
+    return [role for role in ROLES if role != "owner" or owner]
+
+
 # -- members -----------------------------------------------------------------------------
 
 
@@ -152,6 +184,13 @@ def members(db: Session, workspace_id: str) -> list[Membership]:
             .order_by(Membership.created_at, Membership.user_id)
         )
     )
+
+
+def membership(db: Session, workspace_id: str, user_id: str) -> Membership:
+    row = db.get(Membership, (workspace_id, user_id))
+    if row is None:
+        raise NotFound(N_("There is no such member."))
+    return row
 
 
 def check_role(who: Principal | None, role: str) -> None:
@@ -177,10 +216,10 @@ def add_member(
             field="email",
             email=user.email,
         )
-    membership = Membership(workspace_id=workspace_id, user_id=user.id, role=role)
-    db.add(membership)
+    row = Membership(workspace_id=workspace_id, user_id=user.id, role=role)
+    db.add(row)
     db.flush()
-    return membership
+    return row
 
 
 def invite(
@@ -206,6 +245,26 @@ def invite(
     return user, password
 
 
+def open_account(
+    db: Session,
+    who: Principal,
+    *,
+    email: str,
+    name: str,
+    workspace_id: str,
+    role: str,
+    is_platform_admin: bool,
+) -> tuple[User, str]:
+    """A new account in a workspace, with a password to hand over."""
+    get_workspace(db, workspace_id)
+    password = secrets.token_urlsafe(12)
+    user = create_user(
+        db, email=email, name=name, password=password, is_platform_admin=is_platform_admin
+    )
+    add_member(db, workspace_id=workspace_id, user=user, role=role, who=who)
+    return user, password
+
+
 def membership_to_change(
     db: Session, who: Principal, workspace_id: str, user_id: str
 ) -> Membership:
@@ -216,36 +275,28 @@ def membership_to_change(
         .order_by(Membership.user_id)
         .with_for_update()
     ).all()
-    membership = db.get(Membership, (workspace_id, user_id), with_for_update=True)
-    if membership is None:
-        raise NotFound(N_("There is no such member."))
-    if membership.role == "owner":
+    row = membership(db, workspace_id, user_id)
+    db.refresh(row, with_for_update=True)
+    if row.role == "owner":
         if not (who.may("owner") or who.is_platform_admin):
             raise Forbidden(N_("Only an owner can change an owner."))
         if len(owners) == 1:
             raise Conflict(
-                N_(
-                    "A workspace keeps at least one owner. Make somebody else an owner first."
-                ),
+                N_("A workspace keeps at least one owner. Make somebody else an owner first."),
                 code="last_owner",
             )
-    return membership
+    return row
 
 
-def set_role(
-    db: Session, who: Principal, *, workspace_id: str, user_id: str, role: str
-) -> None:
+def set_role(db: Session, who: Principal, *, workspace_id: str, user_id: str, role: str) -> None:
     check_role(who, role)
-    membership = db.get(Membership, (workspace_id, user_id))
-    if membership and membership.role == role:
+    if membership(db, workspace_id, user_id).role == role:
         return
     membership_to_change(db, who, workspace_id, user_id).role = role
     db.flush()
 
 
-def remove_member(
-    db: Session, who: Principal, *, workspace_id: str, user_id: str
-) -> None:
+def remove_member(db: Session, who: Principal, *, workspace_id: str, user_id: str) -> None:
     """Their API keys of this workspace stop working with the membership."""
     db.delete(membership_to_change(db, who, workspace_id, user_id))
     db.execute(
@@ -258,65 +309,6 @@ def remove_member(
         .values(revoked_at=now())
     )
     db.flush()
-
-
-# -- API keys ----------------------------------------------------------------------------
-
-
-def create_api_key(
-    db: Session,
-    *,
-    workspace_id: str,
-    user_id: str,
-    name: str,
-    scopes: list[str] | tuple[str, ...],
-    expires_at: datetime | None = None,
-) -> tuple[ApiKey, str]:
-    """The key's row and its secret, which is nowhere else and is shown once."""
-    unknown = [scope for scope in scopes if scope not in SCOPES]
-    if unknown:
-        raise Invalid(
-            N_("There is no scope “%(scope)s”."), field="scopes", scope=unknown[0]
-        )
-    if not scopes:
-        raise Invalid(N_("Choose at least one scope."), field="scopes")
-    if expires_at and expires_at <= now():
-        raise Invalid(N_("This time has passed."), field="expires_at")
-    secret = "dk-" + secrets.token_urlsafe(32)
-    key = ApiKey(
-        workspace_id=workspace_id,
-        user_id=user_id,
-        name=name.strip(),
-        prefix=secret[:9],
-        secret_hash=digest(secret),
-        scopes=[scope for scope in SCOPES if scope in scopes],
-        expires_at=expires_at,
-    )
-    db.add(key)
-    db.flush()
-    return key, secret
-
-
-def list_api_keys(db: Session, who: Principal) -> list[tuple[ApiKey, User]]:
-    """Those that work or have only expired: one's own; an admin sees the workspace's."""
-    query = (
-        select(ApiKey, User)
-        .join(User, User.id == ApiKey.user_id)
-        .where(ApiKey.workspace_id == who.workspace_id, ApiKey.revoked_at.is_(None))
-        .order_by(ApiKey.created_at.desc(), ApiKey.id)
-    )
-    if not who.may("admin"):
-        query = query.where(ApiKey.user_id == who.user_id)
-    return [(key, user) for key, user in db.execute(query)]
-
-
-def revoke_api_key(db: Session, who: Principal, key_id: str) -> ApiKey:
-    key = db.get(ApiKey, key_id)
-    mine = key is not None and (key.user_id == who.user_id or who.may("admin"))
-    if key is None or key.workspace_id != who.workspace_id or not mine:
-        raise NotFound(N_("There is no such API key."))
-    key.revoked_at = key.revoked_at or now()
-    return key
 
 
 # -- the first run -----------------------------------------------------------------------

@@ -33,9 +33,7 @@ def throttle(ip: str, email: str) -> None:
 
     A Redis that is away lets people in: the password still stands before the door.
     """
-    for key, most in zip(
-        throttle_keys(ip, email), (PER_ACCOUNT, PER_ADDRESS), strict=True
-    ):
+    for key, most in zip(throttle_keys(ip, email), (PER_ACCOUNT, PER_ADDRESS), strict=True):
         try:
             pipe = redis().pipeline()
             pipe.set(key, 0, ex=WINDOW, nx=True)
@@ -70,16 +68,9 @@ def sign_in(
     """
     email = email.strip().lower()
     throttle(ip, email)
-    user = db.scalar(
-        select(User).where(User.email == email, User.disabled_at.is_(None))
-    )
-    if (
-        not verify_password(user.password_hash if user else None, password)
-        or user is None
-    ):
-        raise Unauthenticated(
-            N_("The address or the password is wrong."), code="wrong_credentials"
-        )
+    user = db.scalar(select(User).where(User.email == email, User.disabled_at.is_(None)))
+    if not verify_password(user.password_hash if user else None, password) or user is None:
+        raise Unauthenticated(N_("The address or the password is wrong."), code="wrong_credentials")
     forgive(ip, email)
     return start(db, user, ip=ip, user_agent=user_agent)
 
@@ -96,9 +87,7 @@ def start(db: Session, user: User, *, ip: str, user_agent: str) -> tuple[SignIn,
     workspace_id = db.scalar(
         select(Membership.workspace_id)
         .where(Membership.user_id == user.id)
-        .order_by(
-            (Membership.workspace_id == last).desc().nulls_last(), Membership.created_at
-        )
+        .order_by((Membership.workspace_id == last).desc().nulls_last(), Membership.created_at)
         .limit(1)
     )
     if workspace_id is None:
@@ -155,9 +144,7 @@ def switch_workspace(db: Session, who: Principal, workspace_id: str) -> None:
     row.workspace_id = workspace_id
 
 
-def change_password(
-    db: Session, who: Principal, *, ip: str, current: str, password: str
-) -> None:
+def change_password(db: Session, who: Principal, *, ip: str, current: str, password: str) -> None:
     """Ends every other sign-in. The current password is asked for, and throttled like a sign-in."""
     throttle(ip, who.email)
     user = db.get_one(User, who.user_id)

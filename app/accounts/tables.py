@@ -33,12 +33,8 @@ class Workspace(Base):
 class Membership(Base):
     __tablename__ = "memberships"
 
-    workspace_id: Mapped[str] = mapped_column(
-        ForeignKey("workspaces.id"), primary_key=True
-    )
-    user_id: Mapped[str] = mapped_column(
-        ForeignKey("users.id"), primary_key=True, index=True
-    )
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), primary_key=True, index=True)
     role: Mapped[str]  # owner, admin, member, viewer
     created_at: Mapped[Created]
 
@@ -54,9 +50,7 @@ class SignIn(Base):
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("sid"))
     token_hash: Mapped[str] = mapped_column(unique=True)  # sha256 of the cookie
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
-    workspace_id: Mapped[str] = mapped_column(
-        ForeignKey("workspaces.id")
-    )  # the one in view
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))  # the one in view
     ip: Mapped[str]
     user_agent: Mapped[str]
     created_at: Mapped[Created]
@@ -67,9 +61,7 @@ class SignIn(Base):
 
 class ApiKey(Base):
     __tablename__ = "api_keys"
-    __table_args__ = (
-        Index("ix_api_keys_workspace_id_created_at", "workspace_id", "created_at"),
-    )
+    __table_args__ = (Index("ix_api_keys_workspace_id_created_at", "workspace_id", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("key"))
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))

@@ -1,0 +1,136 @@
+"""JSON: who I am, API keys, workspaces and their members."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+
+from app.accounts import keys as api_keys
+from app.accounts import service
+from app.accounts.auth import PLATFORM, Principal, requires
+from app.accounts.schemas import KeyCreate, MemberCreate, RoleChange, WorkspaceCreate
+from app.accounts.tables import ApiKey, Membership, User, Workspace
+from app.queue import Db
+
+router = APIRouter(prefix="/api/v1", tags=["accounts"])
+Who = Annotated[Principal, requires("viewer", "account")]
+Admin = Annotated[Principal, requires(PLATFORM, "admin")]
+
+
+def key_out(key: ApiKey, user: User) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": key.scopes,
+        "user": {"id": user.id, "email": user.email},
+        "created_at": key.created_at,
+        "used_at": key.used_at,
+        "expires_at": key.expires_at,
+    }
+
+
+def workspace_out(workspace: Workspace, role: str | None) -> dict[str, Any]:
+    return {
+        "id": workspace.id,
+        "slug": workspace.slug,
+        "name": workspace.name,
+        "role": role,
+        "created_at": workspace.created_at,
+    }
+
+
+def member_out(membership: Membership, user: User) -> dict[str, Any]:
+    return {
+        "id": user.id,
+        "email": user.email,
+        "name": user.name,
+        "role": membership.role,
+        "disabled": user.disabled_at is not None,
+        "created_at": membership.created_at,
+    }
+
+
+@router.get("/me")
+def me(who: Who) -> dict[str, Any]:
+    """Whom this key or session stands for, and where."""
+    return {
+        "id": who.user_id,
+        "email": who.email,
+        "name": who.name,
+        "workspace": {"id": who.workspace_id, "name": who.workspace_name},
+        "role": who.role,
+        "is_platform_admin": who.is_platform_admin,
+        "scopes": who.scopes,
+    }
+
+
+@router.get("/keys")
+def list_keys(who: Who, db: Db) -> dict[str, Any]:
+    """Your keys of this workspace; an admin sees everybody's. Never their secrets."""
+    data = [key_out(key, user) for key, user in api_keys.list_api_keys(db, who)]
+    return {"data": data, "has_more": False}
+
+
+@router.post("/keys", status_code=201)
+def create_key(body: KeyCreate, who: Who, db: Db) -> dict[str, Any]:
+    """A new key. Its `secret` is in this answer and nowhere else."""
+    key, secret = api_keys.issue_api_key(
+        db, who, name=body.name, scopes=body.scopes, expires_at=body.expires_at
+    )
+    return key_out(key, service.get_user(db, who.user_id)) | {"secret": secret}
+
+
+@router.delete("/keys/{key_id}", status_code=204)
+def revoke_key(key_id: str, who: Who, db: Db) -> None:
+    """The key stops working at once."""
+    api_keys.revoke_api_key(db, who, key_id)
+
+
+@router.get("/workspaces")
+def list_workspaces(who: Who, db: Db) -> dict[str, Any]:
+    """Yours, with your role in each. Platform admins see all; `role` is null where they have none."""
+    roles = {space.id: role for space, role in service.workspaces_of(db, who.user_id)}
+    spaces = [space for space, _ in service.all_workspaces(db)]
+    shown = [space for space in spaces if who.is_platform_admin or space.id in roles]
+    return {"data": [workspace_out(s, roles.get(s.id)) for s in shown], "has_more": False}
+
+
+@router.post("/workspaces", status_code=201)
+def create_workspace(body: WorkspaceCreate, who: Admin, db: Db) -> dict[str, Any]:
+    """A new workspace, owned by an existing user. Platform admins only."""
+    owner = service.user_by_email(db, body.owner or who.email)
+    return workspace_out(service.create_workspace(db, name=body.name, owner=owner), None)
+
+
+@router.get("/workspaces/{workspace_id}/members")
+def list_members(workspace_id: str, who: Who, db: Db) -> dict[str, Any]:
+    """For admins of the workspace and of the platform."""
+    service.administered(db, who, workspace_id)
+    data = [member_out(row, row.user) for row in service.members(db, workspace_id)]
+    return {"data": data, "has_more": False}
+
+
+@router.post("/workspaces/{workspace_id}/members", status_code=201)
+def add_member(workspace_id: str, body: MemberCreate, who: Who, db: Db) -> dict[str, Any]:
+    """Add somebody by e-mail. A new account's `password` is in this answer and nowhere else."""
+    service.administered(db, who, workspace_id)
+    user, password = service.invite(db, who, workspace_id=workspace_id, **body.model_dump())
+    membership = service.membership(db, workspace_id, user.id)
+    return member_out(membership, user) | {"password": password}
+
+
+@router.patch("/workspaces/{workspace_id}/members/{user_id}")
+def change_role(
+    workspace_id: str, user_id: str, body: RoleChange, who: Who, db: Db
+) -> dict[str, Any]:
+    """A workspace keeps at least one owner."""
+    service.administered(db, who, workspace_id)
+    service.set_role(db, who, workspace_id=workspace_id, user_id=user_id, role=body.role)
+    return member_out(service.membership(db, workspace_id, user_id), service.get_user(db, user_id))
+
+
+@router.delete("/workspaces/{workspace_id}/members/{user_id}", status_code=204)
+def remove_member(workspace_id: str, user_id: str, who: Who, db: Db) -> None:
+    """Their API keys of this workspace stop working at once."""
+    service.administered(db, who, workspace_id)
+    service.remove_member(db, who, workspace_id=workspace_id, user_id=user_id)

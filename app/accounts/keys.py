@@ -1,0 +1,99 @@
+"""API keys: 256 random bits, of which a hash is kept."""
+
+import secrets
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.accounts.auth import PLATFORM, SCOPES, Principal, digest
+from app.accounts.tables import ApiKey, User
+from app.db import now
+from app.errors import N_, Forbidden, Invalid, NotFound
+
+
+def create_api_key(
+    db: Session,
+    *,
+    workspace_id: str,
+    user_id: str,
+    name: str,
+    scopes: list[str] | tuple[str, ...],
+    expires_at: datetime | None = None,
+) -> tuple[ApiKey, str]:
+    """The key's row and its secret, which is nowhere else and is shown once."""
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown:
+        raise Invalid(N_("There is no scope “%(scope)s”."), field="scopes", scope=unknown[0])
+    if not scopes:
+        raise Invalid(N_("Choose at least one scope."), field="scopes")
+    if expires_at and expires_at <= now():
+        raise Invalid(N_("This time has passed."), field="expires_at")
+    secret = "dk-" + secrets.token_urlsafe(32)
+    key = ApiKey(
+        workspace_id=workspace_id,
+        user_id=user_id,
+        name=name.strip(),
+        prefix=secret[:9],
+        secret_hash=digest(secret),
+        scopes=[scope for scope in SCOPES if scope in scopes],
+        expires_at=expires_at,
+    )
+    db.add(key)
+    db.flush()
+    return key, secret
+
+
+def scopes_for(who: Principal) -> list[str]:
+    """What `who` may put into a new key: never more than they may do themselves."""
+    return [
+        scope for scope in SCOPES if scope in who.scopes and (scope != "admin" or who.may(PLATFORM))
+    ]
+
+
+def usual_scopes(who: Principal) -> list[str]:
+    """What the form ticks at first: all but managing accounts and the platform."""
+    return [scope for scope in scopes_for(who) if scope not in ("account", "admin")]
+
+
+def issue_api_key(
+    db: Session, who: Principal, *, name: str, scopes: list[str], expires_at: datetime | None
+) -> tuple[ApiKey, str]:
+    """A key for `who`, in the workspace in view. See `create_api_key`."""
+    for scope in scopes:
+        if scope in SCOPES and scope not in scopes_for(who):
+            raise Forbidden(
+                N_("You cannot give the scope “%(scope)s”: you do not have it."),
+                field="scopes",
+                scope=scope,
+            )
+    return create_api_key(
+        db,
+        workspace_id=who.workspace_id,
+        user_id=who.user_id,
+        name=name,
+        scopes=scopes,
+        expires_at=expires_at,
+    )
+
+
+def list_api_keys(db: Session, who: Principal) -> list[tuple[ApiKey, User]]:
+    """Those that work or have only expired: one's own; an admin sees the workspace's."""
+    query = (
+        select(ApiKey, User)
+        .join(User, User.id == ApiKey.user_id)
+        .where(ApiKey.workspace_id == who.workspace_id, ApiKey.revoked_at.is_(None))
+        .order_by(ApiKey.created_at.desc(), ApiKey.id)
+    )
+    if not who.may("admin"):
+        query = query.where(ApiKey.user_id == who.user_id)
+    return [(key, user) for key, user in db.execute(query)]
+
+
+def revoke_api_key(db: Session, who: Principal, key_id: str) -> ApiKey:
+    key = db.get(ApiKey, key_id)
+    mine = key is not None and (key.user_id == who.user_id or who.may("admin"))
+    if key is None or key.workspace_id != who.workspace_id or not mine:
+        raise NotFound(N_("There is no such API key."))
+    key.revoked_at = key.revoked_at or now()
+    return key

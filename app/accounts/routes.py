@@ -1,0 +1,309 @@
+"""Pages: signing in, one's account, API keys, members, the workspace and language switches."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Request, Response
+
+from app.accounts import keys as api_keys
+from app.accounts import service, signin
+from app.accounts.auth import Principal, cookie_name, identify, public, requires
+from app.accounts.schemas import (
+    KeyForm,
+    LanguageForm,
+    MemberCreate,
+    PasswordForm,
+    RoleChange,
+    SignInForm,
+)
+from app.config import settings
+from app.errors import DomainError, TooMany
+from app.queue import Db
+from app.web import Parsed, parsed, redirect, render
+
+router = APIRouter(include_in_schema=False)
+Anybody = Annotated[None, public()]
+Who = Annotated[Principal, requires("viewer", "account")]
+
+
+def here(path: str) -> str:
+    """`path` if it is one of ours, so that no link can send a reader elsewhere after signing in."""
+    parts = urlsplit(path)
+    own = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if own and not parts.netloc and not parts.scheme else "/"
+
+
+def secure(request: Request) -> bool:
+    return request.url.scheme == "https" or settings.public_url.startswith("https://")
+
+
+def client_ip(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+# -- in and out --------------------------------------------------------------------------
+
+
+@router.get("/login", name="accounts:login")
+def login(request: Request, _: Anybody) -> Response:
+    back = here(request.query_params.get("next", "/"))
+    if identify(request):
+        return redirect(request, back)
+    return render(request, "accounts/login.html", form=None, next=back)
+
+
+@router.post("/login", name="accounts:sign_in")
+def sign_in(
+    request: Request, _: Anybody, form: Annotated[Parsed[SignInForm], parsed(SignInForm)], db: Db
+) -> Response:
+    back = here(str(form.values.get("next", "/")))
+    if form.data is None:
+        return render(request, "accounts/login.html", form=form, next=back, status=422)
+    try:
+        row, token = signin.sign_in(
+            db,
+            email=form.data.email,
+            password=form.data.password,
+            ip=client_ip(request),
+            user_agent=request.headers.get("user-agent", ""),
+        )
+    except DomainError as error:
+        return refused(request, form, error, back)
+    response = redirect(request, back)
+    age = int((row.expires_at - row.created_at).total_seconds())
+    response.set_cookie(
+        cookie_name(), token, max_age=age, httponly=True, samesite="lax", secure=secure(request)
+    )
+    return response
+
+
+def refused(request: Request, form: Parsed[SignInForm], error: DomainError, back: str) -> Response:
+    form.refuse(error)
+    response = render(request, "accounts/login.html", form=form, next=back, status=error.status)
+    if isinstance(error, TooMany):
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+@router.post("/logout", name="accounts:sign_out")
+def sign_out(request: Request, who: Who, db: Db) -> Response:
+    if who.sign_in_id:
+        signin.revoke(db, who.user_id, who.sign_in_id)
+    response = redirect(request, "/login")
+    response.delete_cookie(cookie_name(), httponly=True, samesite="lax", secure=secure(request))
+    return response
+
+
+@router.post("/language", name="accounts:language")
+def language(
+    request: Request,
+    _: Anybody,
+    form: Annotated[Parsed[LanguageForm], parsed(LanguageForm)],
+    db: Db,
+) -> Response:
+    chosen = form.data.lang if form.data else "en"
+    if who := identify(request):
+        signin.set_language(db, who, chosen)
+    response = redirect(request, here(str(form.values.get("next", "/"))))
+    response.set_cookie(
+        "danlu_lang", chosen, max_age=31536000, samesite="lax", secure=secure(request)
+    )
+    return response
+
+
+# -- one's account -----------------------------------------------------------------------
+
+
+def account_page(
+    request: Request,
+    who: Principal,
+    db: Db,
+    form: Parsed[PasswordForm] | None = None,
+    changed: bool = False,
+) -> Response:
+    return render(
+        request,
+        "accounts/account.html",
+        form=form,
+        changed=changed,
+        sign_ins=signin.sign_ins(db, who.user_id),
+        workspaces=service.workspaces_of(db, who.user_id),
+        status=422 if form else 200,
+    )
+
+
+@router.get("/account", name="accounts:account")
+def account(request: Request, who: Who, db: Db, changed: bool = False) -> Response:
+    return account_page(request, who, db, changed=changed)
+
+
+@router.post("/account/password", name="accounts:password")
+def change_password(
+    request: Request, who: Who, form: Annotated[Parsed[PasswordForm], parsed(PasswordForm)], db: Db
+) -> Response:
+    if form.data is None:
+        return account_page(request, who, db, form)
+    try:
+        signin.change_password(
+            db,
+            who,
+            ip=client_ip(request),
+            current=form.data.current,
+            password=form.data.password,
+        )
+    except DomainError as error:
+        form.refuse(error)
+        return account_page(request, who, db, form)
+    return redirect(request, "/account?changed=true")
+
+
+@router.post("/account/sign-ins/{sign_in_id}/revoke", name="accounts:revoke_sign_in")
+def revoke_sign_in(request: Request, sign_in_id: str, who: Who, db: Db) -> Response:
+    signin.revoke(db, who.user_id, sign_in_id)
+    return redirect(request, "/account")
+
+
+@router.post("/account/sign-ins/revoke-others", name="accounts:revoke_others")
+def revoke_others(request: Request, who: Who, db: Db) -> Response:
+    signin.revoke_others(db, who.user_id, keep=who.sign_in_id)
+    return redirect(request, "/account")
+
+
+# -- API keys ----------------------------------------------------------------------------
+
+
+def keys_page(
+    request: Request,
+    who: Principal,
+    db: Db,
+    form: Parsed[KeyForm] | None = None,
+    secret: str | None = None,
+) -> Response:
+    return render(
+        request,
+        "accounts/keys.html",
+        form=form,
+        secret=secret,
+        keys=api_keys.list_api_keys(db, who),
+        scopes=api_keys.scopes_for(who),
+        chosen=api_keys.usual_scopes(who),
+        base_url=settings.url,
+        status=422 if form else 200,
+    )
+
+
+@router.get("/keys", name="accounts:keys")
+def keys(request: Request, who: Who, db: Db) -> Response:
+    return keys_page(request, who, db)
+
+
+@router.post("/keys", name="accounts:create_key")
+def create_key(
+    request: Request, who: Who, form: Annotated[Parsed[KeyForm], parsed(KeyForm)], db: Db
+) -> Response:
+    """Answers with the page itself: the secret is in this one answer and nowhere else."""
+    if form.data is None:
+        return keys_page(request, who, db, form)
+    try:
+        _, secret = api_keys.issue_api_key(
+            db, who, name=form.data.name, scopes=form.data.scopes, expires_at=form.data.expires_at()
+        )
+    except DomainError as error:
+        form.refuse(error)
+        return keys_page(request, who, db, form)
+    return keys_page(request, who, db, secret=secret)
+
+
+@router.post("/keys/{key_id}/revoke", name="accounts:revoke_key")
+def revoke_key(request: Request, key_id: str, who: Who, db: Db) -> Response:
+    api_keys.revoke_api_key(db, who, key_id)
+    return redirect(request, "/keys")
+
+
+# -- workspaces and members --------------------------------------------------------------
+
+
+@router.get("/workspaces/menu", name="accounts:workspace_menu")
+def workspace_menu(request: Request, who: Who, db: Db) -> Response:
+    workspaces = service.workspaces_of(db, who.user_id)
+    return render(request, "accounts/workspace_menu.html", workspaces=workspaces)
+
+
+@router.post("/workspaces/{workspace_id}/switch", name="accounts:switch")
+def switch_workspace(request: Request, workspace_id: str, who: Who, db: Db) -> Response:
+    signin.switch_workspace(db, who, workspace_id)
+    return redirect(request, "/")
+
+
+def members_page(
+    request: Request,
+    who: Principal,
+    db: Db,
+    workspace_id: str,
+    form: Parsed[MemberCreate] | None = None,
+    invited: tuple[str, str | None] | None = None,
+) -> Response:
+    return render(
+        request,
+        "accounts/members.html",
+        workspace=service.administered(db, who, workspace_id),
+        members=service.members(db, workspace_id),
+        roles=service.roles_for(who),
+        form=form,
+        invited=invited,
+        status=422 if form else 200,
+    )
+
+
+@router.get("/workspaces/{workspace_id}/members", name="accounts:members")
+def members(request: Request, workspace_id: str, who: Who, db: Db) -> Response:
+    return members_page(request, who, db, workspace_id)
+
+
+@router.post("/workspaces/{workspace_id}/members", name="accounts:add_member")
+def add_member(
+    request: Request,
+    workspace_id: str,
+    who: Who,
+    form: Annotated[Parsed[MemberCreate], parsed(MemberCreate)],
+    db: Db,
+) -> Response:
+    """Answers with the page itself: a new account's password is in this one answer only."""
+    service.administered(db, who, workspace_id)
+    if form.data is None:
+        return members_page(request, who, db, workspace_id, form)
+    try:
+        user, password = service.invite(
+            db, who, workspace_id=workspace_id, **form.data.model_dump()
+        )
+    except DomainError as error:
+        form.refuse(error)
+        return members_page(request, who, db, workspace_id, form)
+    return members_page(request, who, db, workspace_id, invited=(user.email, password))
+
+
+@router.post("/workspaces/{workspace_id}/members/{user_id}/role", name="accounts:set_role")
+def set_role(
+    request: Request,
+    workspace_id: str,
+    user_id: str,
+    who: Who,
+    form: Annotated[Parsed[RoleChange], parsed(RoleChange)],
+    db: Db,
+) -> Response:
+    service.administered(db, who, workspace_id)
+    service.set_role(
+        db,
+        who,
+        workspace_id=workspace_id,
+        user_id=user_id,
+        role=str(form.values.get("role", "")),
+    )
+    return redirect(request, "accounts:members", workspace_id=workspace_id)
+
+
+@router.post("/workspaces/{workspace_id}/members/{user_id}/remove", name="accounts:remove_member")
+def remove_member(request: Request, workspace_id: str, user_id: str, who: Who, db: Db) -> Response:
+    service.administered(db, who, workspace_id)
+    service.remove_member(db, who, workspace_id=workspace_id, user_id=user_id)
+    return redirect(request, "accounts:members", workspace_id=workspace_id)

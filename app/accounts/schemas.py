@@ -1,0 +1,81 @@
+"""What the forms and the JSON API take."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.db import now
+
+Role = Literal["viewer", "member", "admin", "owner"]
+Email = Annotated[str, Field(max_length=254)]
+Name = Annotated[str, Field(max_length=80)]
+
+
+def as_list(value: Any) -> Any:
+    """One ticked box arrives as a string, several as a list."""
+    return [value] if isinstance(value, str) else value
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+
+class SignInForm(BaseModel):
+    email: Email
+    password: Annotated[str, Field(max_length=1000)]
+    next: str = "/"
+
+
+class PasswordForm(BaseModel):
+    current: Annotated[str, Field(max_length=1000)]
+    password: Annotated[str, Field(max_length=1000)]
+
+
+class LanguageForm(BaseModel):
+    lang: Literal["zh", "en"]
+    next: str = "/"
+
+
+class KeyForm(Strict):
+    """`days` until it expires; empty is never."""
+
+    name: Annotated[Name, Field(min_length=1)]
+    scopes: Annotated[list[str], BeforeValidator(as_list)] = []
+    days: Annotated[int | None, Field(ge=1, le=3650)] = None
+
+    def expires_at(self) -> datetime | None:
+        return now() + timedelta(days=self.days) if self.days else None
+
+
+class KeyCreate(Strict):
+    name: Annotated[Name, Field(min_length=1)]
+    scopes: list[str]
+    expires_at: AwareDatetime | None = None
+
+
+class MemberCreate(Strict):
+    email: Email
+    name: Name = ""
+    role: Role = "member"
+
+
+class RoleChange(Strict):
+    role: Role
+
+
+class WorkspaceCreate(Strict):
+    """`owner` is the e-mail address of an existing user; left out, it is who asks."""
+
+    name: Annotated[Name, Field(min_length=1)]
+    owner: Email = ""
+
+
+class UserCreate(Strict):
+    """A new account, and the workspace it starts in."""
+
+    email: Email
+    name: Name = ""
+    workspace_id: str
+    role: Role = "member"
+    is_platform_admin: bool = False

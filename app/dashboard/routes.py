@@ -1,0 +1,191 @@
+"""Home, the platform admins' pages, and the API reference."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+
+from app.accounts import service as accounts
+from app.accounts.auth import PLATFORM, Principal, requires
+from app.accounts.schemas import UserCreate, WorkspaceCreate
+from app.cluster import service as cluster
+from app.dashboard import reference, service
+from app.dashboard.schemas import QuotaForm
+from app.errors import N_, DomainError, NotFound
+from app.queue import Db
+from app.quotas import service as quotas
+from app.web import Parsed, is_htmx, parsed, redirect, render
+
+router = APIRouter(include_in_schema=False)
+Who = Annotated[Principal, requires("viewer", "account")]
+Admin = Annotated[Principal, requires(PLATFORM, "admin")]
+
+
+@router.get("/", name="dashboard:home")
+def home(request: Request, who: Who, db: Db) -> Response:
+    return render(request, "dashboard/home.html", home=service.home(db, who))
+
+
+@router.get("/now", name="dashboard:now")
+def running_now(request: Request, who: Who, db: Db) -> Response:
+    """The home page's list of what runs, which asks for itself while something does."""
+    return render(request, "dashboard/home.html", block="now", home=service.home(db, who))
+
+
+@router.get("/meter", name="dashboard:meter")
+def meter(request: Request, who: Who, db: Db) -> Response:
+    """The top bar's quota meter."""
+    found = service.meter(db, who.workspace_id)
+    return render(request, "dashboard/meter.html", meter=found)
+
+
+@router.get("/api", name="dashboard:reference")
+def api_reference(request: Request, _: Who) -> Response:
+    groups = reference.groups(request.app.openapi())
+    return render(request, "dashboard/reference.html", groups=groups)
+
+
+# -- for platform admins -----------------------------------------------------------------
+
+
+@router.get("/admin", name="dashboard:admin")
+def admin(request: Request, _: Admin, db: Db) -> Response:
+    return render(request, "dashboard/admin.html", admin=service.admin(db))
+
+
+@router.get("/admin/live", name="dashboard:admin_live")
+def admin_live(request: Request, _: Admin, db: Db) -> Response:
+    """The devices and the waiting list, which ask for themselves every few seconds."""
+    return render(request, "dashboard/admin.html", block="live", admin=service.admin(db))
+
+
+@router.post("/admin/nodes/{node_id}/cordon", name="dashboard:cordon")
+def cordon(request: Request, node_id: str, _: Admin, db: Db) -> Response:
+    return set_cordon(request, db, node_id, cordoned=True)
+
+
+@router.post("/admin/nodes/{node_id}/uncordon", name="dashboard:uncordon")
+def uncordon(request: Request, node_id: str, _: Admin, db: Db) -> Response:
+    return set_cordon(request, db, node_id, cordoned=False)
+
+
+def set_cordon(request: Request, db: Db, node_id: str, *, cordoned: bool) -> Response:
+    if cluster.cordon(db, node_id, cordoned) is None:
+        raise NotFound(N_("There is no such node."))
+    return redirect(request, "dashboard:admin")
+
+
+def workspaces_page(
+    request: Request, db: Db, form: Parsed[WorkspaceCreate] | None = None
+) -> Response:
+    return render(
+        request,
+        "dashboard/workspaces.html",
+        form=form,
+        rows=service.limits(db),
+        status=422 if form else 200,
+    )
+
+
+@router.get("/admin/workspaces", name="dashboard:workspaces")
+def workspaces(request: Request, _: Admin, db: Db) -> Response:
+    return workspaces_page(request, db)
+
+
+@router.post("/admin/workspaces", name="dashboard:create_workspace")
+def create_workspace(
+    request: Request,
+    who: Admin,
+    form: Annotated[Parsed[WorkspaceCreate], parsed(WorkspaceCreate)],
+    db: Db,
+) -> Response:
+    if form.data is None:
+        return workspaces_page(request, db, form)
+    try:
+        owner = accounts.user_by_email(db, form.data.owner or who.email)
+        accounts.create_workspace(db, name=form.data.name, owner=owner)
+    except DomainError as error:
+        form.refuse(error)
+        return workspaces_page(request, db, form)
+    return redirect(request, "dashboard:workspaces")
+
+
+@router.post("/admin/workspaces/{workspace_id}/quota", name="dashboard:quota")
+def put_quota(
+    request: Request,
+    workspace_id: str,
+    _: Admin,
+    form: Annotated[Parsed[QuotaForm], parsed(QuotaForm)],
+    db: Db,
+) -> Response:
+    """One row of the table for htmx, which put the number in place; else the page again."""
+    accounts.get_workspace(db, workspace_id)
+    if form.data:
+        quotas.put(db, workspace_id, form.data.devices)
+    if form.data and not is_htmx(request):
+        return redirect(request, "dashboard:workspaces")
+    return render(
+        request,
+        "dashboard/quota.html",
+        row=service.limit_of(db, workspace_id),
+        form=form,
+        status=200 if form.data else 422,
+    )
+
+
+def users_page(
+    request: Request,
+    db: Db,
+    form: Parsed[UserCreate] | None = None,
+    created: tuple[str, str] | None = None,
+) -> Response:
+    return render(
+        request,
+        "dashboard/users.html",
+        form=form,
+        created=created,
+        users=accounts.list_users(db),
+        workspaces=[space for space, _ in accounts.all_workspaces(db)],
+        status=422 if form else 200,
+    )
+
+
+@router.get("/admin/users", name="dashboard:users")
+def users(request: Request, _: Admin, db: Db) -> Response:
+    return users_page(request, db)
+
+
+@router.post("/admin/users", name="dashboard:create_user")
+def create_user(
+    request: Request,
+    who: Admin,
+    form: Annotated[Parsed[UserCreate], parsed(UserCreate)],
+    db: Db,
+) -> Response:
+    """Answers with the page itself: the password is in this one answer only."""
+    if form.data is None:
+        return users_page(request, db, form)
+    try:
+        user, password = accounts.open_account(db, who, **form.data.model_dump())
+    except DomainError as error:
+        form.refuse(error)
+        return users_page(request, db, form)
+    return users_page(request, db, created=(user.email, password))
+
+
+@router.post("/admin/users/{user_id}/disable", name="dashboard:disable_user")
+def disable_user(request: Request, user_id: str, who: Admin, db: Db) -> Response:
+    accounts.disable_user(db, who, user_id)
+    return redirect(request, "dashboard:users")
+
+
+@router.post("/admin/users/{user_id}/enable", name="dashboard:enable_user")
+def enable_user(request: Request, user_id: str, who: Admin, db: Db) -> Response:
+    accounts.disable_user(db, who, user_id, disabled=False)
+    return redirect(request, "dashboard:users")
+
+
+@router.post("/admin/users/{user_id}/password", name="dashboard:reset_password")
+def reset_password(request: Request, user_id: str, who: Admin, db: Db) -> Response:
+    """Answers with the page itself: the password is in this one answer only."""
+    user, password = accounts.reset_password(db, who, user_id)
+    return users_page(request, db, created=(user.email, password))

@@ -1,0 +1,223 @@
+"""What the home page and the admin pages show, gathered from every domain."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.accounts.auth import Principal
+from app.accounts.tables import Workspace
+from app.cluster import overview as cluster
+from app.cluster.tables import Lease, Request
+from app.datasets.tables import Dataset, DatasetVersion
+from app.db import now
+from app.deployments.tables import Deployment, Replica
+from app.jobs.states import ACTIVE
+from app.jobs.tables import Job
+from app.models.tables import Model
+from app.quotas import service as quotas
+from app.quotas.tables import Usage
+
+RECENT = timedelta(days=7)
+TODAY = timedelta(hours=24)
+IDLE = timedelta(hours=1)  # a ready deployment nobody called for so long holds devices idly
+
+
+@dataclass
+class Meter:
+    """Devices of a workspace: held now, waited for, allowed at once (None: no limit)."""
+
+    held: int
+    waiting: int
+    limit: int | None
+
+
+@dataclass
+class Home:
+    meter: Meter
+    running: list[Job]
+    failed: list[Job]
+    deployments: list[Deployment]
+    has_data: bool = False
+    has_job: bool = False
+    has_deployment: bool = False
+    sample: Dataset | None = None  # a preset dataset, one click away
+    starter: Model | None = None
+    to_deploy: list[Model] = field(default_factory=list)  # tuned, and never deployed
+
+    @property
+    def new(self) -> bool:
+        """Whether the three first steps are still to be shown."""
+        return not self.has_deployment
+
+
+def meter(db: Session, workspace_id: str) -> Meter:
+    held = select(func.count()).where(
+        Lease.workspace_id == workspace_id, Lease.released_at.is_(None)
+    )
+    waiting = select(func.coalesce(func.sum(Request.devices), 0)).where(
+        Request.workspace_id == workspace_id, Request.granted_at.is_(None)
+    )
+    return Meter(
+        held=db.scalar(held) or 0,
+        waiting=db.scalar(waiting) or 0,
+        limit=quotas.limit(db, workspace_id),
+    )
+
+
+def home(db: Session, who: Principal) -> Home:
+    here = who.workspace_id
+    jobs = select(Job).where(Job.workspace_id == here)
+    live = select(Deployment).where(
+        Deployment.workspace_id == here, Deployment.deleted_at.is_(None)
+    )
+    found = Home(
+        meter=meter(db, here),
+        running=running(db, here),
+        failed=list(
+            db.scalars(
+                jobs.where(Job.state == "failed", Job.finished_at > now() - RECENT)
+                .order_by(Job.finished_at.desc())
+                .limit(5)
+            )
+        ),
+        deployments=list(db.scalars(live.order_by(Deployment.created_at.desc()).limit(6))),
+        has_data=exists(db, select(Dataset.id).where(Dataset.workspace_id == here)),
+        has_job=exists(db, jobs),
+        has_deployment=exists(db, select(Deployment.id).where(Deployment.workspace_id == here)),
+    )
+    if found.new:
+        found.sample = sample(db)
+        found.starter = db.scalar(
+            select(Model)
+            .where(Model.workspace_id.is_(None), Model.kind == "base", Model.deleted_at.is_(None))
+            .order_by(Model.created_at)
+            .limit(1)
+        )
+    found.to_deploy = to_deploy(db, here)
+    return found
+
+
+def exists(db: Session, query: Any) -> bool:
+    return db.scalar(query.limit(1)) is not None
+
+
+def running(db: Session, workspace_id: str) -> list[Job]:
+    """Jobs that run or wait, the oldest first."""
+    query = (
+        select(Job)
+        .where(Job.workspace_id == workspace_id, Job.state.in_((*ACTIVE, "queued")))
+        .order_by(Job.created_at)
+        .limit(8)
+    )
+    return list(db.scalars(query))
+
+
+def sample(db: Session) -> Dataset | None:
+    """The first published preset dataset that is for training."""
+    return db.scalar(
+        select(Dataset)
+        .join(DatasetVersion, DatasetVersion.dataset_id == Dataset.id)
+        .where(Dataset.workspace_id.is_(None), DatasetVersion.status == "published")
+        .order_by(DatasetVersion.rows.desc(), Dataset.id)
+        .limit(1)
+    )
+
+
+def to_deploy(db: Session, workspace_id: str) -> list[Model]:
+    """Tuned models that were never deployed, the newest first."""
+    deployed = select(Deployment.model_id).where(Deployment.workspace_id == workspace_id)
+    query = (
+        select(Model)
+        .where(
+            Model.workspace_id == workspace_id,
+            Model.job_id.is_not(None),
+            Model.kind != "base",
+            Model.deleted_at.is_(None),
+            Model.id.not_in(deployed),
+        )
+        .order_by(Model.created_at.desc())
+        .limit(1)
+    )
+    return list(db.scalars(query))
+
+
+# -- for platform admins -----------------------------------------------------------------
+
+
+@dataclass
+class Admin:
+    nodes: list[dict[str, Any]]
+    waiting: list[dict[str, Any]]
+    names: dict[str, str]  # owner id → what it is called
+    limits: list[dict[str, Any]]
+    failed: list[tuple[Job, str]]  # with the workspace's name
+    idle: list[tuple[Deployment, str]]
+
+
+def admin(db: Session) -> Admin:
+    seen = cluster.overview(db)
+    holders = [h for node in seen["nodes"] for device in node["devices"] for h in device["holders"]]
+    return Admin(
+        nodes=seen["nodes"],
+        waiting=seen["waiting"],
+        names=owner_names(db, [*holders, *seen["waiting"]]),
+        limits=cluster.limits(db),
+        failed=failed_today(db),
+        idle=idle_deployments(db),
+    )
+
+
+def owner_names(db: Session, owners: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Of jobs their name, of replicas their deployment's."""
+    ids = {owner["owner_id"] for owner in owners}
+    names = dict(db.execute(select(Job.id, Job.name).where(Job.id.in_(ids))).tuples())
+    replicas = (
+        select(Replica.id, Deployment.name)
+        .join(Deployment, Deployment.id == Replica.deployment_id)
+        .where(Replica.id.in_(ids))
+    )
+    return names | dict(db.execute(replicas).tuples())
+
+
+def failed_today(db: Session) -> list[tuple[Job, str]]:
+    query = (
+        select(Job, Workspace.name)
+        .join(Workspace, Workspace.id == Job.workspace_id)
+        .where(Job.state == "failed", Job.finished_at > now() - TODAY)
+        .order_by(Job.finished_at.desc())
+        .limit(50)
+    )
+    return list(db.execute(query).tuples())
+
+
+def idle_deployments(db: Session) -> list[tuple[Deployment, str]]:
+    """Ready for more than an hour, and nobody called them in that hour."""
+    since = now() - IDLE
+    called = select(Usage.owner_id).where(Usage.owner_kind == "deployment", Usage.at > since)
+    query = (
+        select(Deployment, Workspace.name)
+        .join(Workspace, Workspace.id == Deployment.workspace_id)
+        .where(
+            Deployment.state == "ready",
+            Deployment.deleted_at.is_(None),
+            Deployment.ready_at < since,
+            Deployment.id.not_in(called),
+        )
+        .order_by(Deployment.ready_at)
+        .limit(50)
+    )
+    return list(db.execute(query).tuples())
+
+
+def limits(db: Session) -> list[dict[str, Any]]:
+    """Every workspace's quota, what it holds and waits for. See `cluster.overview.limits`."""
+    return cluster.limits(db)
+
+
+def limit_of(db: Session, workspace_id: str) -> dict[str, Any]:
+    """One row of `limits`."""
+    return next(row for row in limits(db) if row["workspace_id"] == workspace_id)
