@@ -12,7 +12,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
 
-PIP = -m pip --disable-pip-version-check --no-input install -q --no-warn-script-location \
+PIP = -m pip --disable-pip-version-check --no-input install -qq --no-warn-script-location \
 	$(if $(DANLU_TORCH_INDEX),--extra-index-url $(DANLU_TORCH_INDEX))
 PLATFORM := .venv/.made
 TRAIN := .venv-train/.made

@@ -288,3 +288,7 @@ def web_ready() -> bool:
 def schema_version() -> str:
     """The names of all migrations: a home brought to them needs no more before web starts."""
     return " ".join(sorted(path.name for path in (ROOT / "migrations" / "versions").glob("*.py")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

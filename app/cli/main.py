@@ -1,6 +1,7 @@
-"""The `danlu` command."""
+"""The `danlu` command: a client of the public API, and the way to `app.up`."""
 
 import argparse
+import os
 import sys
 
 
@@ -20,9 +21,8 @@ def main() -> int:
     """Exit status: 0 if the command did what it says, 2 for a wrong command line."""
     args = parser().parse_args()
     if args.command == "up":
-        from app import up
-
-        return up.main()
+        # A program of its own: this one knows the API and nothing behind it.
+        os.execv(sys.executable, [sys.executable, "-m", "app.up"])
     from app.cli import demo
 
     return demo.main()
