@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from app.jobs.tables import JobEvent, JobLog, JobMetric
 
 PIECE = 256 * 1024  # bytes of log read at a time, at most
+WINDOW = 30  # steps over which the pace is measured
 CHUNKS = 32  # chunks read at a time, at most
 # what a terminal would obey: CSI and OSC sequences, other escapes, control characters
 CONTROL = re.compile(
@@ -152,23 +153,35 @@ def log_after(db: Session, job_id: str, fence: int, offset: int, *, final: bool)
 
 def log_from(db: Session, job_id: str, offset: int, *, final: bool) -> tuple[str, int, bool]:
     """The log of all attempts, put end to end, from byte `offset`: (text, next offset, more)."""
-    lengths = db.execute(
+    starts, end = attempts(db, job_id)
+    if offset >= end:
+        return "", end, False
+    piece = log_after(db, job_id, *locate(db, job_id, offset), final=final)
+    return piece.text, starts[piece.fence] + piece.offset, piece.more
+
+
+def attempts(db: Session, job_id: str) -> tuple[dict[int, int], int]:
+    """Where the log of each attempt starts when all are put end to end, and where the last ends."""
+    starts: dict[int, int] = {}
+    end = 0
+    for fence, length in db.execute(
         select(JobLog.fence, func.max(JobLog.offset + func.octet_length(JobLog.data)))
         .where(JobLog.job_id == job_id)
         .group_by(JobLog.fence)
         .order_by(JobLog.fence)
-    )
-    starts: dict[int, int] = {}
-    fence, own, end = 0, 0, 0
-    for number, length in lengths:
-        starts[number] = end
-        if end <= offset:
-            fence, own = number, offset - end
+    ):
+        starts[fence] = end
         end += length
-    if offset >= end:
-        return "", end, False
-    piece = log_after(db, job_id, fence, own, final=final)
-    return piece.text, starts[piece.fence] + piece.offset, piece.more
+    return starts, end
+
+
+def locate(db: Session, job_id: str, offset: int) -> tuple[int, int]:
+    """The attempt, and the byte of its own log, at byte `offset` of all put end to end."""
+    place = (0, 0)
+    for fence, start in attempts(db, job_id)[0].items():
+        if start <= offset:
+            place = (fence, offset - start)
+    return place
 
 
 def plain(text: str) -> str:
@@ -185,14 +198,62 @@ def metrics(db: Session, job_id: str) -> list[dict[str, Any]]:
     )
 
 
-def metrics_after(db: Session, job_id: str, seq: int) -> tuple[list[dict[str, Any]], int]:
-    """Entries written since the cursor `seq`, by step, and the new cursor."""
+def metrics_after(
+    db: Session, job_id: str, seq: int, *, points: int | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """Entries written since the cursor `seq`, by step, and the new cursor.
+
+    With `points`, a long history is thinned to about so many: every n-th step, all evaluations
+    and the last step.
+    """
+    new = (JobMetric.job_id == job_id, JobMetric.seq > seq)
+    count, last_seq, last_step = db.execute(
+        select(func.count(), func.max(JobMetric.seq), func.max(JobMetric.step)).where(*new)
+    ).one()
+    if not count:
+        return [], seq
+    query = select(JobMetric.data).where(*new, JobMetric.seq <= last_seq)
+    if points and count > points:
+        query = query.where(
+            (JobMetric.step % (count // points + 1) == 0)
+            | JobMetric.data.has_key("eval_loss")
+            | (JobMetric.step == last_step)
+        )
+    return list(db.scalars(query.order_by(JobMetric.step))), last_seq
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a run goes, measured over its last steps; None before there is enough to tell."""
+
+    loss: float | None
+    tokens_per_second: float | None
+    seconds_per_step: float | None
+
+
+def pace(db: Session, job_id: str) -> Pace:
+    """Of the newest attempt: the time between its last steps, evaluations and all."""
     rows = db.execute(
-        select(JobMetric.seq, JobMetric.data)
-        .where(JobMetric.job_id == job_id, JobMetric.seq > seq)
-        .order_by(JobMetric.step)
+        select(JobMetric.fence, JobMetric.step, JobMetric.data)
+        .where(JobMetric.job_id == job_id, JobMetric.data.has_key("loss"))
+        .order_by(JobMetric.step.desc())
+        .limit(WINDOW)
     ).all()
-    return [row.data for row in rows], max((row.seq for row in rows), default=seq)
+    if not rows:
+        return Pace(None, None, None)
+    loss = rows[0].data.get("loss")
+    same = [row for row in rows if row.fence == rows[0].fence and row.data.get("t")]
+    steps = same[0].step - same[-1].step if same else 0
+    seconds = same[0].data["t"] - same[-1].data["t"] if same else 0
+    if steps < 1 or seconds <= 0:
+        return Pace(loss, None, None)
+    tokens = sum(row.data.get("tokens") or 0 for row in same[:-1])
+    return Pace(loss, tokens / seconds if tokens else None, seconds / steps)
+
+
+def tail_start(db: Session, job_id: str, size: int) -> int:
+    """The offset, for `log_from`, of the last `size` bytes of the log of all attempts."""
+    return max(0, attempts(db, job_id)[1] - size)
 
 
 def events(db: Session, job_id: str, after: int = 0) -> list[JobEvent]:

@@ -100,7 +100,7 @@ class JobOut(BaseModel):
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, job: Job, reason: str) -> Self:
+    def of(cls, job: Job, reason: str, error: dict[str, Any] | None) -> Self:
         return cls(
             id=job.id,
             name=job.name,
@@ -117,7 +117,7 @@ class JobOut(BaseModel):
             total=job.total,
             node=job.node_id,
             retries=job.retries,
-            error=job.error,
+            error=error,
             result_model=job.result_model_id,
             created_at=job.created_at,
             started_at=job.started_at,

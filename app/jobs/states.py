@@ -1,5 +1,7 @@
 """The states of a job, the moves between them, and the one function that makes a move."""
 
+from typing import Literal
+
 from sqlalchemy.orm import Session
 
 from app.datasets import service as datasets
@@ -7,6 +9,18 @@ from app.db import now
 from app.errors import N_, Conflict
 from app.jobs.tables import Job, JobEvent
 from app.models import service as models
+
+State = Literal[
+    "queued",
+    "scheduled",
+    "running",
+    "pausing",
+    "paused",
+    "cancelling",
+    "cancelled",
+    "failed",
+    "succeeded",
+]
 
 MOVES: dict[str, set[str]] = {
     "queued": {"scheduled", "paused", "cancelled", "failed"},

@@ -1,0 +1,123 @@
+"""`/api/v1/jobs`, and the merge of a model."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from sqlalchemy.orm import Session
+
+from app.accounts.auth import Principal, requires
+from app.jobs import history, service, stream, waiting
+from app.jobs.schemas import JobCreate, JobOut, Jobs, MergeCreate, Metrics
+from app.jobs.spec import Hyperparameters
+from app.jobs.states import FINAL, State
+from app.jobs.tables import Job
+from app.queue import Db
+
+router = APIRouter(tags=["jobs"])
+BASE = "/api/v1/jobs"
+Reader = Annotated[Principal, requires("viewer", "jobs:read")]
+Writer = Annotated[Principal, requires("member", "jobs:write")]
+Offset = Annotated[int, Query(ge=0, le=2**53)]
+
+
+def out(request: Request, db: Session, jobs: list[Job]) -> list[JobOut]:
+    reasons, say = waiting.reasons(db, jobs), stream.speaker(request)
+    return [JobOut.of(job, reasons[job.id], stream.error_of(job, say)) for job in jobs]
+
+
+@router.post(BASE, status_code=201, name="api:jobs:create")
+def create_job(request: Request, body: JobCreate, who: Writer, db: Db) -> JobOut:
+    """Start a tuning run. It waits, with a reason, until its device and the quota are free."""
+    return out(request, db, [service.create(db, who, body)])[0]
+
+
+@router.get(BASE, name="api:jobs:list")
+def list_jobs(
+    request: Request,
+    who: Reader,
+    db: Db,
+    state: State | None = None,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Jobs:
+    """The workspace's jobs, newest first."""
+    found, more = service.list_jobs(db, who.workspace_id, state=state, offset=offset, limit=limit)
+    return Jobs(data=out(request, db, found), has_more=more)
+
+
+@router.get(f"{BASE}/schema", name="api:jobs:schema")
+def schema(_who: Reader) -> dict[str, Any]:
+    """JSON Schema of `hyperparameters`: every field with its range, default and meaning."""
+    return Hyperparameters.model_json_schema()
+
+
+@router.get(f"{BASE}/{{job_id}}", name="api:jobs:get")
+def get_job(request: Request, job_id: str, who: Reader, db: Db) -> JobOut:
+    return out(request, db, [service.get(db, who.workspace_id, job_id)])[0]
+
+
+@router.get(f"{BASE}/{{job_id}}/log", response_class=PlainTextResponse, name="api:jobs:log")
+def get_log(job_id: str, who: Reader, db: Db, offset: Offset = 0) -> PlainTextResponse:
+    """A piece of the log of all attempts from byte `offset`, as plain text. `x-next-offset` says
+    where to go on, `x-more` whether there is more right now.
+    """
+    job = service.get(db, who.workspace_id, job_id)
+    text, after, more = history.log_from(db, job.id, offset, final=job.state in FINAL)
+    return PlainTextResponse(
+        text, headers={"x-next-offset": str(after), "x-more": "true" if more else "false"}
+    )
+
+
+@router.get(f"{BASE}/{{job_id}}/metrics", name="api:jobs:metrics")
+def get_metrics(job_id: str, who: Reader, db: Db) -> Metrics:
+    """Every step, in order."""
+    return Metrics(data=history.metrics(db, service.get(db, who.workspace_id, job_id).id))
+
+
+@router.get(f"{BASE}/{{job_id}}/events", response_class=StreamingResponse, name="api:jobs:events")
+def get_events(
+    request: Request,
+    job_id: str,
+    who: Reader,
+    db: Db,
+    last_event_id: Annotated[str, Header()] = "",
+) -> StreamingResponse:
+    """Server-sent events: `state`, `log`, `metrics`, `event`; `done` when the job is over. Come
+    back with Last-Event-ID to go on where you were.
+    """
+    job = service.get(db, who.workspace_id, job_id)
+    return stream.response(job.id, last_event_id, stream.speaker(request))
+
+
+@router.post(f"{BASE}/{{job_id}}/cancel", name="api:jobs:cancel")
+def cancel(request: Request, job_id: str, who: Writer, db: Db) -> JobOut:
+    """Stop for good."""
+    return out(request, db, [service.cancel(db, who.workspace_id, job_id)])[0]
+
+
+@router.post(f"{BASE}/{{job_id}}/pause", name="api:jobs:pause")
+def pause(request: Request, job_id: str, who: Writer, db: Db) -> JobOut:
+    """Save a checkpoint, stop, and give the devices back."""
+    return out(request, db, [service.pause(db, who.workspace_id, job_id)])[0]
+
+
+@router.post(f"{BASE}/{{job_id}}/resume", name="api:jobs:resume")
+def resume(request: Request, job_id: str, who: Writer, db: Db) -> JobOut:
+    """Queue a paused job again."""
+    return out(request, db, [service.resume(db, who.workspace_id, job_id)])[0]
+
+
+@router.post("/api/v1/models/{model_id}/merge", status_code=201, name="api:models:merge")
+def merge(
+    request: Request, model_id: str, who: Writer, db: Db, body: MergeCreate | None = None
+) -> JobOut:
+    """Start the merge of an adapter into its base: a stand-alone model, once the job is over."""
+    job = service.create_merge(
+        db,
+        workspace_id=who.workspace_id,
+        user_id=who.user_id,
+        adapter_id=model_id,
+        name=body.name if body else None,
+    )
+    return out(request, db, [job])[0]

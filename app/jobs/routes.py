@@ -1,0 +1,243 @@
+"""The pages of jobs: the list, the form, a job and its live parts."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from pydantic import BaseModel, Field, ValidationError
+
+from app.accounts.auth import Principal, requires
+from app.datasets import service as datasets
+from app.errors import DomainError
+from app.jobs import estimates, history, service, stream, view
+from app.jobs.schemas import NAME, JobForm
+from app.jobs.states import FINAL, MOVES
+from app.models import service as models
+from app.queue import Db, transaction
+from app.web import Parsed, parsed, redirect, render
+
+router = APIRouter(prefix="/jobs", include_in_schema=False)
+PAGE = 50
+Reader = Annotated[Principal, requires("viewer", "jobs:read")]
+Writer = Annotated[Principal, requires("member", "jobs:write")]
+State = Annotated[str, Query(max_length=20)]
+Offset = Annotated[int, Query(ge=0, le=1_000_000)]
+
+
+class MergeForm(BaseModel):
+    model: str
+    name: str | None = Field(None, max_length=NAME)
+
+
+# -- the list ----------------------------------------------------------------------------
+
+
+@router.get("", name="jobs:list")
+def list_jobs(
+    request: Request, who: Reader, db: Db, state: State = "", offset: Offset = 0
+) -> Response:
+    return listing(request, who, db, state, offset)
+
+
+@router.get("/rows", name="jobs:rows")
+def rows(request: Request, who: Reader, db: Db, state: State = "", offset: Offset = 0) -> Response:
+    """The table of the list alone; it asks for itself while something runs."""
+    return listing(request, who, db, state, offset, block="rows")
+
+
+def listing(
+    request: Request, who: Principal, db: Db, state: str, offset: int, block: str | None = None
+) -> Response:
+    state = state if state in MOVES else ""
+    found, more = service.list_jobs(
+        db, who.workspace_id, state=state or None, offset=offset, limit=PAGE
+    )
+    context: dict[str, Any] = {
+        "rows": view.rows(db, found),
+        "more": more,
+        "state": state,
+        "states": list(MOVES),
+        "offset": offset,
+        "size": PAGE,
+    }
+    return render(request, "jobs/list.html", block=block, **context)
+
+
+@router.get("/using/{version_id}", name="jobs:using")
+def using(request: Request, version_id: str, who: Reader, db: Db) -> Response:
+    """The jobs that read a dataset version, for the dataset's page."""
+    rows, more = view.using(db, who.workspace_id, version_id)
+    return render(request, "jobs/using.html", rows=rows, more=more)
+
+
+# -- the form ----------------------------------------------------------------------------
+
+
+@router.get("/new", name="jobs:new")
+def new(
+    request: Request, who: Writer, db: Db, model: str = "", dataset: str = "", again: str = ""
+) -> Response:
+    values: dict[str, Any] = {"model": model, "dataset": dataset}
+    if again:
+        values = service.settings_of(service.get(db, who.workspace_id, again))
+        values |= values.pop("hyperparameters") | {"name": ""}
+        del values["stage"]
+    return form_page(request, who, db, values)
+
+
+@router.post("", name="jobs:create")
+def create(
+    request: Request, form: Annotated[Parsed[JobForm], parsed(JobForm)], who: Writer, db: Db
+) -> Response:
+    if form.data:
+        try:
+            job = service.create(db, who, form.data.job())
+            return redirect(request, "jobs:detail", job_id=job.id)
+        except DomainError as error:
+            db.rollback()
+            form.refuse(error)
+    return form_page(request, who, db, dict(form.values), form)
+
+
+def form_page(
+    request: Request,
+    who: Principal,
+    db: Db,
+    values: dict[str, Any],
+    form: Parsed[JobForm] | None = None,
+) -> Response:
+    choices = models.visible(db, who.workspace_id)
+    data = datasets.list_published(db, who.workspace_id)
+    for version in data:
+        if values.get("dataset") == version.dataset_id:
+            values["dataset"] = version.id
+    for model in choices:
+        if values.get("model") == model.name:
+            values["model"] = model.id
+    return render(
+        request,
+        "jobs/new.html",
+        status=422 if form else 200,
+        form=form,
+        values=values,
+        models=choices,
+        datasets=data,
+        fields=view.form_fields(),
+        basic=view.BASIC,
+        estimate=guess(db, who, values),
+    )
+
+
+@router.get("/estimate", name="jobs:estimate")
+def estimate(request: Request, who: Writer, db: Db) -> Response:
+    """The panel beside the form, for what is in the form just now."""
+    return render(
+        request,
+        "jobs/new.html",
+        block="estimate",
+        estimate=guess(db, who, dict(request.query_params)),
+    )
+
+
+def guess(db: Db, who: Principal, values: dict[str, Any]) -> estimates.Estimate | None:
+    """None while the form is not complete or not right."""
+    try:
+        form = JobForm.model_validate({k: v for k, v in values.items() if v not in ("", None)})
+        version = datasets.published(db, who.workspace_id, form.dataset)
+    except (ValidationError, DomainError):
+        return None
+    return estimates.estimate(db, version, form)
+
+
+@router.post("/merge", name="jobs:merge")
+def merge(
+    request: Request, form: Annotated[Parsed[MergeForm], parsed(MergeForm)], who: Writer, db: Db
+) -> Response:
+    """From a model's page: `model` is the adapter."""
+    job = service.create_merge(
+        db,
+        workspace_id=who.workspace_id,
+        user_id=who.user_id,
+        adapter_id=form.data.model if form.data else "",
+        name=form.data.name if form.data else None,
+    )
+    return redirect(request, "jobs:detail", job_id=job.id)
+
+
+# -- a job -------------------------------------------------------------------------------
+
+
+@router.get("/{job_id}", name="jobs:detail")
+def detail(request: Request, job_id: str, who: Reader, db: Db, tab: str = "charts") -> Response:
+    job = service.get(db, who.workspace_id, job_id)
+    context = view.detail(db, job, stream.speaker(request))
+    return render(request, "jobs/detail.html", tab=tab, **context)
+
+
+@router.get("/{job_id}/live", name="jobs:live")
+def live(request: Request, job_id: str, who: Reader, db: Db) -> Response:
+    """The card with the state, again after each change of it."""
+    job = service.get(db, who.workspace_id, job_id)
+    context = view.live(db, job, stream.speaker(request))
+    return render(request, "jobs/detail.html", block="live", **context)
+
+
+@router.get("/{job_id}/stream", name="jobs:stream")
+def follow(
+    request: Request,
+    job_id: str,
+    who: Reader,
+    db: Db,
+    after: str = "",
+    last_event_id: Annotated[str, Header()] = "",
+) -> StreamingResponse:
+    """The job's events; `after` is the cursor of the page, before there is a last event."""
+    job = service.get(db, who.workspace_id, job_id)
+    return stream.response(job.id, last_event_id or after, stream.speaker(request))
+
+
+@router.get("/{job_id}/log", name="jobs:log")
+def download_log(job_id: str, who: Reader, db: Db) -> StreamingResponse:
+    """All of the log, to keep."""
+    job = service.get(db, who.workspace_id, job_id)
+    return StreamingResponse(
+        whole_log(job.id, final=job.state in FINAL),
+        media_type="text/plain; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{job.id}.log"'},
+    )
+
+
+def whole_log(job_id: str, *, final: bool) -> Iterator[str]:
+    place, more = (0, 0), True
+    while more:
+        with transaction() as db:
+            piece = history.log_after(db, job_id, *place, final=final)
+        yield piece.text
+        place, more = (piece.fence, piece.offset), piece.more
+
+
+@router.get("/{job_id}/script", name="jobs:script")
+def script(job_id: str, who: Reader, db: Db) -> Response:
+    """The job's settings as a shell script that starts it again."""
+    job = service.get(db, who.workspace_id, job_id)
+    headers = {"Content-Disposition": f'attachment; filename="{job.id}.sh"'}
+    return PlainTextResponse(view.script(job), headers=headers)
+
+
+@router.post("/{job_id}/cancel", name="jobs:cancel")
+def cancel(request: Request, job_id: str, who: Writer, db: Db) -> Response:
+    service.cancel(db, who.workspace_id, job_id)
+    return redirect(request, "jobs:detail", job_id=job_id)
+
+
+@router.post("/{job_id}/pause", name="jobs:pause")
+def pause(request: Request, job_id: str, who: Writer, db: Db) -> Response:
+    service.pause(db, who.workspace_id, job_id)
+    return redirect(request, "jobs:detail", job_id=job_id)
+
+
+@router.post("/{job_id}/resume", name="jobs:resume")
+def resume(request: Request, job_id: str, who: Writer, db: Db) -> Response:
+    service.resume(db, who.workspace_id, job_id)
+    return redirect(request, "jobs:detail", job_id=job_id)

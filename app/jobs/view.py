@@ -1,0 +1,146 @@
+"""What the pages of jobs show, put together."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload
+
+from app.accounts.tables import User
+from app.config import settings
+from app.datasets import service as datasets
+from app.datasets.tables import DatasetVersion
+from app.errors import N_, NotFound
+from app.jobs import history, service, stream, waiting
+from app.jobs.schemas import defaults_of
+from app.jobs.spec import Hyperparameters
+from app.jobs.states import FINAL
+from app.jobs.tables import Job
+from app.models.tables import Model
+
+TAIL = 64 * 1024  # bytes of log on a fresh page; the rest is a download away
+BASIC = ("epochs", "learning_rate")  # on the form at once; the others are folded away
+
+
+def rows(db: Session, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """One per job: {job, reason, model, dataset (its version), live (it may still change)}."""
+    models = {
+        model.id: model
+        for model in db.scalars(select(Model).where(Model.id.in_({job.model_id for job in jobs})))
+    }
+    data = versions(db, {job.dataset_version_id for job in jobs if job.dataset_version_id})
+    reasons = waiting.reasons(db, jobs)
+    return [
+        {
+            "job": job,
+            "reason": reasons[job.id],
+            "model": models[job.model_id],
+            "dataset": data.get(job.dataset_version_id or ""),
+            "live": job.state not in FINAL and job.state != "paused",
+        }
+        for job in jobs
+    ]
+
+
+def versions(db: Session, ids: set[str]) -> dict[str, DatasetVersion]:
+    """By id, each with its `.dataset`."""
+    query = (
+        select(DatasetVersion)
+        .where(DatasetVersion.id.in_(ids))
+        .options(joinedload(DatasetVersion.dataset))
+        .execution_options(populate_existing=True)
+    )
+    return {version.id: version for version in db.scalars(query)}
+
+
+def live(db: Session, job: Job, say: stream.Say) -> dict[str, Any]:
+    """What changes while a job runs: its state, why it waits, how far it is, what came of it."""
+    reason = waiting.reasons(db, [job])[job.id]
+    explained = waiting.sentence(db, job, reason)
+    pace = history.pace(db, job.id)
+    return {
+        "job": job,
+        "reason": reason,
+        "waits": say(*explained) if explained else "",
+        "pace": pace,
+        "elapsed": stream.elapsed(job),
+        "eta": stream.snapshot(job, reason, pace, None)["eta"],
+        "error": stream.error_of(job, say),
+        "result": db.get(Model, job.result_model_id) if job.result_model_id else None,
+    }
+
+
+def detail(db: Session, job: Job, say: stream.Say) -> dict[str, Any]:
+    """The job's page. `cursor` is where its stream goes on; the chart is the stream's to fill."""
+    start = history.tail_start(db, job.id, TAIL)
+    at = history.locate(db, job.id, start)
+    piece = history.log_after(db, job.id, *at, final=job.state in FINAL)
+    events = history.events(db, job.id)
+    cursor = stream.Cursor(piece.fence, piece.offset, 0, events[-1].id if events else 0)
+    data = versions(db, {job.dataset_version_id or "", job.validation_version_id or ""})
+    return live(db, job, say) | {
+        "model": db.get_one(Model, job.model_id),
+        "dataset": data.get(job.dataset_version_id or ""),
+        "validation": data.get(job.validation_version_id or ""),
+        "author": db.get_one(User, job.created_by),
+        "log": piece.text,
+        "log_cut": start > 0,
+        "events": [stream.event_of(event, say) for event in events],
+        "cursor": str(cursor),
+        "fields": form_fields(),
+    }
+
+
+def form_fields() -> list[dict[str, Any]]:
+    """Every hyperparameter: {name, title, description, choices (or None), flag, default}.
+
+    Titles and descriptions are msgids. `default` is what an empty field means, as text.
+    """
+    lora, full = defaults_of("lora"), defaults_of("full")
+    found = []
+    for name, field in Hyperparameters.model_fields.items():
+        texts = ["" if one[name] is None else f"{one[name]}" for one in (lora, full)]
+        found.append(
+            {
+                "name": name,
+                "title": field.title,
+                "description": field.description,
+                "choices": get_args(field.annotation)
+                if get_origin(field.annotation) is Literal
+                else None,
+                "flag": field.annotation is bool,
+                "default": texts[0]
+                if texts[0] == texts[1]
+                else f"LoRA: {texts[0]} · full: {texts[1]}",
+            }
+        )
+    return found
+
+
+def using(db: Session, workspace_id: str, version_id: str) -> tuple[list[dict[str, Any]], bool]:
+    """The newest jobs of the workspace that read a dataset version, as `rows`. Raises NotFound."""
+    seen = select(DatasetVersion.id).join(DatasetVersion.dataset)
+    if not db.scalar(seen.where(DatasetVersion.id == version_id, datasets.visible(workspace_id))):
+        raise NotFound(N_("There is no such version."))
+    found, more = service.list_jobs(db, workspace_id, version_id=version_id, limit=20)
+    return rows(db, found), more
+
+
+SCRIPT = """\
+#!/bin/sh
+# Starts the job {id} again, on the same data and with the same settings.
+# Needs an API key with the scope jobs:write in DANLU_API_KEY.
+: "${{DANLU_API_KEY:?set it to an API key}}"
+exec curl -fsS "${{DANLU_URL:-{url}}}/api/v1/jobs" \\
+  -H "Authorization: Bearer $DANLU_API_KEY" -H "Content-Type: application/json" \\
+  --data-binary @- <<'JSON'
+{body}
+JSON
+"""
+
+
+def script(job: Job) -> str:
+    """The job's settings as a shell script that starts it again."""
+    body = json.dumps(service.settings_of(job), ensure_ascii=False, indent=2)
+    return SCRIPT.format(id=job.id, url=settings.url, body=body)
