@@ -15,6 +15,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 import app.tables  # noqa: F401 - every foreign key is known before the first query
 from app.accounts import service as accounts
@@ -48,15 +49,18 @@ def migrate() -> None:
 
 def seed() -> None:
     """The first account and its key, the starter model, the sample datasets: what is missing."""
-    with transaction() as db:
-        db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
-        made = accounts.bootstrap(db)
-        if made:
-            write_first_run(made)  # before the commit: a password nobody can read helps nobody
-        else:
-            refresh_address()
-        models.ensure_starter(db)
-        datasets.ensure_samples(db)
+    for step in (first_account, models.ensure_starter, datasets.ensure_samples):
+        with transaction() as db:
+            db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+            step(db)
+
+
+def first_account(db: Session) -> None:
+    made = accounts.bootstrap(db)
+    if made:
+        write_first_run(made)  # before the commit: a password nobody can read helps nobody
+    else:
+        refresh_address()
 
 
 def write_first_run(facts: dict[str, Any]) -> None:
