@@ -274,3 +274,12 @@ document.addEventListener("htmx:after:request", () => document.querySelector("[d
 
 arrived(document);
 setInterval(() => refreshTimes(), 15000);
+
+// -- datasets: the row that is open -----------------------------------------------------
+
+document.addEventListener("click", (event) => {
+  const picked = event.target.closest("[data-pick]");
+  if (!picked) return;
+  for (const other of document.querySelectorAll("[data-pick][aria-current]")) other.removeAttribute("aria-current");
+  picked.setAttribute("aria-current", "true");
+});

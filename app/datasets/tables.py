@@ -29,14 +29,19 @@ class DatasetVersion(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     number: Mapped[int]
     status: Mapped[str]  # see states.py
-    format: Mapped[str]  # messages or alpaca: what the file was; rows are stored as messages
+    format: Mapped[str] = mapped_column(default="")  # messages or alpaca: what the file was
     file_name: Mapped[str]
     rows: Mapped[int] = mapped_column(default=0)  # good rows, the ones that will train
-    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
-    error_count: Mapped[int] = mapped_column(default=0)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)  # of the file as it came
+    error_count: Mapped[int] = mapped_column(default=0)  # rows that cannot be used
+    warning_count: Mapped[int] = mapped_column(default=0)
     segments: Mapped[list[dict[str, Any]]] = mapped_column(default=list)  # [{artefact, rows}]
     content_hash: Mapped[str] = mapped_column(default="")  # of the rows, in order
     error: Mapped[dict[str, Any] | None]  # {code, message, params} when status is failed
+    upload: Mapped[str] = mapped_column(default="")  # artefact of the file; empty once removed
+    cursor: Mapped[dict[str, Any]] = mapped_column(default=dict)  # how far the work has come
+    claimed_at: Mapped[datetime | None]  # since when somebody is at the next stretch of it
+    attempts: Mapped[int] = mapped_column(default=0)  # at that stretch
     created_at: Mapped[Created]
     published_at: Mapped[datetime | None]
 
@@ -59,11 +64,14 @@ class DatasetIssue(Base):
 
 
 class DatasetEvent(Base):
+    """A change of status, and who asked for it (None: the platform)."""
+
     __tablename__ = "dataset_events"
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
     at: Mapped[Created]
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     old: Mapped[str | None]
     new: Mapped[str]
 

@@ -283,9 +283,14 @@ def upgrade() -> None:
         sa.Column("rows", sa.Integer(), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("error_count", sa.Integer(), nullable=False),
+        sa.Column("warning_count", sa.Integer(), nullable=False),
         sa.Column("segments", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("content_hash", sa.Text(), nullable=False),
         sa.Column("error", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("upload", sa.Text(), nullable=False),
+        sa.Column("cursor", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("published_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
@@ -340,8 +345,10 @@ def upgrade() -> None:
         sa.Column("id", sa.BigInteger(), nullable=False),
         sa.Column("version_id", sa.Text(), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=True),
         sa.Column("old", sa.Text(), nullable=True),
         sa.Column("new", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_dataset_events_user_id")),
         sa.ForeignKeyConstraint(
             ["version_id"], ["dataset_versions.id"], name=op.f("fk_dataset_events_version_id")
         ),
@@ -437,10 +444,12 @@ def upgrade() -> None:
         sa.Column("model_id", sa.Text(), nullable=False),
         sa.Column("mode", sa.Text(), nullable=False),
         sa.Column("merge_job_id", sa.Text(), nullable=True),
+        sa.Column("served_model_id", sa.Text(), nullable=True),
         sa.Column("engine", sa.Text(), nullable=False),
         sa.Column("replicas", sa.Integer(), nullable=False),
         sa.Column("devices", sa.Integer(), nullable=False),
-        sa.Column("max_model_len", sa.Integer(), nullable=True),
+        sa.Column("max_model_len", sa.Integer(), nullable=False),
+        sa.Column("estimate", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("desired", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
@@ -455,6 +464,9 @@ def upgrade() -> None:
             ["merge_job_id"], ["jobs.id"], name=op.f("fk_deployments_merge_job_id")
         ),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_deployments_model_id")),
+        sa.ForeignKeyConstraint(
+            ["served_model_id"], ["models.id"], name=op.f("fk_deployments_served_model_id")
+        ),
         sa.ForeignKeyConstraint(
             ["workspace_id"], ["workspaces.id"], name=op.f("fk_deployments_workspace_id")
         ),
@@ -501,9 +513,11 @@ def upgrade() -> None:
         sa.Column("step", sa.Integer(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("data", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("seq", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_metrics_job_id")),
         sa.PrimaryKeyConstraint("job_id", "step", name=op.f("pk_job_metrics")),
     )
+    op.create_index("ix_job_metrics_job_id_seq", "job_metrics", ["job_id", "seq"], unique=False)
     op.create_table(
         "deployment_events",
         sa.Column("id", sa.BigInteger(), nullable=False),
@@ -544,6 +558,7 @@ def upgrade() -> None:
         sa.Column("retry_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ready_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("memory", sa.BigInteger(), nullable=True),
         sa.Column("error", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.ForeignKeyConstraint(
             ["deployment_id"], ["deployments.id"], name=op.f("fk_replicas_deployment_id")
@@ -570,6 +585,7 @@ def downgrade() -> None:
     op.drop_table("replicas")
     op.drop_index("ix_deployment_events_deployment_id_id", table_name="deployment_events")
     op.drop_table("deployment_events")
+    op.drop_index("ix_job_metrics_job_id_seq", table_name="job_metrics")
     op.drop_table("job_metrics")
     op.drop_table("job_logs")
     op.drop_index("ix_job_events_job_id_id", table_name="job_events")

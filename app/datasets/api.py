@@ -1,0 +1,171 @@
+"""Datasets as JSON: upload, look, publish, download, delete."""
+
+from typing import Annotated
+from urllib.parse import quote
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from app.accounts.auth import Principal, requires
+from app.datasets import browse, schemas, service, work
+from app.datasets.tables import DatasetVersion
+from app.datasets.upload import Received
+from app.queue import Db, transaction
+
+router = APIRouter(prefix="/api/v1/datasets", tags=["datasets"])
+Reader = Annotated[Principal, requires("viewer", "datasets:read")]
+Writer = Annotated[Principal, requires("member", "datasets:write")]
+Offset = Annotated[int, Query(ge=0, le=10**12)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "name": {"type": "string"},
+                        "file": {"type": "string", "format": "binary"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", status_code=201, response_model=schemas.DatasetWithErrors, openapi_extra=FORM)
+def create(request: Request, who: Writer, upload: Received) -> schemas.DatasetWithErrors:
+    """Upload JSONL or a JSON array, `messages` or alpaca. Up to 32 MiB are validated at once."""
+    return report(request, work.take(who, upload))
+
+
+@router.post(
+    "/{dataset_id}/versions",
+    status_code=201,
+    response_model=schemas.DatasetWithErrors,
+    openapi_extra=FORM,
+)
+def add_version(
+    request: Request, dataset_id: str, who: Writer, upload: Received
+) -> schemas.DatasetWithErrors:
+    """Upload a file as the next version of a dataset."""
+    return report(request, work.take(who, upload, dataset_id))
+
+
+@router.get("")
+def index(
+    request: Request,
+    who: Reader,
+    db: Db,
+    q: str = "",
+    status: str = "",
+    offset: Offset = 0,
+    limit: Limit = 50,
+) -> schemas.DatasetList:
+    """The newest version of each dataset: the workspace's own first, then the samples."""
+    found, total = service.list_datasets(
+        db, who.workspace_id, q=q, status=status, offset=offset, limit=limit
+    )
+    data = [schemas.dataset_out(request, version) for version in found]
+    return schemas.DatasetList(data=data, has_more=offset + len(found) < total)
+
+
+@router.get("/{dataset_id}")
+def show(
+    request: Request, dataset_id: str, who: Reader, db: Db, version: str = ""
+) -> schemas.DatasetWithErrors:
+    found = service.version(db, who.workspace_id, dataset_id, version)
+    issues = service.issues(db, found.id, limit=schemas.MAX_ERRORS)
+    return schemas.with_errors(request, found, issues)
+
+
+@router.get("/{dataset_id}/rows", response_model=schemas.RowList)
+def rows(
+    dataset_id: str,
+    who: Reader,
+    version: str = "",
+    offset: Offset = 0,
+    limit: Limit = 50,
+    q: str = "",
+) -> Response:
+    """Rows from number `offset` on; with `q`, those whose messages contain it."""
+    found = find(who, dataset_id, version)
+    page = browse.page(found, offset=offset, limit=limit, q=q)
+    body = orjson.dumps(schemas.rows_out(found, page).model_dump())
+    return Response(body, media_type="application/json")
+
+
+@router.get("/{dataset_id}/errors")
+def errors(
+    request: Request,
+    dataset_id: str,
+    who: Reader,
+    db: Db,
+    version: str = "",
+    level: str = "",
+    offset: Offset = 0,
+    limit: Limit = 100,
+) -> schemas.ProblemList:
+    """What validation found: errors in the order of the file, then warnings."""
+    found = service.version(db, who.workspace_id, dataset_id, version)
+    issues = service.issues(db, found.id, level=level, offset=offset, limit=limit + 1)
+    data = [schemas.problem(request, issue) for issue in issues[:limit]]
+    return schemas.ProblemList(data=data, has_more=len(issues) > limit)
+
+
+@router.post("/{dataset_id}/publish")
+def publish(
+    request: Request,
+    dataset_id: str,
+    who: Writer,
+    body: schemas.Publish | None = None,
+    skip_invalid: bool = False,
+) -> schemas.DatasetWithErrors:
+    """Freeze a draft, so that jobs can train on it.
+
+    While it has rows with errors, `skip_invalid` must say that they are to be left out: in the
+    body, or in the address.
+    """
+    body = body or schemas.Publish()
+    skip = skip_invalid or body.skip_invalid
+    return report(request, work.publish(who, dataset_id, which=body.version, skip_invalid=skip))
+
+
+@router.get("/{dataset_id}/download", name="api:datasets:download")
+def download(dataset_id: str, who: Reader, version: str = "") -> Response:
+    """The rows as `messages` JSONL, as an upload takes them."""
+    found = find(who, dataset_id, version)
+    return attachment(found)
+
+
+@router.delete("/{dataset_id}", status_code=204)
+def delete(dataset_id: str, who: Writer, db: Db) -> None:
+    """Delete all versions. Refused while a job needs one."""
+    service.remove(db, who, dataset_id)
+
+
+def find(who: Principal, dataset_id: str, version: str) -> DatasetVersion:
+    with transaction() as db:
+        return service.version(db, who.workspace_id, dataset_id, version)
+
+
+def report(request: Request, version: DatasetVersion) -> schemas.DatasetWithErrors:
+    with transaction() as db:
+        issues = service.issues(db, version.id, limit=schemas.MAX_ERRORS)
+    return schemas.with_errors(request, version, issues)
+
+
+def attachment(version: DatasetVersion) -> StreamingResponse:
+    name = f"{version.dataset.name}-v{version.number}.jsonl"
+    plain = "".join(char if char.isascii() and char.isalnum() else "-" for char in name[:-6])
+    disposition = f"attachment; filename=\"{plain}.jsonl\"; filename*=UTF-8''{quote(name, safe='')}"
+    return StreamingResponse(
+        browse.download(version),
+        media_type="application/jsonl",
+        headers={"content-disposition": disposition},
+    )

@@ -1,0 +1,147 @@
+"""What the API says about datasets."""
+
+from datetime import datetime
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel, Field
+
+from app.datasets.browse import Page
+from app.datasets.tables import DatasetIssue, DatasetVersion
+from app.web import translate
+
+MAX_ERRORS = 100  # in the answer to an upload; the rest is at /errors
+
+
+class Problem(BaseModel):
+    """Why a row was left out, or a warning. `line` is the element's number in a JSON array."""
+
+    level: str = Field(description="error or warning")
+    line: int
+    path: str = Field(description="Where in the row, such as messages[2].role")
+    code: str = Field(description="Stable, for programs")
+    message: str = Field(description="For people, in the language of Accept-Language")
+
+
+class Failure(BaseModel):
+    code: str
+    message: str
+
+
+class DatasetOut(BaseModel):
+    id: str
+    name: str
+    sample: bool = Field(description="Shipped with the platform, and read-only")
+    version: int = Field(description="The version's number; the newest unless one was asked for")
+    version_id: str
+    status: str = Field(description="validating, draft, publishing, published or failed")
+    format: str = Field(description="messages or alpaca: what the file was")
+    file_name: str
+    rows: int = Field(description="Rows that can be used")
+    bytes: int = Field(description="Of the file as it came")
+    error_count: int = Field(description="Rows that cannot be used")
+    warning_count: int
+    progress: float = Field(description="Of the validation, 0 to 1")
+    error: Failure | None = Field(description="Why the status is failed")
+    content_hash: str = Field(description="Of the published rows, in order")
+    created_at: datetime
+    published_at: datetime | None
+
+
+class DatasetWithErrors(DatasetOut):
+    errors: list[Problem] = Field(description="The first 100; all are at /errors")
+    warnings: list[Problem]
+
+
+class DatasetList(BaseModel):
+    data: list[DatasetOut]
+    has_more: bool
+
+
+class RowList(BaseModel):
+    data: list[dict[str, Any]] = Field(
+        description="{index, id, messages, tools?}; `index` is the row's number from 0"
+    )
+    has_more: bool
+    next_offset: int = Field(
+        description="The `offset` of the next page. In a search it counts rows, not matches."
+    )
+    total: int = Field(description="Rows of the version, whatever `q` says")
+
+
+class ProblemList(BaseModel):
+    data: list[Problem]
+    has_more: bool
+
+
+class Publish(BaseModel):
+    version: str = Field("", description="A number or an id; the newest if left out")
+    skip_invalid: bool = Field(False, description="Agree to leave out the rows with errors")
+
+
+def progress(version: DatasetVersion) -> float:
+    """How far the validation has come, 0 to 1."""
+    if version.status != "validating":
+        return 1.0
+    return min(1.0, version.cursor["place"]["offset"] / version.bytes) if version.cursor else 0.0
+
+
+def failure(request: Request, version: DatasetVersion) -> Failure | None:
+    if not version.error:
+        return None
+    message = translate(request, version.error["message"], **version.error["params"])
+    return Failure(code=version.error["code"], message=message)
+
+
+def dataset_out(request: Request, version: DatasetVersion) -> DatasetOut:
+    dataset = version.dataset
+    return DatasetOut(
+        id=dataset.id,
+        name=dataset.name,
+        sample=dataset.workspace_id is None,
+        version=version.number,
+        version_id=version.id,
+        status=version.status,
+        format=version.format,
+        file_name=version.file_name,
+        rows=version.rows,
+        bytes=version.bytes,
+        error_count=version.error_count,
+        warning_count=version.warning_count,
+        progress=progress(version),
+        error=failure(request, version),
+        content_hash=version.content_hash,
+        created_at=version.created_at,
+        published_at=version.published_at,
+    )
+
+
+def problem(request: Request, issue: DatasetIssue) -> Problem:
+    return Problem(
+        level=issue.level,
+        line=issue.line,
+        path=issue.path,
+        code=issue.code,
+        message=translate(request, issue.message, **issue.params),
+    )
+
+
+def with_errors(
+    request: Request, version: DatasetVersion, issues: list[DatasetIssue]
+) -> DatasetWithErrors:
+    """`issues` are the first of the version: errors, then warnings."""
+    found = [problem(request, issue) for issue in issues]
+    return DatasetWithErrors(
+        **dataset_out(request, version).model_dump(),
+        errors=[one for one in found if one.level == "error"],
+        warnings=[one for one in found if one.level == "warning"],
+    )
+
+
+def rows_out(version: DatasetVersion, page: Page) -> RowList:
+    return RowList(
+        data=[{"index": number} | row for number, row in page.rows],
+        has_more=page.has_more,
+        next_offset=page.next_offset,
+        total=version.rows,
+    )
