@@ -1,0 +1,67 @@
+"""The second engine: `transformers serve` from the training environment, behind our own front.
+
+It is always there, and runs where vLLM cannot. The front is `serve_transformers.py`, one
+process with the engine: neither outlives the other.
+"""
+
+import re
+from typing import Any
+
+from app.config import ROOT, settings
+from app.deployments.sizing import LONG_PROMPTS
+from workers.engines import vllm
+from workers.engines.common import Command, Start, cores, gpus, importable, offline
+
+NAME = "transformers"
+COUNTER = "danlu:generation_tokens_total"
+PAGE = 32  # tokens in a block of the cache
+
+
+def available() -> dict[str, Any]:
+    """Whether it can run on this node: {available, reason, version}."""
+    return importable(settings.train_python, "transformers", "transformers")
+
+
+def command(start: Start) -> Command:
+    """The argument vector and environment of one engine."""
+    if start.adapter:
+        raise ValueError("transformers serves no adapters: merge first")
+    facts = start.facts
+    argv = [
+        *(str(settings.train_python), "-m", "workers.engines.serve_transformers"),
+        *("--model", str(start.model), "--name", facts.name),
+        *("--host", start.host, "--port", str(start.port)),
+        *("--max-model-len", str(facts.max_model_len)),
+        *("--device", "cuda" if start.on_gpu else "cpu"),
+        *("--blocks", str(LONG_PROMPTS * -(-facts.max_model_len // PAGE)), "--page", str(PAGE)),
+    ]
+    threads = str(len(cores(facts.devices)))
+    env = (
+        offline()
+        | gpus(start)
+        | {
+            "DANLU_ENGINE_SECRET": start.secret,
+            "HF_HOME": str(start.directory / "hub"),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+        }
+    )
+    return Command(argv, env)
+
+
+PHASES = (
+    ("load", re.compile(r"danlu: loading")),
+    ("warm", re.compile(r"danlu: warming")),
+    ("check", re.compile(r"Application startup complete")),
+)
+
+
+def phase(text: str, before: str) -> str:
+    """How far a start has come, by a piece of its log; never backwards."""
+    order = ["start", *(name for name, _ in PHASES)]
+    reached = [name for name, pattern in PHASES if pattern.search(text)]
+    return max([before, *reached], key=lambda name: order.index(name) if name in order else -1)
+
+
+explain = vllm.explain  # the same memory errors of torch; vLLM's own texts never appear

@@ -1,0 +1,200 @@
+"""vLLM: how it is started, what its log means, what its errors ask of the user.
+
+Every flag is ours; users choose none. The secret goes through the environment, where `ps`
+does not show it. Only the gateway speaks to it: its key guards no more than /v1.
+"""
+
+import re
+from typing import Any
+
+from app.config import settings
+from app.errors import N_
+from workers.engines.common import Command, Start, cores, gpus, importable, offline
+
+NAME = "vllm"
+SMALL = {"cpu": 1_000_000_000, "cuda": 50_000_000}  # parameters: not worth compiling for
+COUNTER = "vllm:generation_tokens_total"
+
+
+def available() -> dict[str, Any]:
+    """Whether vLLM can run on this node: {available, reason, version}."""
+    return importable(settings.serve_python, "vllm", "vllm")
+
+
+def command(start: Start) -> Command:
+    """The argument vector and environment of one engine."""
+    facts = start.facts
+    # In adapter mode the deployment's name is the adapter's, and the base has one nobody asks for.
+    served = f"{facts.name}:base" if start.adapter else facts.name
+    argv = [
+        *(str(settings.serve_python), "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(start.model)),
+        *("--served-model-name", served),
+        *("--host", start.host, "--port", str(start.port)),
+        *("--max-model-len", str(facts.max_model_len)),
+        *("--shutdown-timeout", "5"),
+        "--disable-uvicorn-access-log",
+        "--disable-fastapi-docs",
+    ]
+    if facts.parameters < SMALL["cuda" if start.on_gpu else "cpu"]:
+        argv.append("--enforce-eager")
+    if start.adapter:
+        argv += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(facts.rank)]
+        argv += ["--lora-modules", f"{facts.name}={start.adapter}"]
+    env = offline() | {
+        "VLLM_API_KEY": start.secret,
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CACHE_ROOT": str(settings.cache / "vllm"),  # compiled graphs outlive a start
+    }
+    if start.on_gpu:
+        argv += ["--gpu-memory-utilization", f"{min(facts.share, 0.95):.3f}"]
+        if len(facts.devices) > 1:
+            argv += ["--tensor-parallel-size", str(len(facts.devices))]
+        return Command(argv, env | gpus(start))
+    argv += ["--kv-cache-memory-bytes", str(facts.cache_bytes)]
+    own = cores(facts.devices)
+    threads = str(len(own))
+    env |= {
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, own)),  # or every engine takes core 0
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
+    return Command(argv, env)
+
+
+# -- its log -----------------------------------------------------------------------------
+
+PHASES = (  # the last of these that the log has seen
+    ("load", re.compile(r"Starting to load model")),
+    ("compile", re.compile(r"torch\.compile takes|Dynamo bytecode transform|Compiling a graph")),
+    ("warm", re.compile(r"KV cache size:|Capturing CUDA graph|Warming up")),
+    ("check", re.compile(r"Application startup complete")),
+)
+
+
+def phase(text: str, before: str) -> str:
+    """How far a start has come, by a piece of its log; never backwards."""
+    order = ["start", *(name for name, _ in PHASES)]
+    reached = [name for name, pattern in PHASES if pattern.search(text)]
+    return max([before, *reached], key=lambda name: order.index(name) if name in order else -1)
+
+
+ADVICE_MEMORY = N_(
+    "Choose a smaller model or a shorter context, give it more devices, or stop something else."
+)
+ADVICE_WAIT = N_("Stop what else uses this device. It is tried again by itself.")
+ERRORS: tuple[tuple[str, str, str, str, bool], ...] = (
+    # code, pattern with named groups, message, advice, permanent
+    (
+        "context_too_long",
+        (
+            r"max seq len \((?P<asked>\d+)\), \((?P<need>[\d.]+) GiB KV cache is needed.*?"
+            r"estimated maximum model length is (?P<suggested>\d+)"
+        ),
+        N_("There is no room for %(asked)s tokens of context: they need %(need)s GiB of cache."),
+        N_("Deploy it with a context of %(suggested)s tokens."),
+        True,
+    ),
+    (
+        "device_busy",
+        (
+            r"Free memory on device.*?\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\).*?"
+            r"less than desired GPU memory utilization"
+        ),
+        N_("Something else uses the device: only %(free)s of its %(total)s GiB are free."),
+        ADVICE_WAIT,
+        False,
+    ),
+    (
+        "no_cache",
+        r"No available memory for the cache blocks",
+        N_("The weights fill the memory it may use: nothing is left for the cache."),
+        ADVICE_MEMORY,
+        True,
+    ),
+    (
+        "memory_busy",
+        r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on kv cache",
+        N_("Only %(free)s of the machine's %(total)s GiB of memory are free."),
+        ADVICE_WAIT,
+        False,
+    ),
+    (
+        "sampler_memory",
+        r"out of memory occurred when warming up sampler",
+        N_("The device's memory ran out while the engine warmed up."),
+        ADVICE_MEMORY,
+        False,
+    ),
+    (
+        "out_of_memory",
+        (
+            r"OutOfMemoryError|CUDA out of memory|can't allocate memory|Cannot allocate memory"
+            r"|MemoryError|std::bad_alloc"
+        ),
+        N_("The memory ran out while the model was loaded."),
+        ADVICE_MEMORY,
+        False,
+    ),
+    (
+        "architecture",
+        r"Model architectures \[(?P<names>[^\]]*)\] are not supported",
+        N_("vLLM does not know this kind of model: %(names)s."),
+        N_("Deploy it with the transformers engine."),
+        True,
+    ),
+    (
+        "remote_code",
+        r"trust_remote_code=True",
+        N_("The model wants to run code of its own, which is never allowed here."),
+        N_("Use a model that needs no code of its own."),
+        True,
+    ),
+    (
+        "adapter",
+        (
+            r"LoRA rank \d+ is greater than max_lora_rank|vLLM (?:does not|only) support"
+            r"|expected target modules in"
+        ),
+        N_("vLLM cannot serve this adapter on its base."),
+        N_("Deploy it again in the mode “merged”."),
+        True,
+    ),
+    (
+        "port",
+        r"Address already in use|address already in use",
+        N_("Its port was taken by another program just then."),
+        N_("It is tried again by itself, on another port."),
+        False,
+    ),
+)
+LAST_ERROR = re.compile(r"^.*?\b((?:[\w.]+\.)?\w*(?:Error|Exception)): (.{1,300})", re.MULTILINE)
+
+
+def explain(log: str) -> dict[str, Any]:
+    """Why a start failed, from the end of its log: {code, message, params, advice, permanent}."""
+    for code, pattern, message, advice, permanent in ERRORS:
+        if match := re.search(pattern, log, re.DOTALL):
+            return {
+                "code": code,
+                "message": message,
+                "params": match.groupdict(),
+                "advice": advice,
+                "permanent": permanent,
+            }
+    # The first error of a traceback is the cause; what follows only tells that the engine is gone.
+    if found := LAST_ERROR.search(log):
+        return {
+            "code": "engine_failed",
+            "message": N_("The engine stopped with an error: %(error)s"),
+            "params": {"error": f"{found[1]}: {found[2].strip()}"},
+            "advice": N_("The log says more. It is tried again by itself."),
+            "permanent": False,
+        }
+    return {
+        "code": "died",
+        "message": N_("The engine ended without a word. Most often the machine ran out of memory."),
+        "params": {},
+        "advice": ADVICE_MEMORY,
+        "permanent": False,
+    }
