@@ -213,7 +213,8 @@ def attempts() -> dict[str, list[Process]]:
     for entry in sorted(_table().values(), key=lambda entry: entry.started):
         if entry.pid != os.getpid() and _carries(entry.pid, ""):
             run = _environ(entry.pid).get("DANLU_RUN", "")
-            found.setdefault(run, []).append(Process(entry.pid, entry.started))
+            if run.rpartition("-")[2].isdigit():
+                found.setdefault(run, []).append(Process(entry.pid, entry.started))
     return found
 
 

@@ -1,0 +1,203 @@
+"""Starting a run: the body of the Celery task `workers.start_run`.
+
+It may be called twice, or killed anywhere: at most one process is ever started for an attempt,
+and one that was started without anybody noting it down is adopted by the node's loop.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+
+from app import storage
+from app.cluster.tables import Lease
+from app.config import ROOT, settings
+from app.errors import N_
+from app.jobs import runs as jobs
+from app.jobs.spec import Hyperparameters, RunSpec
+from app.queue import transaction
+from workers import process
+
+log = structlog.get_logger()
+
+STORE_PATIENCE = 15 * 60  # seconds in which the store may be away
+NICE = 5  # trainers yield to the console on a machine they share
+
+
+def directory_of(job_id: str, fence: int) -> Path:
+    return settings.runs / process.marker(job_id, fence)
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[bool]:
+    """Whether nobody else is starting, or giving up, this attempt. The kernel lets go for us."""
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def draining() -> Path:
+    """A file that stands while this node is being taken down: nothing starts then."""
+    return settings.runs / f".draining-{settings.node}"
+
+
+def start_run(job_id: str, fence: int) -> None:
+    """Start the attempt, unless it is started, starting, or no longer wanted."""
+    with transaction() as db:
+        if jobs.start_facts(db, job_id, fence) is None:
+            return
+    directory = directory_of(job_id, fence)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with alone(directory) as only:
+        if only and not draining().exists():
+            start_alone(job_id, fence, directory)
+
+
+def start_alone(job_id: str, fence: int, directory: Path) -> None:
+    with transaction() as db:
+        facts = jobs.start_facts(db, job_id, fence)
+    if facts is None:
+        return
+    for earlier in facts.earlier:
+        if not process.stop_attempt(job_id, earlier):
+            log.error("an earlier attempt cannot be killed", job=job_id, fence=earlier)
+            return
+    try:
+        prepare(facts, directory)
+        found = launch(facts, directory)
+    except DBAPIError:
+        raise
+    except Exception as trouble:
+        if temporary(trouble) and patient(directory):
+            raise  # the sweep nudges us again
+        log.exception("cannot start a run", job=job_id, fence=fence)
+        with transaction() as db:
+            jobs.end(db, job_id, fence, outcome="failed", error=cannot_start(trouble))
+        return
+    with transaction() as db:
+        wanted = jobs.mark_started(db, job_id, fence, *found)
+    log.info("run started", job=job_id, fence=fence, pid=found.pid, wanted=wanted)
+    if not wanted:
+        process.stop(*found, 5, process.marker(job_id, fence))
+
+
+def temporary(trouble: Exception) -> bool:
+    """A store or a disk that is away may come back; a file that is not there will not."""
+    return not isinstance(trouble, ValueError | FileNotFoundError | PermissionError)
+
+
+def patient(directory: Path) -> bool:
+    """Whether to go on trying, counted from the first trouble of this attempt."""
+    first = directory / "trouble"
+    with contextlib.suppress(FileExistsError):
+        first.touch(exist_ok=False)
+    return time.time() - first.stat().st_mtime < STORE_PATIENCE
+
+
+def prepare(facts: jobs.RunFacts, directory: Path) -> None:
+    """Fetch what the run needs and write its `spec.json`: once, as a whole, never edited."""
+    if (directory / "spec.json").exists():
+        return
+    spec = RunSpec(
+        job_id=facts.job_id,
+        fence=facts.fence,
+        stage=facts.stage,
+        method=facts.method,
+        base=str(storage.fetch(facts.base)),
+        adapter=str(storage.fetch(facts.adapter)) if facts.adapter else None,
+        train=[str(storage.fetch(segment)) for segment in facts.train],
+        validation=[str(storage.fetch(segment)) for segment in facts.validation],
+        hyperparameters=Hyperparameters.model_validate(facts.hyperparameters),
+        resume_from=checkpoint(facts),
+        device="cuda" if on_gpu(facts) else "cpu",
+        threads=threads(len(facts.devices)),
+    )
+    partial = directory / "spec.json.partial"
+    partial.write_text(spec.model_dump_json(indent=2))
+    partial.rename(directory / "spec.json")
+
+
+def on_gpu(facts: jobs.RunFacts) -> bool:
+    return any(name.startswith("cuda") for name in facts.devices)
+
+
+def checkpoint(facts: jobs.RunFacts) -> str | None:
+    """The furthest complete checkpoint that an earlier attempt has left on this node."""
+    complete = [
+        marker.parent
+        for fence in facts.earlier
+        for marker in directory_of(facts.job_id, fence).glob("checkpoints/checkpoint-*/complete")
+    ]
+    best = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return str(best) if best else None
+
+
+def threads(own: int) -> int:
+    """This node's cores, divided among the devices that are held now."""
+    with transaction() as db:
+        held = db.scalars(
+            select(Lease.device_id)
+            .where(Lease.node_id == settings.node, Lease.released_at.is_(None))
+            .distinct()
+        ).all()
+    return max(1, len(os.sched_getaffinity(0)) * own // max(len(held), own))
+
+
+def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
+    module = "merge" if facts.stage == "merge" else "train"
+    spec = RunSpec.model_validate_json((directory / "spec.json").read_bytes())
+    cores = str(spec.threads)
+    visible = [name.partition(":")[2] for name in facts.devices if name.startswith("cuda")]
+    return process.start(
+        [settings.train_python, "-m", f"workers.stages.{module}", directory],
+        cwd=ROOT,
+        env=process.environment(
+            facts.job_id,
+            facts.fence,
+            OMP_NUM_THREADS=cores,
+            MKL_NUM_THREADS=cores,
+            TOKENIZERS_PARALLELISM="false",
+            CUDA_DEVICE_ORDER="PCI_BUS_ID",
+            CUDA_VISIBLE_DEVICES=",".join(visible),
+            HF_HUB_OFFLINE="1",
+            HF_HUB_DISABLE_TELEMETRY="1",
+        ),
+        log=directory / "log",
+        pidfile=directory / "pid",
+        nice=NICE,
+    )
+
+
+def cannot_start(error: Exception) -> dict[str, Any]:
+    """What the job's page says of a run that could not be started."""
+    if isinstance(error, FileNotFoundError) and not settings.train_python.exists():
+        return {
+            "code": "no_training_environment",
+            "message": N_(
+                "Node %(node)s has no training environment. Build it there (`make up` does), or "
+                "point DANLU_TRAIN_PYTHON at one."
+            ),
+            "params": {"node": settings.node},
+        }
+    if isinstance(error, FileNotFoundError):
+        return {
+            "code": "artefact_missing",
+            "message": N_("The store has lost a file that this job needs: %(artefact)s."),
+            "params": {"artefact": str(error)},
+        }
+    return {
+        "code": "cannot_start",
+        "message": N_("Node %(node)s could not start the run: %(why)s"),
+        "params": {"node": settings.node, "why": str(error)[:500]},
+    }

@@ -1,0 +1,63 @@
+"""The sweep: what makes rows go on. Nudged every 5 s, and at once when somebody asks for devices.
+
+Each step is one transaction and does no harm twice; a step that fails does not keep the others
+from being done. Two sweeps at once wait for each other at the cluster's lock.
+"""
+
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from app.cluster import service as cluster
+from app.datasets import service as datasets
+from app.deployments import replicas, wanted
+from app.errors import N_
+from app.jobs import runs as jobs
+from app.queue import transaction
+
+log = structlog.get_logger()
+
+
+def sweep() -> None:
+    for step in (bury, wanted.reconcile, decide, jobs.resend, datasets.resend):
+        run(step)
+
+
+def run(step: Callable[[Session], None]) -> None:
+    try:
+        with transaction() as db:
+            step(db)
+    except DBAPIError as error:
+        if error.connection_invalidated or isinstance(error, OperationalError):
+            raise  # the database is away: the next sweep tries again
+        log.exception("a step of the sweep failed", step=step.__name__)
+    except Exception:
+        log.exception("a step of the sweep failed", step=step.__name__)
+
+
+def decide(db: Session) -> None:
+    """Grant devices, and hand each grant to its owner, in one transaction."""
+    for grant in cluster.decide(db):
+        owner = jobs if grant.owner_kind == "job" else replicas
+        owner.grant(db, grant.owner_id, grant.node_id)
+
+
+def bury(db: Session) -> None:
+    """Declare silent nodes dead, and end what ran there: it goes on elsewhere."""
+    cluster.lock(db)
+    for node_id in cluster.bury(db):
+        log.warning("node declared dead", node=node_id)
+        for job in jobs.active_on(db, node_id):
+            jobs.end(db, job.id, job.fence, outcome="died")
+        error = DEAD | {"params": {"node": node_id}}
+        for replica in replicas.active_on(db, node_id):
+            replicas.end(db, replica.id, replica.fence, error)
+
+
+DEAD = {
+    "code": "node_dead",
+    "message": N_("Node %(node)s has been silent for too long and was declared dead."),
+    "advice": N_("It starts again on another node, or here once the node is back."),
+}

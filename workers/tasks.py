@@ -1,0 +1,40 @@
+"""The Celery tasks: shells around functions that know no Celery.
+
+A message is only a nudge: each function looks at the row, and finds nothing to do when the
+message was late or doubled.
+"""
+
+from app.datasets import work
+from app.queue import celery
+from workers import replicas, starting
+from workers import sweep as sweeping
+
+
+@celery.task(name="workers.sweep")
+def sweep() -> None:
+    sweeping.sweep()
+
+
+@celery.task(name="workers.start_run")
+def start_run(job_id: str, fence: int) -> None:
+    starting.start_run(job_id, fence)
+
+
+@celery.task(name="workers.start_replica")
+def start_replica(replica_id: str, fence: int) -> None:
+    replicas.start_replica(replica_id, fence)
+
+
+@celery.task(name="workers.validate_dataset")
+def validate_dataset(version_id: str) -> None:
+    work.validate_version(version_id)
+
+
+@celery.task(name="workers.publish_dataset")
+def publish_dataset(version_id: str) -> None:
+    work.publish_version(version_id)
+
+
+@celery.task(name="workers.clear_dataset")
+def clear_dataset(dataset_id: str) -> None:
+    work.clear(dataset_id)
