@@ -109,6 +109,11 @@ def start_facts(db: Session, replica_id: str, fence: int) -> ReplicaFacts | None
     )
 
 
+def devices_of(db: Session, replica_id: str) -> list[str]:
+    """The names of the devices it holds: cpu:0, cuda:3."""
+    return [lease.device.name for lease in cluster.leases_of(db, "replica", replica_id)]
+
+
 def share_of(lease: Lease) -> float:
     return lease.bytes / lease.device.memory if lease.device.memory else 1.0
 
@@ -265,8 +270,10 @@ def running(db: Session, replica_id: str, fence: int) -> Running | None:
 
 def find(db: Session, *conditions: Any) -> list[Running]:
     shipped = (
-        select(func.max(ReplicaLog.offset + func.octet_length(ReplicaLog.data)))
+        select(ReplicaLog.offset + func.octet_length(ReplicaLog.data))
         .where(ReplicaLog.replica_id == Replica.id, ReplicaLog.fence == Replica.fence)
+        .order_by(ReplicaLog.offset.desc())
+        .limit(1)
         .scalar_subquery()
     )
     rows: Sequence[Any] = db.execute(

@@ -145,7 +145,8 @@ class Front:
             value: Any = body.get(name)
             if value is None:
                 continue
-            if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+            number = isinstance(value, kind) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
                 raise Refused(400, f"{name} must be a number from {low:g} to {high:g}.", name)
         passed = {name: body[name] for name in PASSED[path] if body.get(name) is not None}
         if path == TEXT:

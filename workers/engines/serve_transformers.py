@@ -220,6 +220,7 @@ def main() -> None:
         timeout_graceful_shutdown=5,
         log_level="info",
     )
+    os._exit(0)  # the batching thread would keep us for a while
 
 
 if __name__ == "__main__":

@@ -5,21 +5,15 @@ process with the engine: neither outlives the other.
 """
 
 import re
-from typing import Any
 
 from app.config import ROOT, settings
 from app.deployments.sizing import LONG_PROMPTS
 from workers.engines import vllm
-from workers.engines.common import Command, Start, cores, gpus, importable, offline
+from workers.engines.common import Command, Start, cores, gpus, offline
 
 NAME = "transformers"
 COUNTER = "danlu:generation_tokens_total"
 PAGE = 32  # tokens in a block of the cache
-
-
-def available() -> dict[str, Any]:
-    """Whether it can run on this node: {available, reason, version}."""
-    return importable(settings.train_python, "transformers", "transformers")
 
 
 def command(start: Start) -> Command:

@@ -9,16 +9,11 @@ from typing import Any
 
 from app.config import settings
 from app.errors import N_
-from workers.engines.common import Command, Start, cores, gpus, importable, offline
+from workers.engines.common import Command, Start, cores, gpus, offline
 
 NAME = "vllm"
 SMALL = {"cpu": 1_000_000_000, "cuda": 50_000_000}  # parameters: not worth compiling for
 COUNTER = "vllm:generation_tokens_total"
-
-
-def available() -> dict[str, Any]:
-    """Whether vLLM can run on this node: {available, reason, version}."""
-    return importable(settings.serve_python, "vllm", "vllm")
 
 
 def command(start: Start) -> Command:
@@ -168,7 +163,11 @@ ERRORS: tuple[tuple[str, str, str, str, bool], ...] = (
         False,
     ),
 )
-LAST_ERROR = re.compile(r"^.*?\b((?:[\w.]+\.)?\w*(?:Error|Exception)): (.{1,300})", re.MULTILINE)
+# An error line of vLLM's logger, or the last line of a traceback; warnings name exceptions too.
+ERROR_LINE = re.compile(
+    r"^(?:\([^)\n]*\) )?(?:ERROR [^\]\n]*\] )?((?:\w+\.)*\w*(?:Error|Exception)): (.{1,300})",
+    re.MULTILINE,
+)
 
 
 def explain(log: str) -> dict[str, Any]:
@@ -183,7 +182,7 @@ def explain(log: str) -> dict[str, Any]:
                 "permanent": permanent,
             }
     # The first error of a traceback is the cause; what follows only tells that the engine is gone.
-    if found := LAST_ERROR.search(log):
+    if found := ERROR_LINE.search(log):
         return {
             "code": "engine_failed",
             "message": N_("The engine stopped with an error: %(error)s"),

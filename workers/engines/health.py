@@ -1,0 +1,56 @@
+"""Asking an engine how it is: does it answer, does it know its model, does it make tokens?"""
+
+from typing import Any
+
+import httpx
+
+QUICK = httpx.Timeout(3.0)
+TOKEN = httpx.Timeout(30.0, connect=3.0)  # one token, behind whatever else it is doing
+
+
+def ready(address: str, secret: str, name: str) -> bool:
+    """It is up, lists the model by its name, and has made one real token of it."""
+    try:
+        if httpx.get(f"{address}/health", timeout=QUICK).status_code != 200:
+            return False
+        models = httpx.get(f"{address}/v1/models", headers=key(secret), timeout=QUICK)
+        listed = [model["id"] for model in models.json()["data"]]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return False
+    return name in listed and one_token(address, secret, name)
+
+
+def one_token(address: str, secret: str, name: str) -> bool:
+    body = {"model": name, "prompt": "1", "max_tokens": 1, "temperature": 0}
+    try:
+        answer = httpx.post(
+            f"{address}/v1/completions", json=body, headers=key(secret), timeout=TOKEN
+        )
+        return answer.status_code == 200 and tokens(answer.json()) > 0
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+def tokens(answer: Any) -> int:
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    return int((usage or {}).get("completion_tokens") or 0)
+
+
+def generated(address: str, secret: str, counter: str) -> float | None:
+    """Tokens it has made since it started; None if it does not say."""
+    try:
+        if httpx.get(f"{address}/health", timeout=QUICK).status_code != 200:
+            return None
+        answer = httpx.get(f"{address}/metrics", headers=key(secret), timeout=QUICK)
+        answer.raise_for_status()
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in answer.text.splitlines()
+            if line.startswith(counter)
+        )
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
+def key(secret: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {secret}"}
