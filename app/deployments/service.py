@@ -46,10 +46,10 @@ def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
         max_model_len=data.max_model_len,
         devices=data.devices,
     )
-    check_name(db, who.workspace_id, data.name)
     if data.replicas > 1:
         check_quota(db, who.workspace_id, data.replicas * data.devices)
-    cluster.lock(db)
+    cluster.lock(db)  # one creation at a time: two of one name meet here
+    check_name(db, who.workspace_id, data.name)
     deployment = Deployment(
         id=new_id("dep"),
         workspace_id=who.workspace_id,

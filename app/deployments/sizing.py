@@ -11,7 +11,7 @@ from app import storage
 from app.errors import N_, Invalid
 from app.models.tables import Model
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM's --max-lora-rank takes
 USUAL_LENGTH = 8192  # tokens; a longer context is served when asked for
 LONG_PROMPTS = 8  # requests of full length that the cache shall hold at once
@@ -56,22 +56,27 @@ def estimate(
 
 
 def cache_bytes(config: dict[str, Any], max_model_len: int) -> int:
-    """The key-value cache for a few requests of full length; at least 256 MiB, in whole MiB."""
-    text = config.get("text_config") or config
-    layers = number(text, "num_hidden_layers", 32)
-    heads = number(text, "num_attention_heads", 32)
-    kv_heads = number(text, "num_key_value_heads", heads)
-    head = number(text, "head_dim", number(text, "hidden_size", 4096) // heads)
+    """The key-value cache for a few requests of full length, in whole MiB; at least 256 MiB.
+
+    1 GiB for a model whose config says nothing about its layers.
+    """
+    inner = config.get("text_config")
+    text = inner if isinstance(inner, dict) else config
+    layers, heads = number(text, "num_hidden_layers"), number(text, "num_attention_heads")
+    kv_heads = number(text, "num_key_value_heads") or heads
+    head = number(text, "head_dim") or number(text, "hidden_size") // max(heads, 1)
     per_token = 2 * layers * kv_heads * head * 2  # keys and values, two bytes each
-    wanted = max(256 * 2**20, LONG_PROMPTS * max_model_len * per_token)
-    return -(-wanted // 2**20) * 2**20
+    if not per_token:
+        return GIB
+    wanted = max(256 * MIB, LONG_PROMPTS * max_model_len * per_token)
+    return -(-wanted // MIB) * MIB
 
 
-def number(config: dict[str, Any], name: str, otherwise: int) -> int:
+def number(config: dict[str, Any], name: str) -> int:
+    """A positive whole number of the config; 0 for anything else."""
     value = config.get(name)
-    return (
-        value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else otherwise
-    )
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and value > 0 else 0
 
 
 def read_json(model: Model, name: str) -> dict[str, Any]:
