@@ -150,6 +150,17 @@ def test_a_deleted_parent_is_named_without_a_link(
     assert page(client, f"/models/{adapter.id}", 404)
 
 
+def test_only_an_adapter_offers_to_merge(
+    client: Client, family: tuple[Model, Model, Model]
+) -> None:
+    base, adapter, merged = family
+    form = page(client, f"/models/{adapter.id}").select_one("form[action='/jobs/merge']")
+    assert form is not None
+    assert form.select_one("input[name=model]")["value"] == adapter.id
+    for other in (base, merged):
+        assert not page(client, f"/models/{other.id}").select("[data-testid=model-merge]")
+
+
 def test_a_shared_model_offers_no_delete(
     client: Client, family: tuple[Model, Model, Model]
 ) -> None:

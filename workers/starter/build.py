@@ -21,12 +21,12 @@ from workers.starter import corpus, samples, tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = Path(__file__).with_name("model")
 CONTEXT = 2048
-ROWS = 40_000
+ROWS = 24_000
 SEED = 1
 # 16 rows are about 1,600 tokens. A model of this size wants many small steps at a high rate; the
 # clipping is what keeps that rate from diverging.
 TRAINING = Hyperparameters(
-    max_steps=2000,
+    max_steps=1500,
     learning_rate=2e-3,
     warmup_ratio=0.04,
     batch_size=16,
