@@ -141,14 +141,24 @@ def log_after(db: Session, job_id: str, fence: int, offset: int, *, final: bool)
     cut = size
     if more or not final:
         cut = data.rfind(b"\n") + 1
-        if cut == 0 and size == PIECE:  # one endless line: cut between two characters
-            cut = len(data.decode(errors="ignore").encode()) or size
+        if cut == 0 and more:  # one endless line: cut between two characters
+            cut = whole_characters(data)
     left = cut
     for number, start, part in taken:
         if left > 0:
             fence, offset = number, start + min(left, len(part))
         left -= len(part)
     return Piece(plain(data[:cut].decode(errors="replace")), fence, offset, more and cut > 0)
+
+
+def whole_characters(data: bytes) -> int:
+    """The length of `data` without the first bytes of a UTF-8 character that goes on after it."""
+    for back in range(1, min(4, len(data))):
+        lead = data[-back]
+        if lead & 0xC0 != 0x80:
+            length = 4 if lead >= 0xF0 else 3 if lead >= 0xE0 else 2 if lead >= 0xC0 else 1
+            return len(data) - back if length > back else len(data)
+    return len(data)
 
 
 def log_from(db: Session, job_id: str, offset: int, *, final: bool) -> tuple[str, int, bool]:
