@@ -25,7 +25,7 @@ from app.deployments import replicas as deployments
 from app.jobs import runs as jobs
 from app.queue import transaction
 from workers import inventory, logs, process, replicas, runs
-from workers.starting import draining
+from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known
 
@@ -36,7 +36,6 @@ PERIOD = 0.5  # between two looks at what runs
 SILENCE = 60.0  # after so long without a heartbeat, others may have been given our work
 CLEARING = 600.0
 PROBING = 300.0
-STALE_GRACE = 2.0
 
 
 class Guarded:

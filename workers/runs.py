@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 CANCEL_GRACE = 5.0  # seconds: nothing of it is wanted any more
 SAVE_GRACE = 30.0  # a trainer leaves a checkpoint meanwhile
+STORE_PAUSE = 10.0  # seconds between two tries
+TROUBLE_PAUSE = 10.0  # seconds between two looks at a run that raises
 KEPT = timedelta(days=1)  # a run directory outlives its job by this
 
 
@@ -76,7 +78,7 @@ def tick(node_id: str) -> None:
             raise
         except Exception:
             log.exception("cannot look after a run", job=job.id, fence=job.fence)
-            run.next_look = time.monotonic() + 10
+            run.next_look = time.monotonic() + TROUBLE_PAUSE
 
 
 def look_after(job: Job, run: Run) -> None:
@@ -181,7 +183,7 @@ def store(job: Job, directory: Path) -> dict[str, Any]:
 
 
 def patience_is_over(run: Run) -> bool:
-    run.next_store = time.monotonic() + 10
+    run.next_store = time.monotonic() + STORE_PAUSE
     run.gave_up_at = min(run.gave_up_at, time.monotonic() + STORE_PATIENCE)
     return time.monotonic() >= run.gave_up_at
 

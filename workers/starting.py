@@ -28,6 +28,7 @@ from workers import process
 log = structlog.get_logger()
 
 STORE_PATIENCE = 15 * 60  # seconds in which the store may be away
+STALE_GRACE = 2.0  # seconds: nothing it writes counts any more
 NICE = 5  # trainers yield to the console on a machine they share
 
 
@@ -70,7 +71,7 @@ def start_alone(job_id: str, fence: int, directory: Path) -> None:
     if facts is None:
         return
     for earlier in facts.earlier:
-        if not process.stop_attempt(job_id, earlier):
+        if not process.stop_attempt(job_id, earlier, STALE_GRACE):
             log.error("an earlier attempt cannot be killed", job=job_id, fence=earlier)
             return
     try:
@@ -89,7 +90,7 @@ def start_alone(job_id: str, fence: int, directory: Path) -> None:
         wanted = jobs.mark_started(db, job_id, fence, *found)
     log.info("run started", job=job_id, fence=fence, pid=found.pid, wanted=wanted)
     if not wanted:
-        process.stop(*found, 5, process.marker(job_id, fence))
+        process.stop(*found, STALE_GRACE, process.marker(job_id, fence))
 
 
 def temporary(trouble: Exception) -> bool:

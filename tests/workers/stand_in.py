@@ -83,18 +83,18 @@ succeed()
 TRAINS = """
 def stop(*_):
     checkpoint(at)
-    status("stopped", step=at, total=100)
+    status("stopped", step=at, total=60)
     sys.exit(0)
 
 signal.signal(signal.SIGTERM, stop)
 at = int(SPEC["resume_from"].rpartition("-")[2]) if SPEC["resume_from"] else 0
 print("from", at, flush=True)
-while at < 100:
+while at < 60:
     at += 1
     step(at)
-    status("running", step=at, total=100)
-    time.sleep(0.05)
-succeed(100)
+    status("running", step=at, total=60)
+    time.sleep(0.04)
+succeed(60)
 """
 
 
