@@ -69,12 +69,14 @@ def watched(items: Iterable[Any]) -> Iterator[Any]:
 def weighed(value: Any) -> Any:
     """`value`, once it is known that writing it out is affordable."""
     if isinstance(value, list | tuple | dict):
-        seen, stack = 0, [value]
+        items, text, stack = 0, 0, [value]
         while stack:
             container = stack.pop()
-            seen += len(container)
-            fits(seen, MOST_ITEMS)
-            inner = container.values() if isinstance(container, dict) else container
+            inner = [*container, *container.values()] if isinstance(container, dict) else container
+            items += len(inner)
+            text += sum(len(item) for item in inner if isinstance(item, str))
+            fits(items, MOST_ITEMS)
+            fits(text, MOST_TEXT)
             stack += [item for item in inner if isinstance(item, list | tuple | dict)]
     return value
 
@@ -107,10 +109,15 @@ def checked(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> 
     elif name == "replace" and len(arguments) > 2:
         text, old, new = (str(weighed(part)) for part in arguments[:3])
         fits(len(text) + (text.count(old) if old else len(text) + 1) * len(new), MOST_TEXT)
-    elif name in {"format", "format_map"} and WIDE_FORMAT.search(str(arguments[0])):
-        raise LimitExceeded("too wide")
-    for value in arguments:
+    for value in (*arguments, *keywords.values()):
         weighed(value)
+    if name == "format":
+        pattern = str(arguments[0])
+        if WIDE_FORMAT.search(pattern):
+            raise LimitExceeded("too wide")
+        parts = (*arguments[1:], *keywords.values())
+        length = sum(len(part) if isinstance(part, str) else 1000 for part in parts)
+        fits(len(pattern) + (pattern.count("{") + pattern.count("%")) * length, 4 * MOST_TEXT)
 
 
 def guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -251,11 +258,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 args = (items,)
         return super().call(__context, __obj, *args, **kwargs)
 
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+
+        def run(*args: Any, **kwargs: Any) -> str:
+            checked("format", (value.__self__, *args), kwargs)
+            return wrapped(*args, **kwargs)
+
+        return run
+
     def call_binop(self, context: Any, op: str, left: Any, right: Any) -> Any:
         if isinstance(left, int | float) and isinstance(right, int | float):
             return self.arithmetic(op, left, right)
         if op == "%" and isinstance(left, str):
-            checked("format", (left, right), {})
+            checked("format", (left, *(right if isinstance(right, tuple) else (right,))), {})
         elif op == "*":
             many, times = (right, left) if isinstance(left, int) else (left, right)
             if isinstance(times, int) and isinstance(many, str | list | tuple):

@@ -201,6 +201,8 @@ HUNGRY = [
     "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
     "{{ 'a' * 10**10 }}",
     "{{ [0] * 10**10 }}",
+    "{{ ['a' * 10**6] * 10**5 }}",
+    "{{ [{'a': 'a' * 10**6}] * 10**5 }}",
     "{{ 10 ** (10 ** 10) }}",
     *(START + double + "{% endfor %}" for double in DOUBLED),
     *(START + "{% set ns.l = [ns.l, ns.l] %}{% endfor %}" + printed for printed in PRINTED),
