@@ -102,7 +102,11 @@ class Stack:
         if seed.returncode:
             raise Refused(failure("seed", "The database could not be prepared."))
         mark.write_text(schema)
-        self.activate("web", "worker", "node", "beat")
+        self.activate("web")
+        head_start = time.monotonic() + 4  # people wait for web; the others may wait for it, too
+        while not self.signals and not self.own["web"].is_ready and time.monotonic() < head_start:
+            self.tend_or_refuse()
+        self.activate("worker", "node", "beat")
         while not self.signals and not all(child.is_ready for child in self.active):
             self.tend_or_refuse()
         if not self.signals:
@@ -237,15 +241,15 @@ def processes(env: dict[str, str]) -> dict[str, Child]:
     """web, worker, node, beat."""
     web = "uvicorn app.main:app --loop uvloop --http httptools --no-proxy-headers --no-access-log"
     web += " --no-server-header --timeout-graceful-shutdown 5 --host"
-    worker = "celery -A workers.celery worker -c 2 --disable-prefetch --pool prefork -l INFO"
+    worker = "celery -A workers.celery worker -c 2 --disable-prefetch --pool prefork -l WARNING"
     worker += " --without-gossip --without-mingle"
-    beat = "celery -A workers.celery beat -l WARNING --pidfile= -s"
+    beat = "celery -A workers.celery beat -l WARNING --pidfile="
     queues = f"control,node.{settings.node}"
     commands = {
         "web": [*web.split(), settings.host, "--port", str(settings.port)],
         "worker": [*worker.split(), "-Q", queues, "-n", f"{settings.node}@danlu"],
         "node": ["workers.node"],
-        "beat": [*beat.split(), str(settings.cache / "beat-schedule")],
+        "beat": beat.split(),
     }
 
     def launcher(name: str) -> Callable[[], subprocess.Popen[bytes]]:
