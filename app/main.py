@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
@@ -14,6 +15,18 @@ from starlette.staticfiles import StaticFiles
 from app import failures, guard
 from app import tables as _tables  # noqa: F401 - every foreign key is known
 from app.config import ROOT
+
+# Plain tracebacks: the pretty ones print local variables, passwords and keys among them.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
+)
 
 UNZIPPED = (
     *DEFAULT_EXCLUDED_CONTENT_TYPES,

@@ -7,6 +7,7 @@ Text is written in English in templates (`_("…")`, `{% trans %}`) and in error
 import gettext
 import hashlib
 import io
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -146,6 +147,11 @@ def format_ago(value: datetime, language: str) -> str:
     )
 
 
+def hue(name: str) -> int:
+    """One of eight, always the same for the same id: a colour to know a workspace by."""
+    return zlib.crc32(name.encode()) % 8
+
+
 def iso(value: datetime | None) -> str:
     return value.astimezone(UTC).isoformat(timespec="seconds") if value else ""
 
@@ -165,6 +171,7 @@ def environment(language: str) -> jinja2.Environment:
         bytes=format_bytes,
         count=format_count,
         duration=format_duration,
+        hue=hue,
         iso=iso,
         ago=partial(format_ago, language=language),
     )

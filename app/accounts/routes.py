@@ -127,6 +127,7 @@ def account_page(
         form=form,
         changed=changed,
         sign_ins=signin.sign_ins(db, who.user_id),
+        browser=signin.browser,
         workspaces=service.workspaces_of(db, who.user_id),
         status=422 if form else 200,
     )

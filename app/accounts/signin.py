@@ -20,6 +20,25 @@ log = structlog.get_logger()
 
 LIFETIME = timedelta(days=30)
 PER_ACCOUNT, PER_ADDRESS = 5, 50  # attempts in a window, from one address
+# the first mark found decides: Edge calls itself Chrome as well, and Chrome Safari
+BROWSERS = {
+    "Edg": "Edge",
+    "OPR/": "Opera",
+    "Firefox/": "Firefox",
+    "MicroMessenger": "WeChat",
+    "Chrome/": "Chrome",
+    "Safari/": "Safari",
+    "curl/": "curl",
+    "python": "Python",
+}
+SYSTEMS = {
+    "iPhone": "iPhone",
+    "iPad": "iPad",
+    "Android": "Android",
+    "Windows": "Windows",
+    "Mac OS X": "macOS",
+    "Linux": "Linux",
+}
 WINDOW = 300  # seconds
 
 
@@ -120,6 +139,15 @@ def sign_ins(db: Session, user_id: str) -> list[SignIn]:
             .order_by(SignIn.seen_at.desc(), SignIn.id)
         )
     )
+
+
+def browser(user_agent: str) -> str:
+    """What a person would call it: `Firefox, Windows`. Empty if it says nothing known."""
+    found = []
+    for known in (BROWSERS, SYSTEMS):
+        names = [name for mark, name in known.items() if mark in user_agent]
+        found += names[:1]
+    return ", ".join(found)
 
 
 def revoke(db: Session, user_id: str, sign_in_id: str) -> None:
