@@ -308,16 +308,23 @@ def postgres_ready(at: Place) -> bool:
     server = f"host={quote(str(at.sockets))}&connect_timeout=2"
     try:
         psycopg.connect(f"postgresql:///{ROLE}?user={ROLE}&{server}").close()
-        return True
     except psycopg.OperationalError as error:
-        if f'"{ROLE}" does not exist' not in str(error):
-            return False
-    admin = f"postgresql:///postgres?user=postgres&{server}"
-    with psycopg.connect(admin, autocommit=True) as db:
-        with contextlib.suppress(psycopg.errors.DuplicateObject):
-            db.execute(f"CREATE ROLE {ROLE} SUPERUSER LOGIN")
-        with contextlib.suppress(psycopg.errors.DuplicateDatabase):
-            db.execute(f"CREATE DATABASE {ROLE} OWNER {ROLE}")
+        return f'"{ROLE}" does not exist' in str(error) and create_database(server)
+    return True
+
+
+def create_database(server: str) -> bool:
+    """The platform's role and database, what is missing of them."""
+    try:
+        with psycopg.connect(
+            f"postgresql:///postgres?user=postgres&{server}", autocommit=True
+        ) as db:
+            with contextlib.suppress(psycopg.errors.DuplicateObject):
+                db.execute(f"CREATE ROLE {ROLE} SUPERUSER LOGIN")
+            with contextlib.suppress(psycopg.errors.DuplicateDatabase):
+                db.execute(f"CREATE DATABASE {ROLE} OWNER {ROLE}")
+    except psycopg.OperationalError:  # it went away again
+        return False
     return True
 
 

@@ -18,15 +18,10 @@ import httpx
 import pytest
 
 from app import embedded
+from app.config import ROOT
+from tests.stack import environment, free_port
 
-ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("postgres", "valkey", "web", "worker", "node", "beat")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Up:
@@ -50,13 +45,11 @@ class Up:
         return time.monotonic() - began
 
     def launch(self, *command: str) -> subprocess.Popen[bytes]:
-        ours = ("DANLU_", "DATABASE_URL", "REDIS_URL", "PG", "MAKE", "MFLAGS")
-        env = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         with self.output.open("wb") as out:
             return subprocess.Popen(
                 command or (sys.executable, "-m", "app.up"),
                 cwd=ROOT,
-                env=env | {"DANLU_HOME": str(self.home), "DANLU_PORT": str(self.port)},
+                env=environment(self.home, self.port),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -125,10 +118,8 @@ class Up:
         if server:
             pids = embedded.leftovers(self.home / part, server)
         else:
-            words = {"web": "uvicorn", "node": "workers.node", "beat": "celery beat"}
-            words["worker"] = "celery worker"
-            words["beat"] = "workers.celery beat"
-            words["worker"] = "workers.celery worker"
+            words = {"web": "uvicorn", "node": "workers.node"}
+            words |= {part: f"workers.celery {part}" for part in ("worker", "beat")}
             pids = (pid for pid, command in self.processes().items() if words[part] in command)
         return min(pids)
 
