@@ -17,18 +17,18 @@ SAMPLES = Path(__file__).parent / "samples"
 
 
 def ensure_samples(db: Session, directory: Path = SAMPLES) -> None:
-    """Register each `*.jsonl` of `directory` as a published dataset of the platform.
+    """Register each JSON or JSONL file of `directory` as a published dataset of the platform.
 
     A file that is registered already costs a look; one that has changed becomes a new version.
     Raises ValueError for a sample with a bad row.
     """
     db.execute(text("SELECT pg_advisory_xact_lock(hashtext('danlu.samples'))"))
-    for path in sorted(directory.glob("*.jsonl")):
+    for path in sorted(directory.glob("*.json*")):
         ensure_sample(db, path)
 
 
 def ensure_sample(db: Session, path: Path) -> None:
-    name = path.name.removesuffix(".jsonl")
+    name = path.stem
     with tempfile.TemporaryDirectory() as scratch:
         step = validate.step(
             path, validate.begin(path), Path(scratch), name, settings.max_row_mb * 2**20

@@ -5,6 +5,7 @@ here, so that one broken row does not hide those after it. Reading can begin aga
 `Place` that was reached. Pure: only the standard library.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,9 +44,13 @@ MAGIC = {
 }
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
-# One token of JSON's structure. A string that ends in another chunk matches its quote only.
-STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
-IN_STRING = re.compile(rb'["\\]')
+# What decides where an element ends. A string that goes on in the next chunk matches by its
+# quote only. No string goes over a line's end, so that a missing quote breaks one element and
+# not all that follow.
+STRING = rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"'
+BETWEEN = re.compile(rb'(?:[^"\[\]{},]++|' + STRING + rb')*+["\[\]{},]', re.DOTALL)
+NESTED = re.compile(rb'(?:[^"\[\]{}]++|' + STRING + rb')*+["\[\]{}]', re.DOTALL)
+IN_STRING = re.compile(rb'(?:[^"\\\n]++|\\.)*+["\\\n]', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,20 @@ def begin(path: Path) -> Place:
         )
     start = len(BOM) if head.startswith(BOM) else 0
     blank = len(head) - start - len(head[start:].lstrip(BLANK))
-    if head[start + blank : start + blank + 1] == b"[":
+    first, _, more = head[start + blank :].partition(b"\n")
+    if first.startswith(b"[") and not (more.strip(BLANK) and whole(first)):
         lines = head[: start + blank].count(b"\n")
         return Place("array", offset=start + blank + 1, line=1 + lines)
     return Place("lines", offset=start)
+
+
+def whole(line: bytes) -> bool:
+    """Whether a line is JSON by itself: the row of a JSONL file, if only a wrong one."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def pieces(path: Path, place: Place, most: int) -> Iterator[Piece]:
@@ -119,12 +134,11 @@ def cut_lines(file: BinaryIO, place: Place, most: int) -> Iterator[Piece]:
         number += 1
         offset += len(line)
         data: bytes | None = line.strip(BLANK)
-        if len(line) > most and not line.endswith(b"\n"):
-            data = None
-            while more := file.readline(CHUNK):
-                offset += len(more)
-                if more.endswith(b"\n"):
-                    break
+        if len(line) > most:
+            data = data if data is not None and len(data) <= most else None
+            while not line.endswith(b"\n") and (line := file.readline(CHUNK)):
+                offset += len(line)
+                data = None if line.strip(BLANK) else data
         if data != b"":
             yield Piece(number, number, data, Place("lines", offset, number, number + 1))
 
@@ -167,14 +181,16 @@ def cut_array(file: BinaryIO, place: Place, most: int) -> Iterator[Piece]:
     element = Element(line, most)
     while chunk := file.read(CHUNK):
         start, at, escaped = 0, escaped, 0
-        while found := (IN_STRING if in_string else STRUCTURE).search(chunk, at):
+        while True:
+            tokens = IN_STRING if in_string else NESTED if depth else BETWEEN
+            found = tokens.match(chunk, at)
+            if found is None:
+                break
             at = found.end()
-            token = found[0]
+            token = chunk[at - 1 : at]
             if in_string:
-                in_string = token != b'"'
-                if in_string:  # a backslash: the next byte says nothing
-                    escaped = int(at == len(chunk))
-                    at += 1
+                in_string = token == b"\\"  # the chunk's last: it hides the next one's first
+                escaped = int(in_string)
             elif token == b'"':
                 in_string = True
             elif token in b"[{":
