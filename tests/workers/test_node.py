@@ -1,0 +1,246 @@
+"""The node process itself, started as `danlu up` starts it."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text
+
+from app.cluster.tables import Device, Node
+from app.config import settings
+from app.db import engine
+from app.jobs.tables import JobMetric
+from app.queue import transaction
+from tests import factories
+from tests.workers import stand_in
+from tests.workers.servers import NODE, kill, running, wait_for
+from tests.workers.stand_in import SUCCEEDS, TRAINS, is_in, look
+from workers import inventory, process, starting, sweep
+
+
+@pytest.fixture
+def owner(db):
+    user = factories.make_user(db)
+    workspace = factories.make_workspace(db, owner=user)
+    db.commit()
+    return workspace, user
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "node.log"
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    def use(code):
+        python = stand_in.install(tmp_path, code)
+        monkeypatch.setattr(settings, "train_python", python)
+        monkeypatch.setenv("DANLU_TRAIN_PYTHON", str(python))
+
+    use(SUCCEEDS)
+    yield use
+    left = process.attempts()
+    for run in left:
+        owner, _, fence = run.rpartition("-")
+        process.stop_attempt(owner, int(fence), 0)
+    assert not left
+
+
+def found_node():
+    with transaction() as db:
+        return db.get(Node, settings.node)
+
+
+def devices():
+    with transaction() as db:
+        return list(db.scalars(select(Device).order_by(Device.name)))
+
+
+def start(db, owner, log):
+    """A running job, once the node is there to run it."""
+    wait_for(devices, log)
+    job = stand_in.make_job(db, *owner)
+    sweep.sweep()
+    starting.start_run(job.id, 1)
+    return job.id
+
+
+def steps(job_id):
+    with transaction() as db:
+        return sorted(db.scalars(select(JobMetric.step).where(JobMetric.job_id == job_id)))
+
+
+def test_says_what_it_has_and_that_it_lives(db, stage, log):
+    with running(NODE, log, DANLU_CPU_DEVICES="3", DANLU_NODE_HOST="10.0.0.7"):
+        wait_for(lambda: found_node() and found_node().facts["engines"], log)
+        node = found_node()
+        assert node.host == "10.0.0.7"
+        assert node.facts["cores"] == len(os.sched_getaffinity(0))
+        assert node.facts["engines"]["vllm"]["available"] is False
+        assert "/none" in node.facts["engines"]["vllm"]["reason"]
+        if not Path("/proc/driver/nvidia").exists():
+            assert [device.name for device in devices()] == ["cpu:0", "cpu:1", "cpu:2"]
+            assert devices()[0].memory == inventory.total_memory() // 3
+        wait_for(lambda: found_node().seen_at > node.seen_at, log)
+
+
+def test_leaves_runs_alone_on_sigterm_and_adopts_them(db, owner, stage, log):
+    stage(TRAINS)
+    with running(NODE, log) as node:
+        job_id = start(db, owner, log)
+        wait_for(lambda: look(job_id).step > 3, log)
+        node.terminate()
+        assert node.wait(10) == 0
+    assert process.leftovers(job_id, 1)
+    assert look(job_id).state == "running"
+    with running(NODE, log) as node:
+        wait_for(lambda: look(job_id).step > 20, log)
+        kill(node)
+    with running(NODE, log):
+        wait_for(is_in(job_id, "succeeded"), log)
+    assert steps(job_id) == list(range(1, 61))
+    assert look(job_id).fence == 1
+
+
+@pytest.mark.parametrize("way", ["SIGUSR1", "--drain-on-term"])
+def test_drains_when_asked(db, owner, stage, log, way):
+    stage(TRAINS)
+    command = NODE if way == "SIGUSR1" else f"{NODE} --drain-on-term"
+    with running(command, log) as node:
+        job_id = start(db, owner, log)
+        wait_for(lambda: look(job_id).step > 3, log)
+        node.send_signal(signal.SIGUSR1 if way == "SIGUSR1" else signal.SIGTERM)
+        assert node.wait(30) == 0
+    assert process.attempts() == {}
+    assert (look(job_id).state, look(job_id).reason) == ("queued", "drained")
+    assert not any(device.healthy for device in devices())
+    sweep.sweep()
+    assert look(job_id).state == "queued", "a node that is down gets nothing"
+    with running(NODE, log):
+        wait_for(lambda: all(device.healthy for device in devices()), log)
+        sweep.sweep()
+        starting.start_run(job_id, 2)
+        wait_for(is_in(job_id, "succeeded"), log)
+    assert steps(job_id) == list(range(1, 61))
+
+
+def test_kills_what_was_given_to_others_while_it_was_away(db, owner, stage, log):
+    stage("status('running'); hang()")
+    with running(NODE, log) as node:
+        job_id = start(db, owner, log)
+        wait_for(is_in(job_id, "running"), log)
+        kill(node)
+    with transaction() as session:
+        job = session.get_one(type(look(job_id)), job_id)
+        job.state, job.fence, job.node_id, job.pid = "queued", 2, None, None
+    with running(NODE, log):
+        wait_for(lambda: not process.attempts(), log)
+
+
+def test_waits_for_the_database_and_outlives_it(db, owner, stage, log, tmp_path):
+    """The database is reached through a link that comes and goes."""
+    url = engine().url
+    real = Path(str(url.query.get("host", "")))
+    if not (real / ".s.PGSQL.5432").exists():
+        pytest.skip("needs the database on a unix socket")
+    link = tmp_path / ".s.PGSQL.5432"
+    away = url.update_query_dict({"host": str(tmp_path), "application_name": "through-link"})
+    stage(TRAINS)
+    env = {"DATABASE_URL": away.render_as_string(hide_password=False)}
+    with running(NODE, log, **env) as node:
+        wait_for(lambda: "does not work" in log.read_text(), log)
+        assert node.poll() is None
+        link.symlink_to(real / ".s.PGSQL.5432")
+        job_id = start(db, owner, log)
+        wait_for(lambda: look(job_id).step > 3, log)
+        link.unlink()
+        with transaction() as session:
+            session.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE application_name = 'through-link'"
+                )
+            )
+        wait_for(stand_in.has_status(job_id, 1, state="succeeded"), log)
+        assert node.poll() is None
+        assert look(job_id).state == "running"
+        link.symlink_to(real / ".s.PGSQL.5432")
+        wait_for(is_in(job_id, "succeeded"), log)
+    assert steps(job_id) == list(range(1, 61))
+    assert log.read_text().count("does not work") <= 8  # once for each part, not for each try
+
+
+def test_two_processes_of_one_node_take_turns(db, stage, log):
+    with running(NODE, log) as first:
+        wait_for(devices, log)
+        with running(NODE, log) as second:
+            first.send_signal(signal.SIGSTOP)
+            seen = found_node().seen_at
+            try:
+                assert second.poll() is None
+                assert found_node().seen_at == seen
+            finally:
+                first.send_signal(signal.SIGCONT)
+            kill(first)
+            wait_for(lambda: found_node().seen_at > seen, log)
+
+
+def test_a_driver_that_hangs_does_not_hang_the_node(monkeypatch):
+    import threading
+
+    release = threading.Event()
+    found = {"name": "cuda:0", "kind": "cuda", "healthy": True, "stats": {"use": 5}}
+    gpus = inventory.Gpus()
+    monkeypatch.setattr(inventory, "gpus", lambda: [found])
+    assert gpus.list() == [found]
+    monkeypatch.setattr(inventory, "gpus", lambda: release.wait(30) and [found])
+    assert gpus.list() == [found | {"healthy": False, "stats": {}}]
+    assert gpus.list()[0]["healthy"] is False  # asked once; not a thread for each beat
+    release.set()
+    gpus.asked.result(10)
+    assert gpus.list() == [found]
+
+
+def test_gpus_that_are_hidden_are_not_ours(monkeypatch):
+    class Nvml:
+        NVMLError = inventory.pynvml.NVMLError
+
+        def __getattr__(self, name):
+            return lambda *args: 3
+
+    monkeypatch.setattr(inventory, "pynvml", Nvml())
+    card = {"kind": "cuda"}
+    monkeypatch.setattr(
+        inventory, "gpu", lambda index: card | {"name": f"cuda:{index}", "uuid": f"GPU-{index}"}
+    )
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [gpu["name"] for gpu in inventory.gpus()] == ["cuda:0", "cuda:1", "cuda:2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-2")
+    assert [gpu["name"] for gpu in inventory.gpus()] == ["cuda:1", "cuda:2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert inventory.gpus() == []
+
+
+def test_an_engine_is_asked_once_until_its_environment_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "home", tmp_path)
+    site = tmp_path / "env/lib/python3.11/site-packages"
+    site.mkdir(parents=True)
+    python = tmp_path / "env/bin/python"
+    python.parent.mkdir()
+    asked = tmp_path / "asked"
+
+    def environment(line):
+        python.write_text(f"#!/bin/sh\necho x >> {asked}\n{line}\n")
+        python.chmod(0o755)
+
+    environment("echo 'ImportError: no vllm._C' >&2; exit 1")
+    monkeypatch.setattr(settings, "serve_python", python)
+    broken = inventory.engine("vllm")
+    assert broken == {"available": False, "version": "", "reason": "ImportError: no vllm._C"}
+    assert inventory.engine("vllm") == broken
+    assert asked.read_text() == "x\n"
+    environment("echo noise; echo version 0.32.0")
+    (site / "vllm").mkdir()
+    assert inventory.engine("vllm") == {"available": True, "version": "0.32.0", "reason": ""}
