@@ -78,16 +78,26 @@ const steps = new Map(); // step → metrics
 let chart = null;
 let stale = false;
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--tblr-${name}`).trim();
+const probe = document.createElement("i");
+box.after(probe);
+
+// A theme's colour, worked out by the browser: a canvas does not know variables.
+function colour(name) {
+  probe.style.color = `var(--tblr-${name})`;
+  return getComputedStyle(probe).color;
+}
 
 function columns() {
   const rows = [...steps.values()].sort((a, b) => a.step - b.step);
-  let mean = null;
-  const keep = Math.min(0.95, 1 - 10 / Math.max(rows.length, 11)); // smoother as the run grows
+  // A running mean that forgets, corrected for its start, so that the first points count fully.
+  const keep = 0.9;
+  let mean = 0;
+  let weight = 0;
   const smooth = rows.map((row) => {
-    if (row.loss == null) return mean;
-    mean = mean === null ? row.loss : keep * mean + (1 - keep) * row.loss;
-    return mean;
+    if (row.loss == null) return null;
+    mean = keep * mean + (1 - keep) * row.loss;
+    weight = keep * weight + (1 - keep);
+    return mean / weight;
   });
   return [
     rows.map((row) => row.step),
@@ -123,7 +133,7 @@ function draw() {
       series: [
         { label: text.textStep, value: (_, at) => (at == null ? "–" : number.format(at)) },
         line(text.textTrain, "secondary", { width: 1, alpha: 0.5 }),
-        line(text.textSmooth, "primary", { width: 2 }),
+        line(text.textSmooth, "primary", { width: 2, spanGaps: true }),
         line(text.textEval, "orange", { spanGaps: true, points: { show: true, size: 6 } }),
       ],
     },
