@@ -74,7 +74,7 @@ def cache_bytes(config: dict[str, Any], max_model_len: int) -> int:
 
 def number(config: dict[str, Any], name: str) -> int:
     """A positive whole number of the config; 0 for anything else."""
-    value = config.get(name)
+    value: Any = config.get(name)
     whole = isinstance(value, int) and not isinstance(value, bool)
     return value if whole and value > 0 else 0
 
