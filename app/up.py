@@ -5,6 +5,7 @@ of its own, started again when they die. Trainers and engines are not: the node 
 detached, so they outlive us when we are killed, and the next `up` finds them.
 """
 
+import argparse
 import http.client
 import json
 import os
@@ -17,25 +18,43 @@ from pathlib import Path
 
 from app import embedded
 from app.config import ROOT, settings
-from app.supervise import MARK, Child, Refused, claim, claim_port, end_marked, say
+from app.supervise import Child, Refused, claim, claim_port, end_marked, mark, say
 
+PARTS = ("web", "worker", "node", "beat")
 LOG_LIMIT = 20 * 1024 * 1024  # bytes; a larger log is put aside at the next start
 DRAIN = 40.0  # seconds in which trainers leave a checkpoint and engines end
 
 
 def main() -> int:
     """Run until a signal asks us to stop. The exit status is not 0 if it could not start."""
+    parser = argparse.ArgumentParser(prog="danlu up")
+    parser.add_argument("--only")
+    chosen = parser.parse_args().only
     os.umask(0o077)
     home = settings.home = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - keeps links
     try:
+        parts = chosen_parts(chosen)
         make_home(home)
-        with claim(home):
-            end_marked(home, runs=False, grace=8)
-            claim_port(settings.host, settings.port)
-            return Stack(home).run()
+        with claim(home, parts):
+            end_marked(home, (*parts, "seed"), runs=False, grace=8)
+            if "web" in parts:
+                claim_port(settings.host, settings.port)
+            return Stack(home, parts, to_files=chosen is None).run()
     except (Refused, embedded.Unstartable) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+
+
+def chosen_parts(only: str | None) -> tuple[str, ...]:
+    """What `--only web,beat` names; everything without it."""
+    if only is None:
+        return PARTS
+    parts = tuple(only.split(","))
+    if not set(parts) <= set(PARTS):
+        raise Refused(f"--only takes some of {','.join(PARTS)}, not {only}.")
+    if not (settings.database_url and settings.redis_url):
+        raise Refused("--only needs servers that all machines reach: DATABASE_URL and REDIS_URL.")
+    return parts
 
 
 def make_home(home: Path) -> None:
@@ -48,18 +67,43 @@ def make_home(home: Path) -> None:
 
 
 class Stack:
-    """The servers and processes of one home."""
+    """The servers, and those processes of one home that are ours to run."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, parts: tuple[str, ...], *, to_files: bool) -> None:
         self.home = home
+        self.to_files = to_files  # else the children write where we do, as containers want it
         self.signals = 0  # how often we were asked to stop
         self.began = time.monotonic()
+        self.is_first = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self.heard)
         self.servers = servers(home)
-        self.environment = environment(home)
-        self.own = processes(self.environment)
+        self.own = {
+            name: Child(
+                name,
+                lambda name=name: self.python(name, commands()[name]),  # type: ignore[misc]
+                ready=web_ready if name == "web" else lambda: True,
+            )
+            for name in parts
+        }
         self.active: list[Child] = [*self.servers]
+
+    def python(self, name: str, argv: list[str]) -> subprocess.Popen[bytes]:
+        """`python -m argv`. It ends when we do, however we do."""
+        log = log_file(name).open("ab") if self.to_files else None
+        try:
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", *argv],
+                cwd=ROOT,
+                env=environment(self.home) | mark(self.home, name),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        finally:
+            if log:
+                log.close()
 
     def heard(self, *_: object) -> None:
         self.signals += 1
@@ -89,28 +133,43 @@ class Stack:
         """Bring all of it up, side by side where one does not need the other."""
         for server in self.servers:
             server.start()
-        schema = schema_version()
-        mark = self.home / "schema"  # what `app.seed` has brought this home to
-        if mark.exists() and mark.read_text() == schema:
-            self.activate("web")  # its imports take longer than all the rest
-        seed = python("seed", ["app.seed"], self.environment)
-        while not self.signals and seed.poll() is None:
-            self.tend_or_refuse()
-        if self.signals:
-            seed.terminate()
-            return
-        if seed.returncode:
-            raise Refused(failure("seed", "The database could not be prepared."))
-        mark.write_text(schema)
-        self.activate("web")
-        head_start = time.monotonic() + 4  # people wait for web; the others may wait for it, too
-        while not self.signals and not self.own["web"].is_ready and time.monotonic() < head_start:
-            self.tend_or_refuse()
-        self.activate("worker", "node", "beat")
-        while not self.signals and not all(child.is_ready for child in self.active):
-            self.tend_or_refuse()
+        if "web" in self.own:
+            self.seed()
+            head_start = time.monotonic() + 4  # people wait for web; the others may wait for it
+            self.settle(lambda: self.own["web"].is_ready or time.monotonic() > head_start)
+        if not self.signals:
+            self.activate(*self.own)
+        self.settle(lambda: all(child.is_ready for child in self.active))
         if not self.signals:
             self.announce()
+
+    def seed(self) -> None:
+        """Run `app.seed` and start web: together where the tables are as web wants them."""
+        schema, written = schema_version(), self.home / "schema"
+        self.is_first = not written.exists()
+        if not self.is_first and written.read_text() == schema:
+            self.activate("web")
+        seed = self.python("seed", ["app.seed"])
+        self.settle(lambda: seed.poll() is not None)
+        if seed.poll() is None:
+            seed.terminate()
+        elif seed.returncode:
+            raise Refused(failure("seed", "The database could not be prepared."))
+        else:
+            written.write_text(schema)
+            self.activate("web")
+
+    def settle(self, done: Callable[[], bool]) -> None:
+        """Tend until `done`, or until we are asked to stop.
+
+        Raises Refused when something dies again and again before it was ever ready.
+        """
+        while not self.signals and not done():
+            self.tend()
+            for child in self.active:
+                if child.failures >= (5 if child in self.servers else 3):
+                    raise Refused(failure(child.name, f"{child.name} does not start."))
+            time.sleep(0.05)
 
     def activate(self, *names: str) -> None:
         for name in names:
@@ -118,30 +177,27 @@ class Stack:
                 self.own[name].start()
                 self.active.append(self.own[name])
 
-    def tend_or_refuse(self) -> None:
-        """Raises Refused when something dies again and again before it was ever ready."""
-        self.tend()
-        for child in self.active:
-            if child.failures >= (5 if child in self.servers else 3):
-                raise Refused(failure(child.name, f"{child.name} does not start."))
-        time.sleep(0.05)
-
     def announce(self) -> None:
-        """The address, and the first sign-in while the password is still the first one."""
+        """The address, and at the first start the first sign-in."""
         seconds = time.monotonic() - self.began
+        if "web" not in self.own:
+            say(f"Danlu 丹炉: {', '.join(self.own)} · 已就绪  ({seconds:.1f} s)")
+            return
+        file = self.home / "first-run.json"
         lines = ["", f"  丹炉 Danlu is ready · 已就绪  ({seconds:.1f} s)", ""]
         lines.append(f"  address · 地址    {settings.url}")
-        try:
-            first = json.loads((self.home / "first-run.json").read_text())
+        if self.is_first and file.exists():
+            first = json.loads(file.read_text())
             lines.append(f"  sign-in · 登录    {first['email']}")
             lines.append(f"  password · 密码   {first['password']}")
-            lines.append(f"  ({self.home / 'first-run.json'})")
-        except (OSError, ValueError, KeyError):
-            pass  # its owner removed it, as one may
+        if file.exists():
+            lines.append(f"  first sign-in and API key · 首次登录信息与 API key: {file}")
         if not settings.serve_python.exists() and settings.engine != "transformers":
             lines.append("  vLLM is not installed here; transformers serves instead · ")
             lines[-1] += "未安装 vLLM，将由 transformers 提供服务"
-        lines += [f"  logs · 日志       {self.home / 'logs'}", "  Ctrl-C stops it · 按 Ctrl-C 停止"]
+        if self.to_files:
+            lines.append(f"  logs · 日志       {self.home / 'logs'}")
+        lines.append("  Ctrl-C stops it · 按 Ctrl-C 停止")
         say("\n".join([*lines, ""]))
 
     # -- stopping ------------------------------------------------------------------------
@@ -149,12 +205,15 @@ class Stack:
     def stop(self) -> None:
         """Nothing new starts, runs leave, then the servers. A second signal makes it quick."""
         heard = max(self.signals, 1)
-        beat, worker, node, web = (self.own[name] for name in ("beat", "worker", "node", "web"))
-        self.finish(heard, (beat, worker), 10)
-        self.finish(heard, (node,), DRAIN, signal.SIGUSR1)
-        self.finish(heard, (web,), 8)
-        end_marked(self.home, runs=True, grace=0 if self.signals > heard else 30)
+        self.finish(heard, self.some("beat", "worker"), 10)
+        self.finish(heard, self.some("node"), DRAIN, signal.SIGUSR1)
+        self.finish(heard, self.some("web"), 8)
+        grace = 0 if self.signals > heard else 30
+        end_marked(self.home, (*self.own, "seed"), runs="node" in self.own, grace=grace)
         self.finish(heard, self.servers, 20)
+
+    def some(self, *names: str) -> list[Child]:
+        return [self.own[name] for name in names if name in self.own]
 
     def finish(
         self,
@@ -200,6 +259,8 @@ def servers(home: Path) -> list[Child]:
     found = []
     if not settings.database_url:
         settings.database_url = at.database_url
+        for name in [name for name in os.environ if name.startswith("PG")]:
+            del os.environ[name]  # libpq would follow them to another server
         found.append(
             Child(
                 "postgres",
@@ -225,10 +286,8 @@ def start_valkey(at: embedded.Place, child: Child) -> subprocess.Popen[bytes]:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Ours, and what we found out. libpq's own variables would divert the embedded Postgres."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return kept | {
-        MARK: str(home),
+    """Ours, and what we found out."""
+    return os.environ | {
         "DANLU_HOME": str(home),
         "DATABASE_URL": settings.database_url,
         "REDIS_URL": settings.redis_url,
@@ -237,42 +296,19 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def processes(env: dict[str, str]) -> dict[str, Child]:
-    """web, worker, node, beat."""
+def commands() -> dict[str, list[str]]:
+    """What runs as each of PARTS: arguments of `python -m`."""
     web = "uvicorn app.main:app --loop uvloop --http httptools --no-proxy-headers --no-access-log"
     web += " --no-server-header --timeout-graceful-shutdown 5 --host"
     worker = "celery -A workers.celery worker -c 2 --disable-prefetch --pool prefork -l WARNING"
     worker += " --without-gossip --without-mingle"
-    beat = "celery -A workers.celery beat -l WARNING --pidfile="
     queues = f"control,node.{settings.node}"
-    commands = {
+    return {
         "web": [*web.split(), settings.host, "--port", str(settings.port)],
         "worker": [*worker.split(), "-Q", queues, "-n", f"{settings.node}@danlu"],
         "node": ["workers.node"],
-        "beat": beat.split(),
+        "beat": "celery -A workers.celery beat -l WARNING --pidfile=".split(),
     }
-
-    def launcher(name: str) -> Callable[[], subprocess.Popen[bytes]]:
-        return lambda: python(name, commands[name], env)
-
-    return {
-        name: Child(name, launcher(name), ready=web_ready if name == "web" else lambda: True)
-        for name in commands
-    }
-
-
-def python(name: str, argv: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """`python -m argv`, logging to `logs/<name>.log`. It ends when we do, however we do."""
-    with log_file(name).open("ab") as out:
-        return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", *argv],
-            cwd=ROOT,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
 
 
 def web_ready() -> bool:

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from app import embedded
-from app.config import ROOT
+from app.config import ROOT, settings
 from tests.stack import environment, free_port
 
 PARTS = ("postgres", "valkey", "web", "worker", "node", "beat")
@@ -44,12 +44,12 @@ class Up:
             time.sleep(0.05)
         return time.monotonic() - began
 
-    def launch(self, *command: str) -> subprocess.Popen[bytes]:
+    def launch(self, *command: str, **extra: str) -> subprocess.Popen[bytes]:
         with self.output.open("wb") as out:
             return subprocess.Popen(
                 command or (sys.executable, "-m", "app.up"),
                 cwd=ROOT,
-                env=environment(self.home, self.port),
+                env=environment(self.home, self.port, **extra),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -303,3 +303,39 @@ def test_a_database_that_cannot_be_used_ends_it_with_a_reason(up: Up) -> None:
     assert up.launch().wait(60) == 1
     assert "Postgres 12" in up.output.read_text()
     assert up.processes() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_parts_run_apart_on_servers_of_ones_own(up: Up, database: None) -> None:
+    """What docker-compose.yml starts."""
+    urls = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url}
+    run = (sys.executable, "-m", "app.cli.main", "up", "--only")
+    up.process = up.launch(*run, "web", **urls)
+    up.until(up.ready, 60)
+    up.announced()
+    assert up.first()["url"] == up.url
+    assert "Uvicorn running" in up.output.read_text()  # a container's log is its output
+    assert not (up.home / "postgres").exists()
+
+    other = Up(up.home.parent)
+    other.output = up.home.parent / "other-output"
+    other.process = other.launch(*run, "worker,beat", **urls)
+    try:
+        other.announced()
+        with up.api() as api:
+            made = api.post("/api/v1/datasets", files={"file": ("a.jsonl", ONE_ROW)}).json()
+            up.until(lambda: status(api, made["id"]) == "draft", 30)
+        refused = other.launch(*run, "web,node", **urls)
+        assert refused.wait(20) == 1
+        assert not [text for text in up.processes().values() if "workers.node" in text]
+    finally:
+        end(other)
+    assert up.ready()
+
+
+def test_parts_need_servers_that_others_reach(up: Up) -> None:
+    assert up.launch(sys.executable, "-m", "app.up", "--only", "web").wait(20) == 1
+    assert "DATABASE_URL" in up.output.read_text()
+    assert up.launch(sys.executable, "-m", "app.up", "--only", "all").wait(20) == 1
+    assert not up.home.exists()

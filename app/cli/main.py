@@ -10,7 +10,12 @@ def parser() -> argparse.ArgumentParser:
         prog="danlu", description="Fine-tune and serve large language models on your own GPUs."
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("up", help="start everything on this machine; Ctrl-C stops it")
+    up = commands.add_parser("up", help="start everything on this machine; Ctrl-C stops it")
+    up.add_argument(
+        "--only",
+        metavar="PARTS",
+        help="some of web,worker,node,beat, on a DATABASE_URL and REDIS_URL of yours",
+    )
     commands.add_parser(
         "demo", help="the whole journey over HTTP: upload, tune, deploy, ask, measure"
     )
@@ -22,7 +27,8 @@ def main() -> int:
     args = parser().parse_args()
     if args.command == "up":
         # A program of its own: this one knows the API and nothing behind it.
-        os.execv(sys.executable, [sys.executable, "-m", "app.up"])
+        chosen = ["--only", args.only] if args.only is not None else []
+        os.execv(sys.executable, [sys.executable, "-m", "app.up", *chosen])
     from app.cli import demo
 
     return demo.main()
