@@ -177,22 +177,34 @@ function tick() {
 
 // The card is replaced only when the state changes: nothing moves under the pointer meanwhile.
 async function renew() {
-  const answer = await fetch(text.live, { headers: { accept: "text/html" } });
-  if (!answer.ok) return;
+  const answer = await fetch(text.live, { headers: { accept: "text/html" } }).catch(() => null);
+  if (!answer?.ok) return;
   const card = document.createElement("template");
   card.innerHTML = await answer.text(); // our own page's HTML
   document.getElementById("job-live").replaceWith(card.content);
 }
 
 let latest = null;
+let shown = "";
+let renewing = false;
 
 async function setState(state) {
-  const card = document.getElementById("job-live").dataset;
-  const phase = latest && latest.phase !== state.phase;
   latest = state;
-  Object.assign(value("elapsed").dataset, { started: state.started_at ?? "", finished: state.finished_at ?? "" });
-  if (card.state !== state.state || card.reason !== state.reason || phase) await renew();
-  state = latest; // a newer one may have come while we waited
+  paint();
+  if (renewing) return; // whoever renews looks again afterwards
+  renewing = true;
+  const wanted = () => [latest.state, latest.reason, latest.phase, latest.result_model].join();
+  shown ||= [text.state, text.reason, text.phase, latest.result_model].join();
+  while (shown !== wanted()) {
+    shown = wanted();
+    await renew();
+    paint();
+  }
+  renewing = false;
+}
+
+function paint() {
+  const state = latest;
   value("step").textContent = number.format(state.step);
   value("total").textContent = state.total ? number.format(state.total) : "–";
   if (state.total) Object.assign(value("progress"), { max: state.total, value: state.step });
@@ -200,6 +212,7 @@ async function setState(state) {
   if (state.eta != null) value("eta").textContent = duration(state.eta);
   value("loss").textContent = state.loss == null ? "–" : String(Number(state.loss.toPrecision(4)));
   value("tokens").textContent = state.tokens_per_second ? number.format(state.tokens_per_second) : "–";
+  Object.assign(value("elapsed").dataset, { started: state.started_at ?? "", finished: state.finished_at ?? "" });
   tick();
 }
 
@@ -212,4 +225,14 @@ on("log", addLog);
 on("metrics", addMetrics);
 on("event", addEvent);
 source.addEventListener("done", () => source.close());
+let silence = 0;
+source.onopen = () => {
+  clearTimeout(silence);
+  value("lost").hidden = true;
+};
+source.onerror = () => {
+  clearTimeout(silence);
+  silence = setTimeout(() => (value("lost").hidden = source.readyState === EventSource.OPEN), 5000);
+};
+source.addEventListener("done", () => clearTimeout(silence));
 setInterval(tick, 1000);
