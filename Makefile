@@ -41,7 +41,7 @@ test-slow: environments
 lint: python $(PLATFORM)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/lint-imports --no-logo --quiet
+	.venv/bin/lint-imports --no-logo
 	.venv/bin/mypy
 
 bench: environments
