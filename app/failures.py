@@ -126,7 +126,7 @@ def page(request: Request, error: DomainError, headers: dict[str, str]) -> Respo
     if isinstance(error, Unauthenticated):
         return to_login(request)
     title = translate(request, TITLES.get(error.status, TITLES[400]))
-    context = {
+    context: dict[str, Any] = {
         "title": title,
         "message": sentence(request, error),
         "error_id": request.state.request_id if error.status >= 500 else None,

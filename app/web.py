@@ -8,7 +8,7 @@ import gettext
 import hashlib
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -20,7 +20,6 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
-from jinja2_fragments import render_block
 from pydantic import BaseModel, ValidationError
 
 from app.config import ROOT
@@ -206,6 +205,19 @@ def render(
     return HTMLResponse(env.get_template(name).render(context), status_code=status)
 
 
+def render_block(env: jinja2.Environment, name: str, block: str, variables: dict[str, Any]) -> str:
+    """One block of a template, which sees the imports, macros and sets at the template's top."""
+    template = env.get_template(name)
+    context = template.new_context(variables)
+    try:
+        # The top of a template runs before its first output, which is not asked for.
+        next(template.root_render_func(context), None)
+        return env.concat(context.blocks[block][0](context))
+    except Exception:
+        env.handle_exception()
+        raise
+
+
 def is_htmx(request: Request) -> bool:
     return request.headers.get("hx-request") == "true"
 
@@ -241,7 +253,7 @@ FORM_ERRORS = {
 }
 
 
-def field_messages(request: Request, errors: list[Any]) -> dict[str, str]:
+def field_messages(request: Request, errors: Sequence[Any]) -> dict[str, str]:
     """One sentence per field, keyed by its dotted path, in the reader's language."""
     found: dict[str, str] = {}
     for error in errors:

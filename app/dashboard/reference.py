@@ -40,7 +40,7 @@ def described(
 
 def fields_of(schema: dict[str, Any], content: dict[str, Any]) -> list[dict[str, Any]]:
     """The fields of a JSON or multipart body."""
-    body = next(iter(content.values()), {}).get("schema", {})
+    body: dict[str, Any] = next((one["schema"] for one in content.values()), {})
     if "$ref" in body:
         body = schema["components"]["schemas"][body["$ref"].rsplit("/", 1)[1]]
     needed = body.get("required", [])

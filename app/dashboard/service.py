@@ -174,13 +174,13 @@ def admin(db: Session) -> Admin:
 def owner_names(db: Session, owners: Iterable[dict[str, Any]]) -> dict[str, str]:
     """Of jobs their name, of replicas their deployment's."""
     ids = {owner["owner_id"] for owner in owners}
-    names = dict(db.execute(select(Job.id, Job.name).where(Job.id.in_(ids))).tuples())
+    names = dict(db.execute(select(Job.id, Job.name).where(Job.id.in_(ids))).all())
     replicas = (
         select(Replica.id, Deployment.name)
         .join(Deployment, Deployment.id == Replica.deployment_id)
         .where(Replica.id.in_(ids))
     )
-    return names | dict(db.execute(replicas).tuples())
+    return names | dict(db.execute(replicas).all())
 
 
 def failed_today(db: Session) -> list[tuple[Job, str]]:
@@ -191,7 +191,7 @@ def failed_today(db: Session) -> list[tuple[Job, str]]:
         .order_by(Job.finished_at.desc())
         .limit(50)
     )
-    return list(db.execute(query).tuples())
+    return list(db.execute(query).all())
 
 
 def idle_deployments(db: Session) -> list[tuple[Deployment, str]]:
@@ -210,7 +210,7 @@ def idle_deployments(db: Session) -> list[tuple[Deployment, str]]:
         .order_by(Deployment.ready_at)
         .limit(50)
     )
-    return list(db.execute(query).tuples())
+    return list(db.execute(query).all())
 
 
 def limits(db: Session) -> list[dict[str, Any]]:

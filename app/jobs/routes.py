@@ -180,7 +180,7 @@ def live(request: Request, job_id: str, who: Reader, db: Db) -> Response:
     """The card with the state, again after each change of it."""
     job = service.get(db, who.workspace_id, job_id)
     context = view.live(db, job, stream.speaker(request))
-    return render(request, "jobs/detail.html", block="live", **context)
+    return render(request, "jobs/detail.html", block="live", tab="charts", **context)
 
 
 @router.get("/{job_id}/stream", name="jobs:stream")
