@@ -94,6 +94,8 @@ def load(directory: Path) -> ChatTemplate | None:
         return None
     if "default" not in sources:
         raise ChatTemplateError(N_("The model has several chat templates and no default one."))
+    for source in sources.values():
+        compiled(source)
     return ChatTemplate(sources["default"], sources.get("tool_use"), tokens)
 
 

@@ -1,7 +1,7 @@
 """Build a small random model: `<train_python> tests/workers/tiny.py DIR [JSON]`.
 
 Qwen3 with two layers, a byte-level BPE tokenizer and a ChatML template. The JSON object changes
-things: {"weights": false, "dtype": "bfloat16", "tied": false, "template": "…", "eos": "…"}.
+things: {"weights": false, "dtype": "bfloat16", "tied": false, "broken": true, "eos": "…"}.
 """
 
 import json
@@ -19,7 +19,7 @@ TEXT = """The quick brown fox jumps over the lazy dog. What is the colour of the
 user assistant system tool sentiment positive negative good bad 正面 负面 好 坏 0123456789"""
 
 
-def tokenizer(template: str | None, eos: str):
+def tokenizer(eos: str):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -35,13 +35,13 @@ def tokenizer(template: str | None, eos: str):
         ),
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token=eos, pad_token="<|endoftext|>", chat_template=template
+        tokenizer_object=made, eos_token=eos, pad_token="<|endoftext|>", chat_template=CHATML
     )
 
 
 def main() -> None:
     target, options = Path(sys.argv[1]), json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}")
-    words = tokenizer(options.get("template", CHATML), options.get("eos", "<|im_end|>"))
+    words = tokenizer(options.get("eos", "<|im_end|>"))
     words.save_pretrained(target)
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -68,7 +68,10 @@ def main() -> None:
         config.save_pretrained(target)
         return
     torch.manual_seed(7)
-    Qwen3ForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(target)
+    model = Qwen3ForCausalLM(config).to(getattr(torch, dtype))
+    if options.get("broken"):
+        model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(target)
 
 
 if __name__ == "__main__":

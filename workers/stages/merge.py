@@ -123,19 +123,32 @@ def merge(run: Run, spec: RunSpec) -> dict[str, Any]:
     }
 
 
+def opened(path: Path) -> Any:
+    """A safetensors file, as a context manager. Raises StageError when it is broken."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise StageError(
+            "bad_model",
+            N_("%(file)s of the model cannot be read: %(reason)s"),
+            file=path.name,
+            reason=error,
+        ) from error
+
+
 # -- the adapter ---------------------------------------------------------------------------
 
 
 def read_pairs(adapter: Path) -> dict[str, Pair]:
     """The adapter's pairs by the module they belong to. Raises StageError."""
-    from safetensors import safe_open
-
     config = models.check_adapter(adapter)
     for name, plain in PLAIN.items():
         if name in config and config[name] not in plain:
             raise unsupported(f"{name} = {config[name]!r}")
     pairs: dict[str, Pair] = {}
-    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+    with opened(adapter / "adapter_model.safetensors") as file:
         for key in file.keys():  # noqa: SIM118 - no dict
             found = MATRIX.fullmatch(key.removeprefix("base_model.model."))
             if not found:
@@ -179,8 +192,6 @@ def unsupported(found: str) -> StageError:
 
 def read_base(base: Path) -> Iterator[Tensor]:
     """Every tensor of the base, from the headers of its files."""
-    from safetensors import safe_open
-
     index = base / "model.safetensors.index.json"
     names = sorted(set(models.read(index)["weight_map"].values())) if index.exists() else None
     files = [base / Path(name).name for name in names] if names else base.glob("*.safetensors")
@@ -189,7 +200,7 @@ def read_base(base: Path) -> Iterator[Tensor]:
             raise StageError(
                 "bad_model", N_("A file of the model is missing: %(file)s"), file=path.name
             )
-        with safe_open(path, "pt") as file:
+        with opened(path) as file:
             for name in file.keys():  # noqa: SIM118 - no dict
                 part = file.get_slice(name)
                 dtype, shape = part.get_dtype(), part.get_shape()
@@ -255,8 +266,6 @@ def write_model(run: Run, tensors: list[Tensor], adapter: Path, target: Path) ->
 
 def write_shard(run: Run, shard: list[Tensor], adapter: Path, path: Path) -> None:
     """One file: the length of the header, the header (JSON), the tensors end to end."""
-    from safetensors import safe_open
-
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in shard:
@@ -268,10 +277,10 @@ def write_shard(run: Run, shard: list[Tensor], adapter: Path, path: Path) -> Non
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin aligned
-    with path.open("wb") as output, safe_open(adapter, "pt") as matrices:
+    with path.open("wb") as output, opened(adapter) as matrices:
         output.write(len(text).to_bytes(8, "little") + text)
         for tensor in shard:
-            with safe_open(tensor.file, "pt") as file:
+            with opened(tensor.file) as file:
                 output.write(content(file.get_tensor(tensor.source), tensor, matrices))
             run.progress(run.step + 1)
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.errors import N_
+from app.errors import N_, DomainError
 from app.jobs.spec import RunSpec
 
 LEAVE_AFTER = 15.0  # seconds from SIGTERM until a step that still runs is given up
@@ -192,7 +192,7 @@ def failed(run: Run, error: BaseException) -> int:
     params = {name: str(value)[:2000] for name, value in known.params.items()}
     run.status("failed", {"code": known.code, "message": known.message, "params": params})
     with contextlib.suppress(OSError):  # the log may be on the full disk
-        if not isinstance(error, StageError):
+        if not isinstance(error, StageError | DomainError):
             traceback.print_exception(error)
         say(f"Failed ({known.code}): {known}")
     return 1
@@ -203,6 +203,8 @@ def named(error: BaseException) -> StageError:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, StageError):
         return error
+    if isinstance(error, DomainError):
+        return StageError(error.code, error.message, **error.params)
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return disk_full()
     if "No space left on device" in text or "PytorchStreamWriter failed" in text:

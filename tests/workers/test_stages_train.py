@@ -1,0 +1,452 @@
+"""The training stage, run for real on a model of two layers."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from app.config import ROOT, settings
+from tests.workers.stage_runs import ENV, Ran, Stages, chat, reviews
+
+QUICK = {"epochs": 3, "batch_size": 16, "learning_rate": 5e-3, "warmup_ratio": 0.0}
+
+
+@pytest.fixture(scope="module")
+def base(stages: Stages) -> Path:
+    return stages.model()
+
+
+@pytest.fixture(scope="module")
+def data(stages: Stages) -> str:
+    return stages.data(reviews(96))
+
+
+def slow(steps: int = 400, **more) -> dict:
+    """Settings of a run that takes long enough to be interrupted, with much left to chance."""
+    return {"max_steps": steps, "lora_dropout": 0.1, "batch_size": 4, "save_steps": 7} | more
+
+
+def files(directory: Path) -> set[str]:
+    return {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
+
+
+def test_a_run_learns_and_leaves_exactly_what_the_contract_says(stages, base, data):
+    run = stages.run(
+        base=base, train=[data], validation=[data], hyperparameters=QUICK | {"keep_checkpoints": 1}
+    )
+    assert run.code == 0, run.log
+    total = 3 * 6
+    assert run.status == {
+        "state": "succeeded",
+        "phase": "save",
+        "step": total,
+        "total": total,
+        "error": None,
+    }
+    assert [line["step"] for line in run.metrics] == list(range(1, total + 1))
+    for line in run.metrics:
+        assert set(line) == {"step", "epoch", "loss", "lr", "grad_norm", "tokens", "t"}
+    assert run.metrics[-1]["epoch"] == 3
+    assert [set(line) for line in run.evaluations] == [{"step", "epoch", "eval_loss", "t"}] * 3
+    assert [line["step"] for line in run.evaluations] == [6, 12, 18]
+    assert run.losses[-1] < run.losses[0] / 3
+    assert run.evaluations[-1]["eval_loss"] < 1.5
+    words = {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/chat_template.jinja",
+        "adapter/generation_config.json",
+        "adapter/tokenizer.json",
+        "adapter/tokenizer_config.json",
+    }
+    rest = {"spec.json", "log", "status.json", "metrics.jsonl", "events.jsonl", "result.json"}
+    assert files(run.directory) == words | rest
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (run.directory / "adapter" / name).read_bytes() == (base / name).read_bytes()
+    config = json.loads((run.directory / "adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == base.name
+    assert run.result["kind"] == "adapter"
+    assert run.result["data"]["rows"] == 96
+    assert run.result["libraries"]["torch"]
+    assert run.result["stop_token_ids"] == [2]
+    assert "\r" not in run.log
+    assert "step 18/18" in run.log
+    assert str(base.parent) not in run.log
+
+
+@pytest.mark.slow
+def test_the_command_itself(stages, base, data):
+    directory = stages.write(
+        {"base": base, "train": [data], "hyperparameters": {"max_steps": 2}, "threads": 2}
+    )
+    command = [settings.train_python, "-m", "workers.stages.train"]
+    done = subprocess.run([*command, directory], cwd=ROOT, env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "loss" in done.stdout
+    assert Ran(directory, 0).status["state"] == "succeeded"
+    assert subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True).returncode == 2
+
+
+def test_accumulation_changes_nothing(stages, base):
+    rows = stages.data([*reviews(24), *(chat("天" * 5 * i, "好" * i) for i in range(1, 9))])
+    settings_of = {"max_steps": 6, "batch_size": 8}
+    once = stages.run(base=base, train=[rows], hyperparameters=settings_of)
+    split = settings_of | {"batch_size": 1, "gradient_accumulation": 8}
+    eight = stages.run(base=base, train=[rows], hyperparameters=split)
+    few = stages.run(base=base, train=[rows], hyperparameters=settings_of | {"batch_tokens": 64})
+    for other in (eight, few):
+        assert other.losses == pytest.approx(once.losses, abs=1e-5)
+        norms = [line["grad_norm"] for line in once.metrics]
+        assert [line["grad_norm"] for line in other.metrics] == pytest.approx(norms, rel=1e-3)
+    assert "tokens/s" in few.log
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(stages, base, data) -> Ran:
+    run = stages.run(
+        base=base,
+        train=[data],
+        validation=[data],
+        hyperparameters=slow(40, save_steps=7, keep_checkpoints=2, eval_steps=10),
+    )
+    assert run.code == 0, run.log
+    return run
+
+
+def test_old_checkpoints_are_dropped(uninterrupted: Ran):
+    assert [path.name for path in uninterrupted.checkpoints()] == ["checkpoint-28", "checkpoint-35"]
+    assert {path.name for path in (uninterrupted.directory / "checkpoints").iterdir()} == {
+        "checkpoint-28",
+        "checkpoint-35",
+    }
+    for name in files(uninterrupted.checkpoints()[0]):
+        assert not name.endswith(".bin")
+
+
+def same_end(one: Ran, other: Ran) -> None:
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        first, second = (run.directory / "adapter" / name for run in (one, other))
+        if name.endswith("safetensors"):
+            assert first.read_bytes() == second.read_bytes()
+
+
+def test_same_seed_same_curve(stages, base, data, uninterrupted: Ran):
+    again = stages.run(
+        base=base, train=[data], validation=[data], hyperparameters=slow(40, eval_steps=10)
+    )
+    assert again.losses == uninterrupted.losses
+    same_end(again, uninterrupted)
+    other = stages.run(base=base, train=[data], hyperparameters=slow(3, seed=43))
+    assert other.losses != uninterrupted.losses[:3]
+
+
+def test_a_resumed_run_goes_on_as_if_nothing_had_happened(stages, base, data, uninterrupted: Ran):
+    resumed = stages.run(
+        base=base,
+        train=[data],
+        validation=[data],
+        fence=2,
+        resume_from=uninterrupted.checkpoints()[0],
+        hyperparameters=slow(40, save_steps=7, eval_steps=10),
+    )
+    assert resumed.code == 0, resumed.log
+    assert [line["step"] for line in resumed.metrics] == list(range(29, 41))
+    assert resumed.losses == pytest.approx(uninterrupted.losses[28:], abs=1e-4)
+    for name in ("lr", "epoch", "tokens"):
+        assert [m[name] for m in resumed.metrics] == [m[name] for m in uninterrupted.metrics[28:]]
+    assert resumed.evaluations[-1]["eval_loss"] == pytest.approx(
+        uninterrupted.evaluations[-1]["eval_loss"], abs=1e-4
+    )
+    assert resumed.result["tokens"] == uninterrupted.result["tokens"]
+    assert resumed.events["resumed"]["params"] == {"step": 28}
+    same_end(resumed, uninterrupted)
+
+
+def test_sigterm_leaves_a_checkpoint_at_the_next_step(stages, base, data, uninterrupted: Ran):
+    spec = {"base": base, "train": [data], "validation": [data]}
+    spec |= {"hyperparameters": slow(40, save_steps=None, eval_steps=10)}
+    run = stages.start(stages.write(spec))
+    run.until(lambda run: len(run.metrics) >= 12)
+    began = time.monotonic()
+    os.kill(run.pid, signal.SIGTERM)
+    stages.wait(run)
+    assert run.code == 0, run.log
+    assert time.monotonic() - began < 30
+    assert run.status["state"] == "stopped"
+    at = run.status["step"]
+    assert 12 <= at < 40
+    assert [path.name for path in run.checkpoints()] == [f"checkpoint-{at}"]
+    assert len(run.metrics) == at
+    spec |= {"fence": 2, "resume_from": run.checkpoints()[0]}
+    resumed = stages.wait(stages.start(stages.write(spec)))
+    assert run.losses + resumed.losses == pytest.approx(uninterrupted.losses, abs=1e-4)
+    steps = [line["step"] for line in run.evaluations + resumed.evaluations]
+    assert steps == [10, 20, 30, 40]
+
+
+def test_kill_9_costs_only_what_the_last_checkpoint_lacks(stages, base, data, uninterrupted: Ran):
+    directory = stages.write(
+        {
+            "base": base,
+            "train": [data],
+            "validation": [data],
+            "hyperparameters": slow(40, eval_steps=10),
+        }
+    )
+    run = stages.start(directory)
+    run.until(lambda run: len(run.metrics) >= 17)
+    os.kill(run.pid, signal.SIGKILL)
+    assert stages.wait(run).code == -9
+    assert run.status["state"] == "running"
+    last = run.checkpoints()[-1]
+    assert int(last.name[11:]) in {14, 21, 28}
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9')  # a line cut short
+    spec = json.loads((directory / "spec.json").read_text()) | {"resume_from": str(last)}
+    resumed = stages.wait(stages.start(stages.write(spec, directory)))
+    assert resumed.code == 0, resumed.log
+    assert [line["step"] for line in resumed.metrics] == list(range(1, 41))
+    assert resumed.losses == pytest.approx(uninterrupted.losses, abs=1e-4)
+    same_end(resumed, uninterrupted)
+
+
+@pytest.mark.slow
+def test_checkpoints_come_by_time_too(stages, base, data):
+    run = stages.start(
+        stages.write(
+            {
+                "base": base,
+                "train": [data],
+                "hyperparameters": slow(4000, save_steps=None, save_seconds=1),
+            }
+        )
+    )
+    run.until(lambda run: len(run.checkpoints()) >= 2)
+    os.kill(run.pid, signal.SIGTERM)
+    assert stages.wait(run).code == 0
+
+
+@pytest.mark.parametrize("phase", ["prepare", "load"])
+def test_sigterm_before_the_first_step(stages, base, phase):
+    rows = stages.data(reviews(30_000 if phase == "prepare" else 10))
+    run = stages.start(stages.write({"base": base, "train": [rows]}))
+    run.until(lambda run: (run.directory / "status.json").exists() and run.status["phase"] == phase)
+    os.kill(run.pid, signal.SIGTERM)
+    assert stages.wait(run).code == 0, run.log
+    assert run.status["state"] == "stopped"
+    assert not run.metrics
+
+
+def test_full_tuning_writes_a_model_in_the_type_of_its_base(stages, data):
+    base = stages.model(dtype="bfloat16")
+    spec = {"base": base, "train": [data], "method": "full"}
+    whole = stages.run(**spec, hyperparameters=slow(20, learning_rate=1e-3))
+    assert whole.code == 0, whole.log
+    assert whole.losses[-1] < whole.losses[0]
+    assert whole.result["kind"] == "model"
+    model = whole.directory / "model"
+    assert {"config.json", "model.safetensors", "generation_config.json"} <= files(model)
+    header = (model / "model.safetensors").read_bytes()[8:2000]
+    assert b'"BF16"' in header
+    assert b'"F32"' not in header
+    resumed = stages.run(
+        **spec,
+        resume_from=whole.checkpoints()[0],
+        hyperparameters=slow(20, learning_rate=1e-3),
+    )
+    assert resumed.losses == pytest.approx(whole.losses[7:], abs=1e-4)
+
+
+def test_pretraining_from_random_weights_on_plain_text(stages):
+    base = stages.model(weights=False)
+    texts = stages.data([{"text": "今天天气很好，我们去公园散步吧。" * n} for n in range(1, 40)])
+    rows = stages.data(reviews(10))
+    run = stages.run(
+        base=base,
+        train=[texts, rows],
+        stage="pretrain",
+        method="full",
+        hyperparameters={"max_steps": 25, "learning_rate": 5e-3, "max_length": 100},
+    )
+    assert run.code == 0, run.log
+    assert run.losses[0] > 5
+    assert run.losses[-1] < 2
+    assert run.result["data"]["rows"] == 49
+    assert run.result["data"]["samples"] > 49  # long texts train in pieces
+    assert "random" in run.log
+    tuned = stages.run(base=run.directory / "model", train=[rows], hyperparameters={"epochs": 1})
+    assert tuned.code == 0, tuned.log
+
+
+def test_an_adapter_can_be_trained_further(stages, base, data, uninterrupted: Ran):
+    adapter = uninterrupted.directory / "adapter"
+    further = stages.run(base=base, adapter=adapter, train=[data], hyperparameters=slow(5))
+    assert further.code == 0, further.log
+    assert further.losses[0] < uninterrupted.losses[0] - 0.5
+    whole = stages.run(
+        base=base, adapter=adapter, train=[data], method="full", hyperparameters=slow(5)
+    )
+    assert whole.code == 0, whole.log
+    assert whole.losses[0] == pytest.approx(further.losses[0], rel=0.3)
+
+
+@pytest.mark.slow
+def test_gradient_checkpointing_changes_nothing(stages, base, data):
+    plain = stages.run(base=base, train=[data], hyperparameters={"max_steps": 4})
+    sparing = stages.run(
+        base=base, train=[data], hyperparameters={"max_steps": 4, "gradient_checkpointing": True}
+    )
+    assert sparing.code == 0, sparing.log
+    assert sparing.losses == pytest.approx(plain.losses, abs=1e-5)
+
+
+# -- what goes wrong -----------------------------------------------------------------------
+
+
+def failure(run: Ran) -> str:
+    assert run.code == 1, run.log
+    status = run.status
+    assert status["state"] == "failed"
+    error = status["error"]
+    assert set(error) == {"code", "message", "params"}
+    assert error["message"] % error["params"]
+    assert "Traceback" not in run.log
+    assert not (run.directory / "result.json").exists()
+    return str(error["code"])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"train": []},
+        {"train": ["/x"], "surprise": 1},
+        {"train": ["/x"], "hyperparameters": {"learning_rate": -1}},
+        {"train": ["/x"], "hyperparameters": {"learning_speed": 1}},
+        {"stage": "evaluate"},
+        {"stage": "merge"},
+    ],
+)
+def test_an_invalid_spec(stages, spec):
+    assert failure(stages.run(base="/nowhere", **spec)) == "invalid_spec"
+
+
+def test_unusable_data(stages, base):
+    def code(rows, **hyperparameters):
+        run = stages.run(base=base, train=[stages.data(rows)], hyperparameters=hyperparameters)
+        return failure(run)
+
+    assert code([{"messages": [{"role": "user", "content": "a"}]}]) == "nothing_to_train"
+    assert code([chat("天" * 200, "好")], max_length=32) == "nothing_to_train"
+    missing = stages.run(base=base, train=["/nowhere"])
+    assert failure(missing) == "data_missing"
+
+
+def test_unusable_templates(stages, base, data):
+    def code(template):
+        directory = stages.new("model")
+        shutil.copytree(base, directory, dirs_exist_ok=True)
+        (directory / "chat_template.jinja").unlink()
+        if template is not None:
+            (directory / "chat_template.jinja").write_text(template)
+        return failure(stages.run(base=directory, train=[data]))
+
+    turns = "{% for m in messages %}{{ m.role + ':' + m.content + '\n' }}{% endfor %}"
+    assert code(None) == "no_chat_template"
+    assert code(turns + "{% if add_generation_prompt %}assistant:{% endif %}") == (
+        "stop_token_untrained"
+    )
+    assert code(turns + "{% if add_generation_prompt %}model:{% endif %}") == "template_unstable"
+    assert code("{{ raise_exception('no') }}") == "template_refused"
+    assert code("{% if %}") == "chat_template"
+
+
+def test_unusable_models(stages, base, data):
+    def code(change):
+        directory = stages.new("model")
+        shutil.copytree(base, directory, dirs_exist_ok=True)
+        change(directory)
+        return failure(stages.run(base=directory, train=[data]))
+
+    def config(**changes):
+        def change(directory):
+            path = directory / "config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+        return change
+
+    def pickled(directory):
+        (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+    def cut(directory):
+        path = directory / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:5000])
+
+    assert code(pickled) == "pickled_weights"
+    assert code(lambda d: (d / "model.safetensors").unlink()) == "no_weights"
+    assert code(lambda d: (d / "config.json").write_text("{")) == "bad_model"
+    assert code(lambda d: (d / "tokenizer.json").write_text("{")) == "bad_model"
+    assert code(cut) == "bad_model"
+    assert code(config(num_hidden_layers=3)) == "bad_model"
+    assert code(config(hidden_size=128)) == "bad_model"
+    assert code(config(model_type="unheard-of")) == "bad_model"
+    assert code(config(auto_map={"AutoModelForCausalLM": "x.Y"})) == "remote_code"
+    assert code(config(quantization_config={"quant_method": "gptq"})) == "quantized_base"
+
+
+def test_divergence_is_named(stages, data):
+    run = stages.run(base=stages.model(broken=True), train=[data])
+    assert failure(run) == "diverged"
+    assert run.status["error"]["params"] == {"step": "1"}
+    assert not run.metrics
+
+
+def test_a_full_disk_is_named(stages, base, data):
+    directory = stages.write({"base": base, "train": [data]})
+    (directory / "metrics.jsonl").symlink_to("/dev/full")
+    run = stages.wait(stages.start(directory))
+    assert run.code == 1
+    assert run.status["error"]["code"] == "disk_full"
+
+
+def test_resuming_from_something_else_is_refused(stages, base, data, uninterrupted: Ran):
+    checkpoint = uninterrupted.checkpoints()[0]
+
+    def code(rows, **changes):
+        hyperparameters = slow(40, eval_steps=10) | changes
+        spec = {"base": base, "train": [rows], "resume_from": checkpoint}
+        return failure(stages.run(**spec, hyperparameters=hyperparameters))
+
+    assert code(data, learning_rate=1e-3) == "resume_mismatch"
+    assert code(stages.data(reviews(96, seed=2))) == "resume_mismatch"
+    half = stages.new("checkpoint")
+    shutil.copytree(checkpoint, half, dirs_exist_ok=True)
+    (half / "complete").unlink()
+    run = stages.run(base=base, train=[data], resume_from=half)
+    assert failure(run) == "checkpoint_incomplete"
+
+
+def test_rows_are_never_dropped_in_silence(stages, base):
+    rows = [*reviews(4), chat("天" * 300, "好"), chat("好", "天" * 600)]
+    rows += [{"messages": [{"role": "user", "content": "?"}]}]
+    run = stages.run(
+        base=base,
+        train=[stages.data(rows)],
+        hyperparameters={"max_steps": 1, "max_length": 64},
+    )
+    assert run.code == 0, run.log
+    dropped = [line for line in run.lines("events.jsonl") if line["kind"] == "dropped"]
+    assert sorted((line["params"]["count"], *line["params"]["rows"]) for line in dropped) == [
+        (1, "row-4"),
+        (1, "row-6"),
+    ]
+    assert run.events["truncated"]["params"]["rows"] == ["row-5"]
+    for name in ("row-4", "row-5", "row-6"):
+        assert name in run.log
+    assert run.result["data"]["dropped"] == 2
