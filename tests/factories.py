@@ -119,8 +119,8 @@ def make_dataset(
     db: Session, workspace: Workspace | None, *, status: str = "published", **overrides: Any
 ) -> DatasetVersion:
     """A dataset with one version, which is returned; `workspace` None makes a preset."""
-    values = {"name": f"reviews {next(numbers)}", "workspace_id": workspace and workspace.id}
-    dataset = added(db, Dataset(**values))
+    name = overrides.pop("name", f"reviews {next(numbers)}")
+    dataset = added(db, Dataset(name=name, workspace_id=workspace and workspace.id))
     values = {
         "number": 1,
         "status": status,

@@ -55,7 +55,8 @@ def page(version: DatasetVersion, *, offset: int, limit: int, q: str = "") -> Pa
     until = time.monotonic() + SCAN_SECONDS
     for number, line in enumerate(lines(version, offset), start=offset):
         full = len(found.rows) == limit or size > PAGE_BYTES
-        if full or (wanted and number % 256 == 0 and time.monotonic() > until):
+        look = wanted and number > offset and (number - offset) % 256 == 0
+        if full or (look and time.monotonic() > until):
             found.has_more = True
             break
         found.next_offset = number + 1

@@ -41,7 +41,7 @@ class Index:
 
 def write(rows: Iterable[dict[str, Any]], directory: Path) -> Written:
     """Write `rows` into `directory`, one frame at a time in memory."""
-    compressor = zstandard.ZstdCompressor(level=3)
+    compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
     digest = hashlib.sha256()
     frames: list[tuple[int, int, int]] = []
     total = offset = 0

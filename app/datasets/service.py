@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Select, and_, delete, exists, func, or_, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import Session, joinedload
 
 from app.accounts.auth import Principal
@@ -224,7 +224,7 @@ def publish(
     """
     own(db, who, dataset_id)
     draft = version(db, who.workspace_id, dataset_id, which)
-    db.refresh(draft, with_for_update=True)
+    db.refresh(draft, ["status", "rows", "error_count"], with_for_update=True)
     if draft.status != DRAFT:
         raise Conflict(
             N_("Version %(number)s is not a draft, so it cannot be published."),
@@ -282,7 +282,7 @@ def list_published(db: Session, workspace_id: str) -> list[DatasetVersion]:
         .options(joinedload(DatasetVersion.dataset))
         .where(visible(workspace_id), DatasetVersion.status == PUBLISHED)
         .order_by(Dataset.id, DatasetVersion.number.desc())
-        .distinct(Dataset.id)
+        .ext(distinct_on(Dataset.id))
     )
     found = list(db.scalars(query))
     found.sort(key=lambda one: one.dataset.created_at, reverse=True)

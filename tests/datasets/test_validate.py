@@ -209,9 +209,7 @@ def test_jsonl_whose_first_row_is_an_array(tmp_path: Path) -> None:
         ("[", 0, [(1, "json.unclosed")]),
     ],
 )
-def test_broken_arrays(
-    tmp_path: Path, data: str, rows: int, issues: list[tuple[int, str]]
-) -> None:
+def test_broken_arrays(tmp_path: Path, data: str, rows: int, issues: list[tuple[int, str]]) -> None:
     made, told, _ = check(tmp_path, data.replace("G", json.dumps(ALPACA)).encode())
     assert len(made) == rows
     assert [(issue.line, issue.code) for issue in told] == issues
