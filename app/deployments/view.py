@@ -1,5 +1,6 @@
 """What the pages of deployments show."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -152,3 +153,11 @@ def planned(
     except DomainError as error:
         return None, error
     return found, None
+
+
+def free_name(db: Session, workspace_id: str, model: str) -> str:
+    """A name for a deployment of `model` that is allowed and not taken yet."""
+    stem = re.sub(r"[^a-z0-9._-]+", "-", model.lower()).strip("-._")[:50] or "model"
+    taken = {one.name for one in service.list_deployments(db, workspace_id, limit=1000)[0]}
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
