@@ -98,3 +98,8 @@ def held(db: Session) -> int:
 def log_of(deployment: Deployment) -> str:
     with transaction() as db:
         return service.log(db, look(deployment)[1], limit=1000)[2].decode()
+
+
+def replica_of(deployment: Deployment) -> Replica | None:
+    with Session(database_engine(), expire_on_commit=False) as db:
+        return next(iter(replicas_of(db, deployment.id)), None)
