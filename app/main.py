@@ -1,10 +1,7 @@
 """The web process: every router, behind the guard."""
 
-import importlib
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -14,7 +11,24 @@ from starlette.staticfiles import StaticFiles
 
 from app import failures, guard
 from app import tables as _tables  # noqa: F401 - every foreign key is known
+from app.accounts import api as accounts_api
+from app.accounts import routes as accounts_routes
+from app.chat import routes as chat_routes
+from app.cluster import api as cluster_api
 from app.config import ROOT
+from app.dashboard import api as dashboard_api
+from app.dashboard import routes as dashboard_routes
+from app.datasets import api as datasets_api
+from app.datasets import routes as datasets_routes
+from app.deployments import api as deployments_api
+from app.deployments import routes as deployments_routes
+from app.gateway import api as gateway_api
+from app.gateway import upstream
+from app.jobs import api as jobs_api
+from app.jobs import routes as jobs_routes
+from app.models import api as models_api
+from app.models import routes as models_routes
+from app.quotas import api as quotas_api
 
 # Plain tracebacks: the pretty ones print local variables, passwords and keys among them.
 structlog.configure(
@@ -37,7 +51,8 @@ UNZIPPED = (
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    yield
+    async with upstream.lifespan():
+        yield
 
 
 app = FastAPI(
@@ -61,19 +76,22 @@ failures.install(app)
 app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
 
 
-def router_of(module: str) -> Any:
-    try:
-        return importlib.import_module(module).router
-    except ImportError as error:
-        sys.stderr.write(f"left out {module}: {error}\n")
-        return None
-
-
-for name in (
-    "app.dashboard.routes app.dashboard.api app.accounts.routes app.accounts.api "
-    "app.datasets.routes app.datasets.api app.models.routes app.models.api app.jobs.routes "
-    "app.jobs.api app.deployments.routes app.deployments.api app.gateway.api app.chat.routes "
-    "app.cluster.api app.quotas.api"
-).split():
-    if router := router_of(name):
-        app.include_router(router)
+for module in (
+    dashboard_routes,
+    dashboard_api,
+    accounts_routes,
+    accounts_api,
+    datasets_routes,
+    datasets_api,
+    models_routes,
+    models_api,
+    jobs_routes,
+    jobs_api,
+    deployments_routes,
+    deployments_api,
+    gateway_api,
+    chat_routes,
+    cluster_api,
+    quotas_api,
+):
+    app.include_router(module.router)
