@@ -235,7 +235,7 @@ def publish(
         first = issues(db, draft.id, level="error", limit=5)
         raise Conflict(
             N_(
-                "%(count)s rows cannot be used (line %(lines)s). Publish without them "
+                "Rows that cannot be used: %(count)s (line %(lines)s). Publish without them "
                 "by saying so (skip_invalid), or upload a corrected file."
             ),
             code="invalid_rows",
@@ -330,7 +330,7 @@ def remove(db: Session, who: Principal, dataset_id: str) -> None:
     held = pins(db, dataset_id)
     if held:
         raise Conflict(
-            N_("“%(name)s” is needed by %(count)s jobs, so it cannot be deleted."),
+            N_("“%(name)s” cannot be deleted while jobs need it: %(count)s of them do."),
             code="pinned",
             name=dataset.name,
             count=len({(one.owner_kind, one.owner_id) for one in held}),

@@ -165,7 +165,7 @@ def warnings(state: Cursor) -> list[Issue]:
             first,
             name,
             "field.unused",
-            N_("The field “%(name)s” is not used, and was left out of %(count)s rows."),
+            N_("The field “%(name)s” is not used and was left out. Rows that have it: %(count)s."),
             {"name": name, "count": count},
         )
         for name, (first, count) in sorted(state.unused.items())

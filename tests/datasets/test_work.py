@@ -295,7 +295,7 @@ def test_what_is_pinned_is_not_deleted(db: Session, who: Principal) -> None:
     for _ in range(2):
         service.pin(db, made.id, "job", "job_1")
     service.pin(db, made.id, "job", "job_2")
-    with pytest.raises(Conflict, match="2 jobs"):
+    with pytest.raises(Conflict, match="2 of them"):
         service.remove(db, who, made.dataset_id)
     service.unpin(db, made.id, "job", "job_1")
     service.unpin(db, made.id, "job", "job_2")
@@ -385,3 +385,19 @@ def test_a_name_is_found_for_what_has_none(name: str) -> None:
     assert service.clean_name(name, ".jsonl") == "dataset"
     with pytest.raises(Invalid):
         service.clean_name("a\0", "")
+
+
+def test_a_store_elsewhere(db: Session, who: Principal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object store: rows come through the content cache, and nothing stays of an upload."""
+    monkeypatch.setattr("app.config.settings.store", "memory://danlu-test")
+    made = work.take(who, upload(many(1500)))
+    assert next(number for number, _ in browse.page(made, offset=1490, limit=50).rows) == 1490
+    assert work.publish(who, made.dataset_id).status == "published"
+    files, _ = storage.remote()
+    assert {path.split("/")[2] for path in files.find("/danlu-test")} == {"segments"}
+    cached = [path.name for path in (storage.settings.cache / "artefacts").iterdir()]
+    assert not any((storage.settings.cache / "artefacts" / "uploads").glob("*")), cached
+    service.remove(db, who, made.dataset_id)
+    db.commit()
+    work.clear(made.dataset_id)
+    assert files.find("/danlu-test") == []
