@@ -16,7 +16,6 @@ from workers.stages.prepare import Prepare
 from workers.stages.run import Run, StageError
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<s>"]
-STOP = 1  # the id of <|im_end|>
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def tokenizer():
 class Words:
     """A prepared run, read back as text: what is trained stands in brackets."""
 
-    def __init__(self, tokenizer, directory, template=CHATML, **options):
+    def __init__(self, tokenizer, directory, template=CHATML, stops=("<|im_end|>",), **options):
         self.tokenizer = tokenizer
         self.ran = Ran(directory, 0)
         self.work = Prepare(
@@ -43,6 +42,7 @@ class Words:
             tokenizer=tokenizer,
             template=ChatTemplate(template, None, {"bos_token": "<s>", "eos_token": "<|im_end|>"}),
             special=tokenizer.special,
+            stops={tokenizer.token_to_id(stop) for stop in stops},
             around=([], [tokenizer.im_end]),
             now=datetime(2026, 11, 21),
             **{"max_length": 4096, "pretrain": False} | options,
@@ -155,6 +155,18 @@ def test_other_templates(words):
     assert text == "<s>[INST] a [/INST]⟦ b>⟧[INST] c [/INST]⟦ d>⟧"
 
 
+@pytest.mark.parametrize(
+    ("stops", "trained"),
+    [(["<|im_end|>"], "⟦b>⟧\n<s>"), (["<s>"], "⟦b>\n<s>⟧"), ([], "⟦b>\n<s>⟧")],
+)
+def test_of_several_tokens_at_the_end_the_one_where_engines_stop(words, stops, trained):
+    template = CHATML.replace("'<|im_end|>\\n'", "'<|im_end|>\\n<s>'")
+    work = words(template, stops=stops)
+    (text,) = work(conversation(user("a"), answer("b")))
+    assert text.endswith("assistant\n" + trained)
+    assert len(work.work.examples.stops) == 1
+
+
 def test_training_ids_are_serving_ids(words, tokenizer):
     work = words(HEADERS)
     rows = [conversation(SYSTEM, user("你好"), answer("好"), user("\n a"), answer("\nb"))]
@@ -243,7 +255,7 @@ def test_a_first_token_that_runs_into_the_prompt_is_reported(tmp_path, tokenizer
 
 def test_plain_text_is_trained_whole_and_in_pieces(words):
     work = words(pretrain=True, max_length=4)
-    assert work({"text": "abcdef"}, {"text": "x"}) == ["a⟦bcd⟧", "e⟦f>⟧", "x⟦>⟧"]
+    assert work({"text": "abcdef"}, {"text": "x"}) == ["a⟦bcd⟧", "d⟦ef>⟧", "x⟦>⟧"]
     work = words(pretrain=True)
     assert work(conversation(user("a"), answer("b")), {"text": ""}) == [
         "<⟦user\na>\n<assistant\nb>\n⟧"

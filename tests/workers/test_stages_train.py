@@ -190,6 +190,25 @@ def test_sigterm_leaves_a_checkpoint_at_the_next_step(stages, base, data, uninte
     assert steps == [10, 20, 30, 40]
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_sigterm_while_evaluating(stages, base, data, steps):
+    """The next attempt begins with the evaluation that was given up."""
+    spec = {"base": base, "train": [data], "validation": [stages.data(reviews(4000))]}
+    spec |= {"hyperparameters": {"max_steps": steps, "eval_steps": 1, "batch_size": 2}}
+    run = stages.start(stages.write(spec))
+    run.until(lambda run: run.metrics)
+    os.kill(run.pid, signal.SIGTERM)
+    assert stages.wait(run).code == 0
+    assert run.status["state"] == "stopped", run.log
+    assert not run.evaluations
+    assert [path.name for path in run.checkpoints()] == ["checkpoint-1"]
+    resumed = stages.wait(stages.start(stages.write(spec | {"resume_from": run.checkpoints()[0]})))
+    assert resumed.status["state"] == "succeeded", resumed.log
+    assert [line["step"] for line in resumed.evaluations] == [1, 2][:steps]
+    assert [line["step"] for line in resumed.metrics] == [2][: steps - 1]
+    assert resumed.result["eval_loss"] == resumed.evaluations[-1]["eval_loss"]
+
+
 def test_kill_9_costs_only_what_the_last_checkpoint_lacks(stages, base, data, uninterrupted: Ran):
     directory = stages.write(
         {

@@ -94,6 +94,7 @@ class Prepare:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     special: set[int]  # ids that can end a turn
+    stops: set[int]  # ids at which the model's engine stops already
     around: tuple[list[int], list[int]]  # ids that open and close a plain text
     max_length: int
     pretrain: bool
@@ -190,7 +191,9 @@ class Prepare:
         if text.spans is None:
             if text.plain:
                 ids = [*self.around[0], *ids, *self.around[1]]
-            for start in range(0, len(ids), self.max_length):  # long texts in pieces: none is lost
+            # Long texts in pieces. Each begins with the last token of the one before, so that every
+            # token but the first of the text is predicted once.
+            for start in range(0, len(ids) - 1, self.max_length - 1):
                 piece = ids[start : start + self.max_length]
                 self.examples.add(piece, bytearray([0]) + b"\1" * (len(piece) - 1))
             return
@@ -198,6 +201,7 @@ class Prepare:
         for span in text.spans:
             first, end = self.tokens(text, encoding, span)
             trained[first:end] = b"\1" * (end - first)
+        trained[:1] = b"\0"  # nothing predicts the first token
         if len(ids) > self.max_length:
             ids, trained = ids[: self.max_length], trained[: self.max_length]
             if not any(trained):
@@ -236,6 +240,7 @@ class Prepare:
                 ),
                 row=text.row,
             )
+        last = self.stop(text, encoding, first, last)
         self.examples.stops.add(ids[last])
         if self.probed < PROBES:
             self.probed += 1
@@ -243,6 +248,20 @@ class Prepare:
             if prompt != ids[:first]:
                 self.misaligned.append(text.row)
         return first, last + 1
+
+    def stop(self, text: Text, encoding: Encoding, first: int, last: int) -> int:
+        """Which of the special tokens at the end of a turn stops the model.
+
+        A turn may end with several: the first one at which engines stop is the one; where they
+        know none of them, it is the last.
+        """
+        ids, chosen = encoding.ids, last
+        for at in range(last, first - 1, -1):
+            if ids[at] in self.stops:
+                chosen = at
+            elif ids[at] not in self.special and text.text[slice(*encoding.offsets[at])].strip():
+                break
+        return chosen
 
     # -- the report ------------------------------------------------------------------------
 
@@ -267,7 +286,7 @@ class Prepare:
                 self.misaligned,
             )
         examples = self.examples
-        tokens, trained = len(examples.ids), sum(examples.trained)
+        tokens, trained = len(examples.ids), examples.trained.count(1)
         self.run.event(
             "prepared",
             {

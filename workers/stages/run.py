@@ -43,8 +43,8 @@ class StageError(Exception):
         self.params = params
 
 
-class Stopped(Exception):
-    """SIGTERM came, and there is nothing to wait for."""
+class Stopped(BaseException):
+    """SIGTERM came, and there is nothing to wait for. No `except Exception` may swallow it."""
 
 
 def say(line: str) -> None:

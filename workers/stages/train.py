@@ -48,7 +48,7 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     validation, checks = None, None
     if spec.validation:
         validation, checks = prepare(run, spec, config, vocabulary, progress, "validation")
-    stops = stop_tokens(run, base, vocabulary, examples)
+    stops = stop_tokens(run, vocabulary, examples)
     print_of_run = fingerprint(spec, base, examples)
     if resume and progress.fingerprint != print_of_run:
         raise StageError(
@@ -61,7 +61,7 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
 
     # -- load: weights, and the matrices that will be trained
     run.enter("load")
-    model = load_model(spec, base, max(examples.ids))
+    model = load_model(spec, base, examples)
     from workers.stages.trainer import StepTrainer, save_weights
 
     trainer = StepTrainer(
@@ -82,7 +82,7 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     if resume:
         run.event("resumed", N_("Goes on after step %(step)s."), step=progress.step)
     progress = trainer.fit(str(resume) if resume else None)
-    if progress.step < run.total:
+    if progress.step < run.total or progress.eval_due:
         raise Stopped
 
     # -- save: what a later stage or an engine needs, and nothing of this run's making
@@ -118,6 +118,7 @@ class Vocabulary:
     tokenizer: Any  # transformers' own, because the engine will use that too
     template: ChatTemplate | None
     special: set[int]
+    stops: list[int]  # where engines stop
     around: tuple[list[int], list[int]]  # ids that open and close a document
 
 
@@ -149,10 +150,12 @@ def load_vocabulary(base: Path, spec: RunSpec) -> Vocabulary:
     special = {number for number, token in tokens if token.special}
     opening = tokenizer.encode("a")[: -len(tokenizer.encode("a", add_special_tokens=False))]
     closing = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    stops = models.stop_tokens(base) or closing
     return Vocabulary(
         tokenizer,
         template,
-        special | set(tokenizer.all_special_ids) | set(models.stop_tokens(base)),
+        special | set(tokenizer.all_special_ids) | set(stops),
+        stops,
         ([token for token in opening if token == tokenizer.bos_token_id], closing),
     )
 
@@ -180,6 +183,7 @@ def prepare(
         tokenizer=vocabulary.tokenizer.backend_tokenizer,
         template=vocabulary.template,
         special=vocabulary.special,
+        stops=set(vocabulary.stops),
         around=vocabulary.around,
         max_length=min(wanted, known),
         pretrain=spec.stage == "pretrain",
@@ -194,12 +198,9 @@ def prepare(
     return work.examples, work.report(name)
 
 
-def stop_tokens(run: Run, base: Path, vocabulary: Vocabulary, examples: Examples) -> list[int]:
+def stop_tokens(run: Run, vocabulary: Vocabulary, examples: Examples) -> list[int]:
     """Where an engine has to stop: what the model says, and what its answers were trained with."""
-    known = models.stop_tokens(base)
-    if not known and vocabulary.tokenizer.eos_token_id is not None:
-        known = [vocabulary.tokenizer.eos_token_id]
-    if new := sorted(examples.stops - set(known)):
+    if new := sorted(examples.stops - set(vocabulary.stops)):
         run.event(
             "warning",
             N_(
@@ -207,7 +208,7 @@ def stop_tokens(run: Run, base: Path, vocabulary: Vocabulary, examples: Examples
             ),
             tokens=" ".join(vocabulary.tokenizer.convert_ids_to_tokens(new)),
         )
-    return known + new
+    return vocabulary.stops + new
 
 
 def fingerprint(spec: RunSpec, base: Path, examples: Examples) -> str:
@@ -224,11 +225,10 @@ def fingerprint(spec: RunSpec, base: Path, examples: Examples) -> str:
 # -- load ----------------------------------------------------------------------------------
 
 
-def load_model(spec: RunSpec, base: Path, largest: int) -> Any:
+def load_model(spec: RunSpec, base: Path, examples: Examples) -> Any:
     """The model with everything frozen that the method does not train.
 
-    `largest` is the largest token id in the data. On a GPU a frozen base stays in bfloat16; what
-    is trained is always float32.
+    On a GPU a frozen base stays in bfloat16; what is trained is always float32.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, set_seed
@@ -262,7 +262,10 @@ def load_model(spec: RunSpec, base: Path, largest: int) -> Any:
         raise bad_model(error) from error
     if missing:
         raise bad_model(ValueError(f"weights are missing: {', '.join(missing[:5])}"))
-    if largest >= model.get_input_embeddings().num_embeddings:
+    if (
+        int(torch.frombuffer(examples.ids, dtype=torch.int32).max())
+        >= model.get_input_embeddings().num_embeddings
+    ):
         raise StageError(
             "bad_model",
             N_("The model's tokenizer has more tokens than the model."),

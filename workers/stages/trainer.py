@@ -108,6 +108,8 @@ class StepTrainer(Trainer):
         self.plan = Plan(examples.lengths, hp)
         self.steps = Steps(self.plan, examples, hp, progress.step)
         self.validation = validation
+        self.saved = time.monotonic()
+        self.saving = 0.0  # seconds that the last checkpoint took
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.narrow = "logits_to_keep" in inspect.signature(base.forward).parameters
         arguments = TrainingArguments(
@@ -220,10 +222,11 @@ class StepTrainer(Trainer):
         total = 0.0
         with torch.no_grad():
             for batch in cut(examples, list(range(len(examples))), self.hp):
-                if self.run.stop_asked:
-                    return {}  # the next attempt begins with it
+                if self.run.stop_asked:  # the next attempt begins with this evaluation
+                    self.control.should_save = self.control.should_training_stop = True
+                    return {}
                 total += float(nll(model, batch, self.args.device, narrow=self.narrow))
-        loss = total / sum(sum(examples[row][1][1:]) for row in range(len(examples)))
+        loss = total / examples.trained.count(1)
         self.progress.eval_due, self.progress.eval_loss = False, loss
         epoch = round(step / self.plan.per_epoch, 4)
         self.run.metric({"step": step, "epoch": epoch, "eval_loss": loss})
@@ -237,11 +240,15 @@ class StepTrainer(Trainer):
         assert output_dir
         save_weights(self.model, Path(output_dir))
 
-    def keep_checkpoint(self, step: int) -> None:
-        """What the Trainer has just written counts from now on; older ones are dropped."""
+    def _save_checkpoint(self, *arguments: Any) -> None:
+        """The Trainer's, completed; from then on it counts, and older ones are dropped."""
+        began, step = time.monotonic(), self.progress.step
+        super()._save_checkpoint(*arguments)
         checkpoints.finish(self.run.checkpoints / f"checkpoint-{step}", self.progress)
         self.run.event("checkpoint", N_("Checkpoint at step %(step)s."), step=step)
         checkpoints.prune(self.run.checkpoints, self.hp.keep_checkpoints)
+        self.saved = time.monotonic()
+        self.saving = self.saved - began
 
 
 class Milestones(TrainerCallback):
@@ -249,8 +256,6 @@ class Milestones(TrainerCallback):
 
     def __init__(self, trainer: StepTrainer) -> None:
         self.trainer = trainer
-        self.saved = time.monotonic()
-        self.cost = 0.0  # seconds that the last checkpoint took
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         if self.trainer.progress.eval_due:
@@ -266,16 +271,10 @@ class Milestones(TrainerCallback):
         trainer.progress.eval_due = trainer.eval_is_due(step)
         control.should_evaluate = trainer.progress.eval_due and not stop
         # A checkpoint of a large model takes long: never spend more than a tenth of the time.
-        every = max(hp.save_seconds, 10 * self.cost)
+        every = max(hp.save_seconds, 10 * trainer.saving)
         by_step = hp.save_steps is not None and step % hp.save_steps == 0
-        control.should_save = stop or by_step or time.monotonic() - self.saved > every
+        control.should_save = stop or by_step or time.monotonic() - trainer.saved > every
         control.should_training_stop = stop
-        self.saving = time.monotonic()
-
-    def on_save(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
-        self.trainer.keep_checkpoint(int(state.global_step))
-        self.saved = time.monotonic()
-        self.cost = self.saved - self.saving
 
 
 def save_weights(model: Any, directory: Path) -> None:
