@@ -19,7 +19,7 @@ from app.errors import (
     Unauthenticated,
     Unavailable,
 )
-from app.web import field_messages, is_htmx, render, sentence, translate
+from app.web import field_messages, here, is_htmx, render, sentence, translate
 
 log = structlog.get_logger()
 
@@ -147,10 +147,7 @@ def to_login(request: Request) -> Response:
         current = urlsplit(request.headers.get("hx-current-url", ""))
         back = current.path + ("?" + current.query if current.query else "")
         return Response(status_code=401, headers={"HX-Redirect": login_url(back)})
-    back = request.scope["path"] if request.method == "GET" else ""
-    if back and request.url.query:
-        back += "?" + request.url.query
-    return RedirectResponse(login_url(back), status_code=303)
+    return RedirectResponse(login_url(here(request)), status_code=303)
 
 
 def login_url(back: str) -> str:

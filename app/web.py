@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 import jinja2
 from babel.dates import format_timedelta
@@ -178,6 +179,13 @@ def environment(language: str) -> jinja2.Environment:
     return env
 
 
+def here(request: Request) -> str:
+    """The address of the page in view, query and all; of a form's answer, the page it stood on."""
+    if request.method == "GET":
+        return request.scope["path"] + (f"?{request.url.query}" if request.url.query else "")
+    return urlsplit(request.headers.get("referer", "")).path or "/"
+
+
 def render(
     request: Request,
     name: str,
@@ -189,13 +197,14 @@ def render(
 ) -> HTMLResponse:
     """The page `name`, or one `{% block %}` of it, in the reader's language.
 
-    Templates see `request`, `who` (the Principal or None), `lang`, `theme`, `url(name, **params)`
+    Templates see `request`, `who` (the Principal or None), `lang`, `theme`, `here`, `url(name, **params)`
     and `said(stored)` for stored errors and events.
     """
     env = environment(language_of(request))
     context |= {
         "request": request,
         "who": getattr(request.state, "who", None),
+        "here": here(request),
         "theme": theme_of(request),
         "said": lambda error: said(request, error),
         "url": lambda route, **params: str(request.app.url_path_for(route, **params)),
