@@ -51,6 +51,7 @@ def listing(
 @router.get("/using/{model_id}", name="deployments:using")
 def using(request: Request, model_id: str, who: Reader, db: Db) -> Response:
     """The deployments that serve a model, for the model's page."""
+    models.get(db, who.workspace_id, model_id)  # a foreign one is not found
     found, more = service.list_deployments(db, who.workspace_id, model_id=model_id, limit=20)
     return render(request, "deployments/using.html", rows=view.rows(db, found), more=more)
 
@@ -59,8 +60,10 @@ def using(request: Request, model_id: str, who: Reader, db: Db) -> Response:
 
 
 @router.get("/new", name="deployments:new")
-def new(request: Request, who: Writer, db: Db, model: str = "") -> Response:
-    return form_page(request, who, db, {"model": model})
+def new(
+    request: Request, who: Writer, db: Db, model: str = "", max_model_len: int | None = None
+) -> Response:
+    return form_page(request, who, db, {"model": model, "max_model_len": max_model_len})
 
 
 @router.get("/plan", name="deployments:plan")

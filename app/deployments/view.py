@@ -100,7 +100,14 @@ def live(
         "phases": PHASES,
         "waits": say(WAITS.get(deployment.reason, WAITS["new"])) if waiting else "",
         "error": spoken(trouble(deployment, replicas), say),
+        "shorter": shorter(trouble(deployment, replicas)),
     }
+
+
+def shorter(error: dict[str, Any] | None) -> int | None:
+    """The context that would fit, in tokens, where the engine has told it."""
+    suggested = str(((error or {}).get("params") or {}).get("suggested") or "")
+    return int(suggested) if suggested.isdecimal() else None
 
 
 def events(db: Session, deployment: Deployment, say: Callable[..., str]) -> list[dict[str, Any]]:
