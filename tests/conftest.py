@@ -43,6 +43,7 @@ from app.config import settings  # noqa: E402
 from app.db import engine  # noqa: E402
 from app.tables import Base  # noqa: E402
 from tests import factories  # noqa: E402
+from tests.stack import served, stack  # noqa: E402, F401 - fixtures for every test
 
 
 class Client(TestClient):
