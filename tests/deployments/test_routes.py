@@ -14,7 +14,7 @@ from app.deployments.tables import Deployment, Replica
 from app.models.tables import Model
 from app.quotas import service as quotas
 from tests.conftest import Client
-from tests.deployments.test_service import make_adapter
+from tests.deployments.acts import make_adapter
 from tests.factories import make_model, make_node, make_user, make_workspace
 from tests.jobs.people import principal
 
