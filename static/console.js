@@ -144,6 +144,8 @@ export function confirmed(message) {
 
 const busyButtons = new Set();
 
+const HTMX = "[hx-get],[hx-post],[hx-put],[hx-patch],[hx-delete]";
+
 function busy(button) {
   if (!button || busyButtons.has(button)) return;
   busyButtons.add(button);
@@ -174,7 +176,12 @@ document.addEventListener("submit", async (event) => {
     }
     return;
   }
-  if (form.method !== "dialog") busy(button ?? form.querySelector("button:not([type=button])"));
+  if (form.method === "dialog" || form.target) return;
+  const pressed = button ?? form.querySelector("button:not([type=button])");
+  busy(pressed);
+  // a page's own script took it over: it says itself what is under way
+  const ours = form.matches(HTMX) || pressed?.matches(HTMX);
+  setTimeout(() => pressed && event.defaultPrevented && !ours && idle(pressed));
 }, true);
 
 // A page that comes back from the browser's memory has nothing under way.
@@ -260,9 +267,13 @@ function arrived(within) {
 }
 
 document.addEventListener("htmx:after:swap", () => arrived(document));
+document.addEventListener("htmx:before:request", (event) => {
+  const source = event.detail?.ctx?.sourceElement;
+  if (source?.matches("button")) busy(source);
+});
 document.addEventListener("htmx:finally:request", (event) => {
-  const form = event.detail?.ctx?.sourceElement;
-  for (const button of busyButtons) if (form?.contains(button)) idle(button);
+  const source = event.detail?.ctx?.sourceElement;
+  for (const button of busyButtons) if (source?.contains(button)) idle(button);
 });
 document.addEventListener("htmx:error", (event) => {
   const failure = event.detail?.error;
