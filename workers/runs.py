@@ -32,7 +32,7 @@ from workers.starting import STORE_PATIENCE, alone, directory_of
 
 log = structlog.get_logger()
 
-CANCEL_GRACE = 5.0  # seconds: nothing of it is wanted any more
+CANCEL_GRACE = 2.0  # seconds: nothing of it is wanted any more
 SAVE_GRACE = 30.0  # a trainer leaves a checkpoint meanwhile
 STORE_PAUSE = 10.0  # seconds between two tries
 TROUBLE_PAUSE = 10.0  # seconds between two looks at a run that raises
@@ -134,8 +134,11 @@ def abandon(job: Job, directory: Path) -> bool:
 # -- the end -----------------------------------------------------------------------------
 
 
-def end(job: Job, run: Run, directory: Path) -> None:
-    """The leader is gone: see that all is, ship the rest, store the result, say what came of it."""
+def end(job: Job, run: Run, directory: Path, *, asked: bool = False) -> None:
+    """The leader is gone: see that all is, ship the rest, store the result, say what came of it.
+
+    `asked`: we stopped it, so it need not explain itself.
+    """
     if not stop(job):
         log.error("processes that cannot be killed", job=job.id, pid=job.pid)
         return
@@ -144,7 +147,7 @@ def end(job: Job, run: Run, directory: Path) -> None:
     if run.outbox.refused:
         return
     status = read_status(directory) or {}
-    outcome: jobs.Outcome = "died"
+    outcome: jobs.Outcome = "stopped" if asked else "died"
     error = status["error"] if isinstance(status.get("error"), dict) else None
     result = None
     if status.get("state") in ("failed", "stopped"):
@@ -223,7 +226,7 @@ def drain_one(job: Job) -> None:
         else:
             time.sleep(0.1)
     stop(job)
-    end(job, Run(Outbox(job.id, job.fence, directory)), directory)
+    end(job, Run(Outbox(job.id, job.fence, directory)), directory, asked=True)
 
 
 # -- clearing up -------------------------------------------------------------------------
