@@ -1,5 +1,6 @@
 """The web process: every router, behind the guard."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
-from app import failures, guard
+from app import failures, guard, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
 from app.accounts import api as accounts_api
 from app.accounts import routes as accounts_routes
@@ -50,9 +51,16 @@ UNZIPPED = (
 
 
 @asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    threading.Thread(target=warm, args=[app], daemon=True).start()
     async with upstream.lifespan():
         yield
+
+
+def warm(app: FastAPI) -> None:
+    """What the first reader would otherwise wait for: half a second of one core."""
+    web.warm()
+    app.openapi()
 
 
 app = FastAPI(

@@ -21,6 +21,7 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from jinja2.bccache import Bucket
 from pydantic import BaseModel, ValidationError
 
 from app.config import ROOT
@@ -156,6 +157,30 @@ def iso(value: datetime | None) -> str:
     return value.astimezone(UTC).isoformat(timespec="seconds") if value else ""
 
 
+class Compiled(jinja2.BytecodeCache):
+    """Each template is compiled once, whatever the language it is read in."""
+
+    def __init__(self) -> None:
+        self.code: dict[str, Any] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self.code.get(bucket.key)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self.code[bucket.key] = bucket.code
+
+
+compiled = Compiled()
+
+
+def warm() -> None:
+    """Compile every template, so that the first reader does not wait for it."""
+    for language in LANGUAGES:
+        env = environment(language)
+        for name in env.list_templates():
+            env.get_template(name)
+
+
 @lru_cache
 def environment(language: str) -> jinja2.Environment:
     env = jinja2.Environment(
@@ -165,6 +190,7 @@ def environment(language: str) -> jinja2.Environment:
         extensions=["jinja2.ext.i18n", "jinja2.ext.do"],
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=compiled,
     )
     env.install_gettext_translations(catalogue(language), newstyle=True)  # type: ignore[attr-defined]
     env.filters.update(
@@ -182,7 +208,8 @@ def environment(language: str) -> jinja2.Environment:
 def here(request: Request) -> str:
     """The address of the page in view, query and all; of a form's answer, the page it stood on."""
     if request.method == "GET":
-        return request.scope["path"] + (f"?{request.url.query}" if request.url.query else "")
+        query = request.url.query
+        return f"{request.scope['path']}?{query}" if query else str(request.scope["path"])
     return urlsplit(request.headers.get("referer", "")).path or "/"
 
 
