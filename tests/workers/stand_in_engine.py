@@ -7,12 +7,9 @@ it a server that answers "ab " for each token asked. Starts in a second and need
 import sys
 from pathlib import Path
 
-CODE = '''#!{python}
+CODE = """#!{python}
 import asyncio, json, os, signal, subprocess, sys, time
 sys.path.insert(0, {root!r})
-if sys.argv[1] == "-c":  # asked whether it works
-    print("version 0.0")
-    sys.exit()
 assert sys.argv[1:3] == ["-m", "workers.engines.serve_transformers"], sys.argv
 FLAGS = dict(zip(sys.argv[3::2], sys.argv[4::2]))
 NAME, PORT = FLAGS["--name"], int(FLAGS["--port"])
@@ -48,7 +45,7 @@ front = Front(
     max_model_len=512, chats=True, remember=lambda body: None,
 )
 uvicorn.run(front, port=PORT, access_log=False, timeout_graceful_shutdown=1)
-'''
+"""
 
 
 def install(directory: Path, code: str = "") -> Path:
