@@ -14,7 +14,7 @@ from app.chat import service
 from app.chat.schemas import Say
 from app.chat.tables import Conversation
 from app.deployments import service as deployments
-from app.errors import Conflict
+from app.errors import N_, Conflict
 from app.gateway import service as gateway
 from app.gateway.api import streamed
 from app.queue import Db, transaction
@@ -57,7 +57,11 @@ async def say(request: Request, body: Say, who: Who) -> Response:
     caller = gateway.Caller(who.workspace_id, who.user_id, None)
     _, events, exchange = await gateway.stream(caller, "chat/completions", turn.body)
     if isinstance(events, bytes):
-        raise Conflict(engine_message(events), code="engine_refused")
+        raise Conflict(
+            N_("The engine refused: %(message)s"),
+            code="engine_refused",
+            message=engine_message(events),
+        )
     return streamed(recorded(events, turn, exchange), exchange)
 
 
@@ -67,12 +71,12 @@ def begin(who: Principal, body: Say) -> service.Turn:
 
 
 def engine_message(body: bytes) -> str:
-    """An engine's own sentence, as text that holds no place to fill."""
+    """An engine's own sentence."""
     try:
         error = orjson.loads(body).get("error") or {}
-        return str(error.get("message", ""))[:500].replace("%", "%%")
+        return str(error.get("message", ""))[:500]
     except (orjson.JSONDecodeError, AttributeError):
-        return body[:500].decode(errors="replace").replace("%", "%%")
+        return body[:500].decode(errors="replace")
 
 
 async def recorded(
