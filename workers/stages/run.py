@@ -238,5 +238,8 @@ def quiet(threads: int) -> None:
         "RAYON_NUM_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
+        # Threads that wait sleep. Spinning may be a little quicker on an idle machine, and is tens of
+        # times slower on one that also serves: each core spins for a partner that has no core.
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
     warnings.simplefilter("ignore")
