@@ -158,3 +158,8 @@ def reviews(count: int, seed: int = 1) -> list[dict[str, Any]]:
         word = chance.choice(["很好吃", "不错"] if good else ["难吃", "太差"])
         rows.append(chat("面条" + word + "，" * chance.randint(0, 12), "正面" if good else "负面"))
     return rows
+
+
+def slow(steps: int = 400, **more: Any) -> dict[str, Any]:
+    """Settings of a run that takes long enough to be interrupted, with much left to chance."""
+    return {"max_steps": steps, "lora_dropout": 0.1, "batch_size": 4, "save_steps": 7} | more
