@@ -1,0 +1,219 @@
+"""What `test_matrix.py` walks: the routes, a workspace with one of everything, and a caller."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.routing import iter_route_contexts
+from sqlalchemy.orm import Session
+from starlette.routing import Mount
+
+from app import storage
+from app.accounts.auth import PLATFORM, ROLES, cookie_name
+from app.accounts.tables import ApiKey, SignIn, User, Workspace
+from app.chat.tables import Conversation
+from app.datasets import segments
+from app.db import now
+from app.main import app
+from tests import factories as make
+from tests.conftest import Client
+
+PUBLIC = {
+    "GET /healthz",
+    "GET /readyz",
+    "GET /login",
+    "POST /login",
+    "POST /language",
+    "GET /api/v1/openapi.json",
+}
+# Members are managed by the workspace's admins: the service asks, for platform admins may as well.
+MANAGED = "/workspaces/{workspace_id}/members"
+OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
+UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
+BODIES = {
+    "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
+    "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
+    "PUT /api/v1/quotas/{workspace}": {"devices": 1},
+}
+FORMS = {
+    "POST /jobs/merge": {"model": "{adapter_id}"},
+    "POST /workspaces/{workspace_id}/members": {"email": "new@example.com"},
+    "POST /workspaces/{workspace_id}/members/{user_id}/role": {"role": "viewer"},
+}
+UPLOADS = {
+    "POST /datasets",
+    "POST /datasets/{dataset_id}/versions",
+    "POST /api/v1/datasets",
+    "POST /api/v1/datasets/{dataset_id}/versions",
+}
+UPLOAD = (
+    b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A route, and what it asks of its callers."""
+
+    method: str
+    path: str
+    declared: int  # how often it says who may
+    role: str | None = None
+    scope: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def machine(self) -> bool:
+        return self.path.startswith(("/api/", "/v1/"))
+
+    @property
+    def has_id(self) -> bool:
+        return "{" in self.path
+
+
+def requirements(dependant: Any) -> list[Any]:
+    """Everything in the route's dependencies that carries a role, however deep."""
+    found = [dependant.call] if hasattr(dependant.call, "role") else []
+    for inner in dependant.dependencies:
+        found += requirements(inner)
+    return found
+
+
+def lines() -> list[Line]:
+    found = []
+    for context in iter_route_contexts(app.routes):
+        route = context.original_route
+        if isinstance(route, Mount) and context.path == "/static":
+            continue
+        said = requirements(route.dependant) if hasattr(route, "dependant") else []
+        asked = {(one.role, one.scope) for one in said}
+        role, scope = next(iter(asked)) if len(asked) == 1 else (None, None)
+        found += [
+            Line(method, context.path, len(asked), role, scope)
+            for method in sorted(context.methods or {"ANY"})
+        ]
+    return found
+
+
+LINES = lines()
+GUARDED = [line for line in LINES if line.role]
+WITH_IDS = [line for line in GUARDED if line.has_id]
+
+
+@dataclass
+class World:
+    """A workspace with one of everything, and people of every kind."""
+
+    workspace: Workspace
+    users: dict[str, User]
+    ids: dict[str, str]
+    elsewhere: Workspace
+    cookies: dict[str, str] = field(default_factory=dict)
+
+
+def world(db: Session, tmp_path: Path) -> World:
+    users = {role: make.make_user(db) for role in ROLES}
+    workspace = make.make_workspace(db, owner=users["owner"])
+    for role in ROLES[:-1]:
+        make.make_membership(db, workspace, users[role], role)
+    users["foreign"], users[PLATFORM] = (
+        make.make_user(db),
+        make.make_user(db, is_platform_admin=True),
+    )
+    elsewhere = make.make_workspace(db, owner=users["foreign"])
+    make.make_membership(db, elsewhere, users[PLATFORM], "owner")
+    made = World(workspace, users, objects(db, workspace, users, tmp_path), elsewhere)
+    for name, user in users.items():
+        home = elsewhere if name in ("foreign", PLATFORM) else workspace
+        made.cookies[name] = make.make_sign_in(db, user, home)[1]
+    db.commit()
+    return made
+
+
+def objects(
+    db: Session, workspace: Workspace, users: dict[str, User], tmp_path: Path
+) -> dict[str, str]:
+    """One of everything: path parameter → id. Real files stand behind what can be downloaded."""
+    owner = users["owner"]
+    rows = [{"id": "r1", "messages": [{"role": "user", "content": "hi"}]}]
+    directory = tmp_path / workspace.id
+    directory.mkdir()
+    written = segments.write(rows, directory)
+    storage.put(directory, written.artefact)
+    version = make.make_dataset(
+        db, workspace, rows=1, segments=[{"artefact": written.artefact, "rows": 1}]
+    )
+    model = make.make_model(db, workspace, artefact=f"models/{workspace.id}")
+    storage.put(directory, model.artefact)
+    job = make.make_job(
+        db,
+        workspace,
+        owner,
+        state="succeeded",
+        model_id=model.id,
+        dataset_version_id=version.id,
+        finished_at=now(),
+    )
+    deployment = make.make_deployment(
+        db,
+        workspace,
+        owner,
+        model_id=model.id,
+        served_model_id=model.id,
+        desired="stopped",
+        state="stopped",
+    )
+    replica = make.make_replica(db, deployment, state="stopped")
+    talk = make.added(
+        db, Conversation(workspace_id=workspace.id, user_id=owner.id, title="x", model="x")
+    )
+    make.make_key(db, workspace, owner)
+    make.make_sign_in(db, owner, workspace)
+    key = db.query(ApiKey).filter_by(workspace_id=workspace.id).first()
+    sign_in = db.query(SignIn).filter_by(user_id=owner.id).first()
+    adapter = make.make_model(db, workspace, kind="adapter", base_id=model.id)
+    node = make.make_node(db)
+    return {
+        "dataset_id": version.dataset_id,
+        "version_id": version.id,
+        "number": "0",
+        "model_id": model.id,
+        "adapter_id": adapter.id,
+        "job_id": job.id,
+        "deployment_id": deployment.id,
+        "replica_id": replica.id,
+        "conversation_id": talk.id,
+        "key_id": key.id,
+        "sign_in_id": sign_in.id,
+        "workspace_id": workspace.id,
+        "workspace": workspace.id,
+        "user_id": users["member"].id,
+        "node_id": node.id,
+        "name": deployment.name,
+    }
+
+
+def call(client: Client, line: Line, made: World, cookie: str | None = None, key: str = "") -> Any:
+    client.cookies.clear()
+    if cookie:
+        client.cookies.set(cookie_name(), cookie)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    more: dict[str, Any] = {}
+    if str(line) in FORMS:
+        more["data"] = {name: text.format(**made.ids) for name, text in FORMS[str(line)].items()}
+    elif str(line) in UPLOADS:
+        more["files"] = {"file": ("rows.jsonl", UPLOAD)}
+    elif line.machine and line.method in UNSAFE and line.method != "DELETE":
+        more["json"] = BODIES.get(str(line), {})
+    try:
+        path = line.path.format(**made.ids)
+    except KeyError as error:
+        pytest.fail(f"{line}: teach `objects` in tests/matrix.py what {error} is")
+    return client.request(line.method, path, headers=headers, **more)
+
+
+def failures(found: dict[str, int], allowed: set[int]) -> dict[str, int]:
+    return {line: status for line, status in found.items() if status not in allowed}
