@@ -68,9 +68,9 @@ def test_every_message_names_a_task() -> None:
     celery.loader.import_default_modules()
     tasks = {name for name in celery.tasks if name.startswith("workers.")}
     modules = {f"workers.{path.stem}" for path in (ROOT / "workers").iterdir()}
-    sent = {text for text in constants() if re.fullmatch(r"workers\.[a-z_]+", text)} - modules
-    assert sent
-    assert sent == tasks
+    named = {text for text in constants() if re.fullmatch(r"workers\.[a-z_]+", text)}
+    assert named - modules <= tasks
+    assert tasks <= named  # and a task that nobody sends is dead code
 
 
 def test_beat_only_nudges() -> None:
