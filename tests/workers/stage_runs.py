@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -134,13 +135,14 @@ def serving(home: Path) -> Iterator[Stages]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     assert server.stdout
     assert server.stdout.readline() == "ready\n"
     try:
         yield Stages(home, server)
     finally:
-        server.kill()
+        os.killpg(server.pid, signal.SIGKILL)  # with what a failed test left running
         server.wait()
 
 

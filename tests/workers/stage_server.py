@@ -11,7 +11,11 @@ import runpy
 import sys
 import traceback
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 import peft  # noqa: F401
 import torch  # noqa: F401

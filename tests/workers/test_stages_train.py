@@ -165,7 +165,7 @@ def test_sigterm_leaves_a_checkpoint_at_the_next_step(stages, base, data, uninte
 @pytest.mark.parametrize("steps", [1, 2])
 def test_sigterm_while_evaluating(stages, base, data, steps):
     """The next attempt begins with the evaluation that was given up."""
-    spec = {"base": base, "train": [data], "validation": [stages.data(reviews(4000))]}
+    spec = {"base": base, "train": [data], "validation": [stages.data(reviews(600))]}
     spec |= {"hyperparameters": {"max_steps": steps, "eval_steps": 1, "batch_size": 2}}
     run = stages.start(stages.write(spec))
     run.until(lambda run: run.metrics)
