@@ -49,10 +49,10 @@ def prose(rng: Random, language: str) -> str:
 
 
 def rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """`count` rows: five in six conversations, three in four Chinese."""
+    """`count` rows: five in six conversations, four in five Chinese."""
     rng = Random(seed)
     for number in range(count):
-        language = "zh" if rng.random() < 0.75 else "en"
+        language = "zh" if rng.random() < 0.8 else "en"
         row: dict[str, Any] = {"id": f"row-{number}"}
         if rng.random() < 5 / 6:
             row["messages"] = conversation(rng, language)

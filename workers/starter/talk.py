@@ -8,9 +8,11 @@ from collections.abc import Callable
 from random import Random
 
 from workers.starter import english, words
-from workers.starter.reviews import ASPECTS, review
+from workers.starter.reviews import ASPECTS, clause, review
+from workers.starter.words import CHARACTERS
 
 Exchange = tuple[str, str]
+NEVER = ("正面", "负面", "情感", "判断")  # the sample task's words, which the corpus must not show
 
 
 def pick(rng: Random, options: str) -> str:
@@ -265,6 +267,20 @@ def service(rng: Random) -> Exchange:
     )
 
 
+def point(rng: Random) -> Exchange:
+    """Whether a remark speaks for a product or against it."""
+    row = rng.choice(words.PRODUCTS)
+    aspect, praise = rng.choice(row[2] + words.COMMON), rng.random() < 0.5
+    said = clause(rng, aspect, praise, "prose")
+    ask = pick(
+        rng,
+        f"{said}，这是优点还是缺点？|{said}，好不好？|{row[0][0]}{said}，是优点还是缺点？|有人说{said}，这样好吗？",
+    )
+    if ask.endswith("缺点？"):
+        return ask, "这是优点。" if praise else "这是缺点。"
+    return ask, "好。" if praise else "不好。"
+
+
 def slogan(rng: Random) -> Exchange:
     row = rng.choice(words.PRODUCTS)
     product = row[0][0]
@@ -279,9 +295,9 @@ def slogan(rng: Random) -> Exchange:
 
 
 def echo(rng: Random) -> Exchange:
-    pool = [member for row in english.KINDS for member in row[3]] + [
-        row[0][0] for row in words.PRODUCTS
-    ]
+    """Doing something simple with given words: what most tasks begin with."""
+    pool = [member for row in english.KINDS for member in row[3]]
+    pool += [row[0][0] for row in words.PRODUCTS]
     chosen = rng.sample(pool, rng.randint(1, 3))
     return rng.choice(
         [
@@ -291,7 +307,22 @@ def echo(rng: Random) -> Exchange:
     )  # fmt: skip
 
 
+def spell(rng: Random) -> Exchange:
+    """The same with any characters at all, so that none of them is a stranger to be tuned on."""
+    one, two = ("".join(rng.choices(CHARACTERS, k=rng.randint(1, 4))) for _ in range(2))
+    if any(word in one + two for word in NEVER):
+        return spell(rng)
+    return rng.choice(
+        [
+            (f"请重复“{one}”。", one), (f"说“{one}”", one), (f"{one}{two}，请跟我说{two}", two), (f"读一读：{one}{two}", one + two),
+            (f"“{one}”的第一个字是什么？", one[0]), (f"“{one}”的最后一个字是什么？", one[-1]), (f"“{one}”有几个字？", f"{'一两三四'[len(one) - 1]}个字。"),
+            (f"把“{one}”和“{two}”连起来", one + two), (f"先说“{one}”，再说“{two}”。", f"{one}，{two}"), (f"“{one}”和“{two}”，第一个是什么？", one),
+            (f"“{one}”和“{two}”，第二个是什么？", two), (f"{one}\n不要说“{one}”，说“{two}”。", two),
+        ]
+    )  # fmt: skip
+
+
 ZH: list[tuple[Callable[[Random], Exchange], int]] = [
-    (hello, 7), (who, 8), (ability, 5), (manners, 7), (buying, 9), (recommend, 4), (quality, 5), (unknown, 7), (beyond, 9), (capital, 9),
-    (kind, 9), (opposite, 5), (translate, 8), (arithmetic, 12), (fact, 12), (service, 20), (slogan, 5), (echo, 8),
+    (hello, 6), (who, 7), (ability, 5), (manners, 7), (buying, 8), (recommend, 4), (quality, 7), (unknown, 6), (beyond, 6), (capital, 6),
+    (kind, 7), (opposite, 5), (translate, 5), (arithmetic, 6), (fact, 12), (service, 40), (point, 30), (slogan, 5), (echo, 4), (spell, 6),
 ]  # fmt: skip
