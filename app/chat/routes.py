@@ -50,7 +50,7 @@ def page(
 
 
 @router.post("/say", name="chat:say")
-async def say(request: Request, body: Say, who: Who) -> Response:
+async def say(body: Say, who: Who) -> Response:
     """Store the question and stream the answer: OpenAI chunks between two events of our own."""
     await gateway.route_to(who.workspace_id, body.model)  # nothing is stored if nobody answers
     turn = await run_in_threadpool(begin, who, body)
@@ -58,9 +58,9 @@ async def say(request: Request, body: Say, who: Who) -> Response:
     _, events, exchange = await gateway.stream(caller, "chat/completions", turn.body)
     if isinstance(events, bytes):
         raise Conflict(
-            N_("The engine refused: %(message)s"),
+            N_("The engine refused: %(said)s"),
             code="engine_refused",
-            message=engine_message(events),
+            said=engine_message(events),
         )
     return streamed(recorded(events, turn, exchange), exchange)
 

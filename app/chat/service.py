@@ -11,7 +11,7 @@ from app.accounts.auth import Principal
 from app.chat.schemas import Say
 from app.chat.tables import ChatMessage, Conversation
 from app.db import now
-from app.errors import Invalid, N_, NotFound
+from app.errors import N_, Invalid, NotFound
 
 TITLE_LENGTH = 60
 
@@ -30,9 +30,7 @@ def conversations(db: Session, who: Principal, limit: int = 100) -> Sequence[Con
     """The person's own, newest first."""
     return db.scalars(
         select(Conversation)
-        .where(
-            Conversation.workspace_id == who.workspace_id, Conversation.user_id == who.user_id
-        )
+        .where(Conversation.workspace_id == who.workspace_id, Conversation.user_id == who.user_id)
         .order_by(Conversation.updated_at.desc())
         .limit(limit)
     ).all()
@@ -127,5 +125,3 @@ def remove(db: Session, who: Principal, conversation_id: str) -> None:
     conversation = get(db, who, conversation_id)
     db.execute(delete(ChatMessage).where(ChatMessage.conversation_id == conversation.id))
     db.delete(conversation)
-
-

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.accounts import service as accounts
 from app.accounts.auth import Principal
-from app.errors import Forbidden, N_, Unauthenticated
+from app.errors import N_, Forbidden, Unauthenticated
 from app.queue import transaction
 
 REMEMBER_SECONDS = 5.0  # also how long a revoked key may still be believed

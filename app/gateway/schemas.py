@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.errors import Invalid, N_
+from app.errors import N_, Invalid
 
 SHARED = {
     "model", "stream", "stream_options", "max_tokens", "temperature", "top_p", "n", "stop",

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from app.db import new_id, now
 from app.deployments import service as deployments
 from app.deployments.service import Route
-from app.errors import Invalid, N_, NotFound, Unavailable
+from app.errors import N_, Invalid, NotFound, Unavailable
 from app.gateway import ledger, upstream
 from app.queue import transaction
 

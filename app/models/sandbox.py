@@ -157,7 +157,7 @@ class Watch(NodeTransformer):
 class Generation(Extension):
     """`{% generation %}`: marks what the assistant wrote. It changes nothing in the text."""
 
-    tags = {"generation"}  # noqa: RUF012 - jinja's interface
+    tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
