@@ -11,6 +11,8 @@ from app.config import ROOT, settings
 from app.models.chat_template import ChatTemplate, ChatTemplateError, load
 from tests.models.chat_templates import HEADERS, TEMPLATES
 
+pytestmark = pytest.mark.timeout(400)  # importing torch on a busy machine
+
 TOOLS = [
     {
         "type": "function",

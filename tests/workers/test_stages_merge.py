@@ -10,6 +10,8 @@ import pytest
 
 from tests.workers.stage_runs import Ran, Stages
 
+pytestmark = pytest.mark.timeout(400)  # importing torch on a busy machine
+
 
 @pytest.fixture(scope="module")
 def bases(stages: Stages):

@@ -7,6 +7,8 @@ import pytest
 
 from tests.workers.stage_runs import Ran, chat, reviews, slow
 
+pytestmark = pytest.mark.timeout(400)  # importing torch on a busy machine
+
 
 def failure(run: Ran) -> str:
     assert run.code == 1, run.log

@@ -12,6 +12,8 @@ import pytest
 from app.config import ROOT, settings
 from tests.workers.stage_runs import ENV, Ran, chat, reviews, slow
 
+pytestmark = pytest.mark.timeout(400)  # importing torch on a busy machine
+
 QUICK = {"epochs": 3, "batch_size": 16, "learning_rate": 5e-3, "warmup_ratio": 0.0}
 
 
