@@ -52,5 +52,10 @@ Created = Annotated[datetime, mapped_column(default=now)]
 def engine() -> Engine:
     """Built on first use, so that importing `app` needs no database."""
     return create_engine(
-        settings.database_url, pool_size=20, max_overflow=20, pool_pre_ping=True, pool_recycle=1800
+        settings.database_url,
+        pool_size=20,
+        max_overflow=20,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        hide_parameters=True,
     )
