@@ -82,9 +82,7 @@ def test_a_prompt_that_is_too_long_is_refused_in_the_readers_language(
     assert "token" in error["message"]
 
 
-@pytest.mark.parametrize(
-    "key", ["", "dk-wrong", "dk-' OR 1=1 --", "dk-" + "x" * 100_000, "dk-\u00e9"]
-)
+@pytest.mark.parametrize("key", ["dk-wrong", "dk-' OR 1=1 --", "dk-" + "x" * 100_000, "dk-\u00e9"])
 def test_a_wrong_key_is_refused(stack: Stack, key: str) -> None:
     headers = {b"authorization": b"Bearer " + key.encode()}
     answer = httpx.get(f"{stack.url}/v1/models", headers=headers)
