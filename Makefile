@@ -14,7 +14,6 @@ PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11 python3
 
 PIP = -m pip --disable-pip-version-check --no-input install -qq --no-warn-script-location \
 	$(if $(DANLU_TORCH_INDEX),--extra-index-url $(DANLU_TORCH_INDEX))
-ENGINE_GROUP ?= $(if $(shell nvidia-smi -L 2>/dev/null | grep GPU),serve-gpu,serve-cpu)
 PLATFORM := .venv/.made
 TRAIN := .venv-train/.made
 ENGINE := .venv-serve.made

@@ -172,14 +172,22 @@ def execute(stage: Callable[[Run, RunSpec], dict[str, Any]]) -> int:
         replace(run.directory / "result.json", result)
         run.status("succeeded")
     except Stopped:
-        run.patient = True  # a second signal changes nothing
-        say("Stopped.")
-        run.status("stopped")
+        return stopped(run)
     except BaseException as error:  # noqa: BLE001 - the last place that can say why
+        if run.stop_asked and not run.patient:  # Stopped, as a library's own code passed it on
+            traceback.print_exception(error)
+            return stopped(run)
         run.patient = True
         return failed(run, error)
     else:
         say("Done.")
+    return 0
+
+
+def stopped(run: Run) -> int:
+    run.patient = True  # a second signal changes nothing
+    say("Stopped.")
+    run.status("stopped")
     return 0
 
 
