@@ -45,7 +45,7 @@ def work(api: httpx.Client) -> dict[str, str]:
         "dataset": train,
         "stage": "sft",
         "method": "lora",
-        "hyperparameters": {"epochs": 2, "learning_rate": 5e-4},
+        "hyperparameters": {"epochs": 2, "learning_rate": 2e-3},
     }
     first = api.post("/api/v1/jobs", json=job).raise_for_status().json()["id"]
     wait(api, f"/api/v1/jobs/{first}", "running")
