@@ -298,8 +298,8 @@ def environment(home: Path) -> dict[str, str]:
 
 def commands() -> dict[str, list[str]]:
     """What runs as each of PARTS: arguments of `python -m`."""
-    web = "uvicorn app.main:app --loop uvloop --http httptools --no-proxy-headers --no-access-log"
-    web += " --no-server-header --timeout-graceful-shutdown 5 --host"
+    web = "uvicorn app.main:app --loop uvloop --http app.protocol:Protocol --no-proxy-headers"
+    web += " --no-access-log --no-server-header --timeout-graceful-shutdown 5 --host"
     worker = "celery -A workers.celery worker -c 2 --disable-prefetch --pool prefork -l WARNING"
     worker += " --without-gossip --without-mingle"
     queues = f"control,node.{settings.node}"

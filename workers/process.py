@@ -60,6 +60,7 @@ def environment(owner: str, fence: int, **extra: str) -> dict[str, str]:
         | {"DANLU_RUN": marker(owner, fence)}
         | {"DANLU_HOME": str(settings.home), "DANLU_NODE": settings.node}
         | {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        | {"SPT_NOENV": "1"}  # setproctitle, in vLLM, leaves the environment readable
         | extra
     )
 

@@ -39,9 +39,7 @@ public class Sample {{
             .header("Content-Type", "application/json")
             .POST(HttpRequest.BodyPublishers.ofString(body))
             .build();
-        HttpResponse<String> response = HttpClient.newBuilder()
-            .version(HttpClient.Version.HTTP_1_1)
-            .build()
+        HttpResponse<String> response = HttpClient.newHttpClient()
             .send(request, HttpResponse.BodyHandlers.ofString());
         System.out.println(response.body());
     }}

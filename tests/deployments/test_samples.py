@@ -33,7 +33,9 @@ def web(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     from app.main import app
 
     monkeypatch.setattr(settings, "port", free_port())
-    server = uvicorn.Server(uvicorn.Config(app, port=settings.port, log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=settings.port, http="app.protocol:Protocol", log_level="warning")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

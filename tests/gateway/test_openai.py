@@ -1,5 +1,8 @@
 """`/v1` with the stock `openai` client, in front of a real engine."""
 
+import http.client
+import json
+import socket
 import threading
 import time
 
@@ -138,3 +141,21 @@ def test_a_client_that_leaves_frees_the_engine_and_is_still_metered(
     answer = httpx.post(f"{stack.url}/v1/chat/completions", json=short, headers=headers, timeout=60)
     assert answer.status_code == 200
     assert time.monotonic() - began < 20
+
+
+def test_an_offer_of_http2_keeps_its_body(stack: Stack) -> None:
+    """As Java's client sends it; the next request on the same connection is read as well."""
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c\r\n"
+    with socket.create_connection(("127.0.0.1", httpx.URL(stack.url).port)) as line:
+        for name, extra in (("first", offer), ("second", ""), ("third", offer)):
+            body = json.dumps({"model": name, "messages": HELLO, "user": "\r\nUpgrade: h2c\r\n"})
+            line.sendall(
+                f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n{extra}"
+                f"Authorization: Bearer {stack.api_key}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
+            answer = http.client.HTTPResponse(line)
+            answer.begin()
+            said = json.load(answer)
+            assert answer.status == 404, said
+            assert name in said["error"]["message"]

@@ -71,6 +71,9 @@ def test_vllm_on_a_processor() -> None:
     assert command.env["VLLM_API_KEY"] == "s3cret"
     assert command.env["HF_HUB_OFFLINE"] == "1"
     assert command.env["VLLM_CPU_OMP_THREADS_BIND"] == ",".join(map(str, cores(["cpu:1"])))
+    assert command.env["VLLM_RPC_BASE_PATH"] == "/runs/rep_x-1"
+    deep = vllm.command(start(directory=Path("/runs", "x" * 90)))
+    assert "VLLM_RPC_BASE_PATH" not in deep.env  # a socket's path would be too long there
     assert "--enforce-eager" not in flags(vllm.command(start(parameters=7 * 10**9)).argv)
 
 

@@ -5,6 +5,7 @@ does not show it. Only the gateway speaks to it: its key guards no more than /v1
 """
 
 import re
+import uuid
 from typing import Any
 
 from app.config import settings
@@ -13,6 +14,7 @@ from workers.engines.common import Command, Start, cores, gpus, offline
 
 NAME = "vllm"
 SMALL = {"cpu": 1_000_000_000, "cuda": 50_000_000}  # parameters: not worth compiling for
+SOCKET_PATH = 107  # bytes that Linux allows
 COUNTER = "vllm:generation_tokens_total"
 
 
@@ -41,6 +43,8 @@ def command(start: Start) -> Command:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CACHE_ROOT": str(settings.cache / "vllm"),  # compiled graphs outlive a start
     }
+    if len(str(start.directory)) < SOCKET_PATH - len(f"/{uuid.uuid4()}"):
+        env["VLLM_RPC_BASE_PATH"] = str(start.directory)  # its sockets go when the run goes
     if start.on_gpu:
         argv += ["--gpu-memory-utilization", f"{min(facts.share, 0.95):.3f}"]
         if len(facts.devices) > 1:
