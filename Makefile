@@ -33,10 +33,10 @@ demo: environments
 	exec .venv/bin/danlu demo
 
 test: environments lint
-	.venv/bin/pytest -q -m "not slow"
+	.venv/bin/pytest -q --durations=10 -m "not slow"
 
 test-slow: environments
-	.venv/bin/pytest -q -m slow
+	.venv/bin/pytest -q --durations=10 -m slow
 
 lint: python $(PLATFORM)
 	.venv/bin/ruff check .

@@ -62,9 +62,10 @@ def deploy(api: httpx.Client, job_id: str) -> str:
 
 
 def shoot(page: Page, path: str, name: str) -> None:
-    """The page at `path` in both languages; a dark one of the job."""
+    """The page at `path` in both languages."""
     for language in ("en", "zh"):
-        page.context.add_cookies([{"name": "danlu_lang", "value": language, "url": page.url}])
+        root = str(httpx.URL(page.url).join("/"))
+        page.context.add_cookies([{"name": "danlu_lang", "value": language, "url": root}])
         page.goto(path, wait_until="load")
         page.wait_for_timeout(1500)
         page.screenshot(path=OUT / f"{name}-{language}.png")

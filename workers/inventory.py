@@ -32,6 +32,14 @@ PROBES = {
 }
 
 
+# Minutes of import on a slow disk must not slow pages down; see also workers/launch.py.
+POLITELY = """\
+import contextlib, pathlib
+with contextlib.suppress(OSError):
+    pathlib.Path("/proc/self/autogroup").write_text("10")
+"""
+
+
 # -- devices -----------------------------------------------------------------------------
 
 
@@ -193,15 +201,17 @@ def fingerprint(python: Path) -> list[str]:
 
 def probe(python: Path, code: str) -> dict[str, Any]:
     clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    code = f"{POLITELY}{code}; print('version', engine.__version__)"
     try:
         done = subprocess.run(
-            ["nice", str(python), "-c", f"{code}; print('version', engine.__version__)"],
+            ["setpriv", "--pdeathsig", "KILL", "--", str(python), "-c", code],
             cwd=ROOT,
             env=clean | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=PROBE_TIMEOUT,
+            start_new_session=True,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"available": False, "version": "", "reason": str(error)}

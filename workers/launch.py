@@ -31,7 +31,10 @@ def started(pid: int | str) -> float:
 def become(spec: dict[str, Any]) -> None:
     """In the grandchild: own session, own files, default signals, then `argv`."""
     os.setsid()
-    os.nice(spec["nice"])
+    if spec["nice"]:
+        os.nice(spec["nice"])
+        with contextlib.suppress(OSError):  # kernels that share time by session heed only this
+            Path("/proc/self/autogroup").write_text(str(spec["nice"]))
     for number in (
         signal.SIGTERM,
         signal.SIGINT,
