@@ -88,3 +88,6 @@ class Unavailable(DomainError):
     def __init__(self, message: str, *, retry_after: int = 5, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
         self.retry_after = retry_after
+
+
+DISK_FULL = N_("The server's disk is full. An administrator has to make room.")

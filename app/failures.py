@@ -1,5 +1,6 @@
 """How errors are answered: a page, a toast, problem+json, or OpenAI's body. One set for all."""
 
+import errno
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -7,10 +8,12 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
-from sqlalchemy.exc import DataError
+from psycopg.errors import DiskFull
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from app.errors import (
+    DISK_FULL,
     N_,
     DomainError,
     Invalid,
@@ -44,6 +47,7 @@ SENTENCES = {
     413: N_("The body is larger than allowed here."),
     415: N_("This content type is not taken here."),
 }
+NO_DATABASE = N_("The database does not answer. Try again in a moment.")
 OPENAI_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -193,8 +197,12 @@ async def on_data_error(request: Request, error: Exception) -> Response:
 
 
 def unexpected(request: Request, error: Exception) -> Response:
-    """A fault of ours: logged with an id, which is all that the reader sees of it."""
+    """What stands below us failed, or a fault of ours: logged with an id for the reader."""
     log.error("unexpected error", path=request.scope["path"], exc_info=error)
+    if is_full(error):
+        return respond(request, Unavailable(DISK_FULL, code="disk_full"))
+    if isinstance(error, OperationalError):
+        return respond(request, Unavailable(NO_DATABASE, code="database"))
     ours = DomainError(
         N_("This is our fault, not yours. Try again; if it stays, report the id %(id)s."),
         code="internal_error",
@@ -202,6 +210,13 @@ def unexpected(request: Request, error: Exception) -> Response:
     )
     ours.status = 500
     return respond(request, ours)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Is it that a disk is full, the database's or ours?"""
+    if isinstance(error, OperationalError):
+        return isinstance(error.orig, DiskFull)
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
 
 
 def install(app: FastAPI) -> None:

@@ -4,13 +4,12 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
-from app import failures, guard, web
+from app import failures, guard, logs, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
 from app.accounts import api as accounts_api
 from app.accounts import routes as accounts_routes
@@ -31,17 +30,7 @@ from app.models import api as models_api
 from app.models import routes as models_routes
 from app.quotas import api as quotas_api
 
-# Plain tracebacks: the pretty ones print local variables, passwords and keys among them.
-structlog.configure(
-    processors=[
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-        structlog.dev.ConsoleRenderer(
-            colors=False, exception_formatter=structlog.dev.plain_traceback
-        ),
-    ]
-)
+logs.configure()
 
 UNZIPPED = (
     *DEFAULT_EXCLUDED_CONTENT_TYPES,

@@ -1,5 +1,6 @@
 """Child processes of `danlu up`: start, start again, stop, and find what an earlier one left."""
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -20,8 +21,9 @@ class Refused(Exception):
 
 
 def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a full disk, or nobody reads any more
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
 
 class Child:

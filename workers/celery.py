@@ -3,9 +3,9 @@
 Beat only nudges the sweep, so it needs to remember nothing.
 """
 
-from app import tables
+from app import logs, tables
 from app.queue import celery
-from workers import logs, tasks
+from workers import tasks
 
 __all__ = ["celery", "tables", "tasks"]  # imported so that all foreign keys and tasks are known
 

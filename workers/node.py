@@ -18,13 +18,13 @@ from typing import IO, Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import tables
+from app import logs, tables
 from app.cluster import service as cluster
 from app.config import settings
 from app.deployments import replicas as deployments
 from app.jobs import runs as jobs
 from app.queue import transaction
-from workers import inventory, logs, process, replicas, runs
+from workers import inventory, process, replicas, runs
 from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known

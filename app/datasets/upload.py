@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from app.config import settings
-from app.errors import N_, DomainError, Invalid, Unavailable
+from app.errors import DISK_FULL, N_, DomainError, Invalid, Unavailable
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -166,9 +166,7 @@ async def receive(request: Request, upload: Upload) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise Unavailable(
-            N_("The server's disk is full. An administrator has to make room."), code="disk_full"
-        ) from None
+        raise Unavailable(DISK_FULL, code="disk_full") from None
     except ClientDisconnect:
         raise Invalid(N_("The upload was cut off."), code="file.cut") from None
     if not parts.ended:
