@@ -77,11 +77,15 @@ def test_vllm_on_a_processor() -> None:
     assert "--enforce-eager" not in flags(vllm.command(start(parameters=7 * 10**9)).argv)
 
 
-def test_vllm_with_an_adapter() -> None:
+def test_vllm_with_an_adapter(tmp_path: Path) -> None:
     found = flags(vllm.command(start(adapter=Path("/store/a"), rank=16)).argv)
     assert found["--served-model-name"] == "mood:base"
     assert found["--lora-modules"] == "mood=/store/a"
     assert (found["--max-loras"], found["--max-lora-rank"]) == ("1", "16")
+    assert "--generation-config" not in found
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+    found = flags(vllm.command(start(adapter=tmp_path, rank=16)).argv)
+    assert found["--generation-config"] == str(tmp_path)
 
 
 def test_vllm_on_gpus() -> None:
@@ -343,6 +347,27 @@ def test_an_adapter_on_its_base_with_vllm(
     assert held(db) == 0
     with transaction() as own:
         service.delete(own, workspace.id, deployment.id)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_an_adapter_stops_where_it_learned_to(
+    db: Session, workspace: Workspace, starter: Model, adapter_files: Path
+) -> None:
+    """Its own generation config counts, not its base's: here, every token ends the turn."""
+    if not settings.serve_python.exists():
+        pytest.skip("the serving environment is not built here")
+    ends = json.dumps({"eos_token_id": list(range(4096))})
+    (adapter_files / "generation_config.json").write_text(ends)
+    storage.put(adapter_files, "models/short-adapter")
+    adapter = make_model(
+        db, workspace, kind="adapter", base_id=starter.id, parent_id=starter.id,
+        artefact="models/short-adapter", size=300_000,
+    )  # fmt: skip
+    deployment = deploy(db, workspace, adapter, max_model_len=512)
+    until(lambda: state(deployment) == "ready", 400)
+    whole = chat(look(deployment)[1], temperature=0)
+    assert (whole.choices[0].finish_reason, whole.usage.completion_tokens) == ("stop", 1)
 
 
 @pytest.mark.slow

@@ -38,6 +38,8 @@ def command(start: Start) -> Command:
     if start.adapter:
         argv += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(facts.rank)]
         argv += ["--lora-modules", f"{facts.name}={start.adapter}"]
+        if (start.adapter / "generation_config.json").exists():  # it stops where it learned to
+            argv += ["--generation-config", str(start.adapter)]
     env = offline() | {
         "VLLM_API_KEY": start.secret,
         "VLLM_NO_USAGE_STATS": "1",
