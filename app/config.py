@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     max_upload_mb: int = 20480
     max_row_mb: int = 16
 
+    fetch_allow: str = ""  # comma-separated hosts or networks, [:port], that are no public ones
+    hf_endpoint: str = ""  # empty: the public hub
+    modelscope_endpoint: str = ""
+
     node: str = "local"
     node_host: str = "127.0.0.1"  # where the gateway reaches engines on this node
     node_dead_after: int = 0  # seconds; 0 is never

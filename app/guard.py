@@ -34,6 +34,7 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 SMALL_BODY = 16 * 2**20  # bytes of anything that is not an upload
+PIECES = "/api/v1/uploads/"  # whose bodies are pieces of files
 SAFE = ("GET", "HEAD", "OPTIONS")
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -207,7 +208,9 @@ class Bodies(Middleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        upload = headers.get("content-type", "").startswith("multipart/")
+        upload = headers.get("content-type", "").startswith("multipart/") or (
+            scope["method"] == "PATCH" and scope["path"].startswith(PIECES)
+        )
         most = settings.max_upload_mb * 2**20 if upload else SMALL_BODY
         taken = 0
 

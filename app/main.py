@@ -19,6 +19,24 @@ from app.config import ROOT
 from app.dashboard import api as dashboard_api
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
+from app.datasets import (
+    cleaning_api,
+    cleaning_routes,
+    drafts_api,
+    drafts_routes,
+    export_api,
+    export_routes,
+    imports_api,
+    imports_routes,
+    incoming_api,
+    mapping_api,
+    mapping_routes,
+    problems_api,
+    problems_routes,
+    statistics_api,
+    statistics_routes,
+    versions_routes,
+)
 from app.datasets import routes as datasets_routes
 from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
@@ -78,8 +96,24 @@ for module in (
     dashboard_api,
     accounts_routes,
     accounts_api,
+    imports_routes,
+    cleaning_routes,
+    drafts_routes,
+    versions_routes,
+    problems_routes,
     datasets_routes,
+    export_routes,
+    mapping_routes,
+    statistics_routes,
+    statistics_api,
+    imports_api,
+    incoming_api,
+    cleaning_api,
+    drafts_api,
+    problems_api,
     datasets_api,
+    export_api,
+    mapping_api,
     models_routes,
     models_api,
     jobs_routes,

@@ -91,23 +91,36 @@ def move(directory: Path, artefact: str) -> str:
     return artefact
 
 
-def fetch(artefact: str) -> Path:
-    """A local, read-only directory with the artefact's files. Raises FileNotFoundError."""
+def fetch(artefact: str, without: tuple[str, ...] = ()) -> Path:
+    """A local, read-only directory with the artefact's files. Raises FileNotFoundError.
+
+    What is only fetched for this leaves out the files that end as `without` says.
+    """
     check(artefact)
     if root := local_root():
         if not (root / artefact).is_dir():
             raise FileNotFoundError(artefact)
         return root / artefact
-    target = settings.cache / "artefacts" / artefact
-    if target.is_dir():
-        return target
+    whole = settings.cache / "artefacts" / artefact
+    target = settings.cache / "parts" / artefact if without else whole
+    for found in (whole, target):
+        if found.is_dir():
+            return found
     filesystem, base = remote()
     if not filesystem.exists(f"{base}/{artefact}/.complete"):
         raise FileNotFoundError(artefact)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
     try:
-        filesystem.get(f"{base}/{artefact}/", f"{partial}/d/", recursive=True)
+        if without:
+            top = str(filesystem._strip_protocol(f"{base}/{artefact}"))  # noqa: SLF001 - its own spelling
+            for path in filesystem.find(top):
+                if not path.endswith(without):
+                    place = partial / "d" / path.removeprefix(top).lstrip("/")
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    filesystem.get_file(path, str(place))
+        else:
+            filesystem.get(f"{base}/{artefact}/", f"{partial}/d/", recursive=True)
         try:
             os.rename(partial / "d", target)
         except OSError:
@@ -138,7 +151,8 @@ def delete(artefact: str) -> None:
     if root := local_root():
         shutil.rmtree(root / artefact, ignore_errors=True)
         return
-    shutil.rmtree(settings.cache / "artefacts" / artefact, ignore_errors=True)
+    for kept in ("artefacts", "parts"):
+        shutil.rmtree(settings.cache / kept / artefact, ignore_errors=True)
     filesystem, base = remote()
     if filesystem.exists(f"{base}/{artefact}"):
         filesystem.rm(f"{base}/{artefact}", recursive=True)

@@ -218,6 +218,12 @@ const clicks = {
   "[data-copy]": copy,
   "[data-open]": (button) => document.getElementById(button.dataset.open)?.showModal(),
   "[data-close]": (button) => button.closest("dialog")?.close(),
+  "[data-remove]": (button) => {
+    const form = button.form;
+    button.closest(button.dataset.remove)?.remove();
+    document.getElementById(button.dataset.then)?.focus();
+    form?.dispatchEvent(new Event("input", { bubbles: true }));
+  },
   "[data-dismiss]": (button) => button.closest(".toast")?.remove(),
   "[data-theme-toggle]": toggleTheme,
   "[data-fold]": fold,

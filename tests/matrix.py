@@ -14,6 +14,7 @@ from app.accounts.auth import PLATFORM, ROLES, cookie_name
 from app.accounts.tables import ApiKey, SignIn, User, Workspace
 from app.chat.tables import Conversation
 from app.datasets import segments
+from app.datasets.tables import DatasetUpload, DraftAct
 from app.db import now
 from app.main import app
 from tests import factories as make
@@ -31,10 +32,18 @@ PUBLIC = {
 MANAGED = "/workspaces/{workspace_id}/members"
 OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
+CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = {
     "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
     "PUT /api/v1/quotas/{workspace}": {"devices": 1},
+    "POST /api/v1/datasets/{dataset_id}/mapping": {"format": "text", "columns": {"text": "a"}},
+    "POST /api/v1/datasets/{dataset_id}/rows": {"rows": [{"messages": []}]},
+    "PATCH /api/v1/datasets/{dataset_id}/rows/{row}": {"row": {}, "hash": "x"},
+    "POST /api/v1/datasets/{dataset_id}/rows/restore": {"ids": ["r1"]},
+    "POST /api/v1/datasets/{dataset_id}/replace": {"find": "x"},
+    "POST /api/v1/datasets/{dataset_id}/cleaning": CLEANING,
+    "POST /api/v1/datasets/{dataset_id}/cleaning/preview": CLEANING,
 }
 FORMS = {
     "POST /jobs/merge": {"model": "{adapter_id}"},
@@ -170,6 +179,13 @@ def objects(
     talk = make.added(
         db, Conversation(workspace_id=workspace.id, user_id=owner.id, title="x", model="x")
     )
+    upload = make.added(
+        db,
+        DatasetUpload(workspace_id=workspace.id, user_id=owner.id, file_name="a.jsonl", size=10),
+    )
+    act = make.added(
+        db, DraftAct(version_id=version.id, number=1, what="edit", state="done", user_id=owner.id)
+    )
     make.make_key(db, workspace, owner)
     make.make_sign_in(db, owner, workspace)
     key = db.query(ApiKey).filter_by(workspace_id=workspace.id).first()
@@ -179,7 +195,12 @@ def objects(
     return {
         "dataset_id": version.dataset_id,
         "version_id": version.id,
+        "upload_id": upload.id,
         "number": "0",
+        "row": "r1",
+        "row_id": "r1",
+        "act": act.id,
+        "version": "1",
         "model_id": model.id,
         "adapter_id": adapter.id,
         "job_id": job.id,

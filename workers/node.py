@@ -21,10 +21,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import logs, tables
 from app.cluster import service as cluster
 from app.config import settings
+from app.datasets import measures as wanted_measures
 from app.deployments import replicas as deployments
 from app.jobs import runs as jobs
 from app.queue import transaction
-from workers import inventory, process, replicas, runs
+from workers import inventory, measures, process, replicas, runs
 from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known
@@ -123,6 +124,9 @@ def kill_stale(node_id: str) -> None:
     with transaction() as db:
         current = {process.marker(job.id, job.fence) for job in jobs.active_on(db, node_id)}
         current |= {process.marker(one.id, one.fence) for one in deployments.active_on(db, node_id)}
+        current |= {
+            process.marker(one.id, one.fence) for one in wanted_measures.active_on(db, node_id)
+        }
     for run in found.keys() - current:
         log.warning("killing a stale run", run=run)
         owner, _, fence = run.rpartition("-")
@@ -151,10 +155,14 @@ class Signals:
 
 
 def loop(node_id: str, asked: Signals) -> None:
-    """Look after runs and replicas, each in a thread: neither waits for the other."""
+    """Look after runs, replicas and measures, each in a thread: none waits for the others."""
     parts = [
         threading.Thread(target=tend, args=(name, tick, PERIOD, node_id, asked.leave), name=name)
-        for name, tick in (("runs", runs.tick), ("replicas", replicas.tick))
+        for name, tick in (
+            ("runs", runs.tick),
+            ("replicas", replicas.tick),
+            ("measures", measures.tick),
+        )
     ]
     for part in parts:
         part.start()
@@ -164,6 +172,7 @@ def loop(node_id: str, asked: Signals) -> None:
         if time.monotonic() - cleared > CLEARING:
             cleared = time.monotonic()
             clear(runs.clear)
+            clear(measures.clear)
     for part in parts:
         part.join()
 
@@ -181,7 +190,7 @@ def drain(node_id: str, heart: Heart) -> None:
     draining().touch()
     Guarded("goodbye")(heart.say_goodbye)
     with ThreadPoolExecutor() as together:
-        for part in (runs, replicas):
+        for part in (runs, replicas, measures):
             together.submit(Guarded(f"draining {part.__name__}"), part.drain, node_id)
     for run in process.attempts():  # without the database, we could not know of them
         owner, _, fence = run.rpartition("-")

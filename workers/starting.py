@@ -117,8 +117,11 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         method=facts.method,
         base=str(storage.fetch(facts.base)),
         adapter=str(storage.fetch(facts.adapter)) if facts.adapter else None,
-        train=[str(storage.fetch(segment)) for segment in facts.train],
-        validation=[str(storage.fetch(segment)) for segment in facts.validation],
+        train=fetched(facts.train),
+        mix=[part | {"rows": fetched(part["rows"])} for part in facts.mix],
+        validation=fetched(facts.validation),
+        split=facts.split,
+        drop_leaks=facts.drop_leaks,
         hyperparameters=Hyperparameters.model_validate(facts.hyperparameters),
         resume_from=checkpoint(facts),
         device="cuda" if on_gpu(facts) else "cpu",
@@ -127,6 +130,10 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
     partial = directory / "spec.json.partial"
     partial.write_text(spec.model_dump_json(indent=2))
     partial.rename(directory / "spec.json")
+
+
+def fetched(segments: list[str]) -> list[str]:
+    return [str(storage.fetch(segment)) for segment in segments]
 
 
 def on_gpu(facts: jobs.RunFacts) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.cluster import service as cluster
+from app.datasets import comparing, incoming, measures, rewriting
 from app.datasets import service as datasets
 from app.deployments import replicas, wanted
 from app.errors import N_
@@ -21,7 +22,16 @@ log = structlog.get_logger()
 
 
 def sweep() -> None:
-    for step in (bury, wanted.reconcile, decide, jobs.resend, datasets.resend):
+    for step in (
+        bury,
+        wanted.reconcile,
+        decide,
+        jobs.resend,
+        datasets.resend,
+        rewriting.resend,
+        comparing.resend,
+        incoming.clear,
+    ):
         run(step)
 
 
@@ -54,6 +64,7 @@ def bury(db: Session) -> None:
         error = DEAD | {"params": {"node": node_id}}
         for replica in replicas.active_on(db, node_id):
             replicas.end(db, replica.id, replica.fence, error)
+        measures.again(db, node_id)
 
 
 DEAD = {

@@ -4,9 +4,10 @@ A message is only a nudge: each function looks at the row, and finds nothing to 
 message was late or doubled.
 """
 
-from app.datasets import work
+from app.datasets import checking, comparing, importing, rewriting, work
+from app.datasets.cleaning import run as cleaning
 from app.queue import celery
-from workers import replicas, starting
+from workers import replicas, scoring, starting
 from workers import sweep as sweeping
 
 
@@ -30,6 +31,21 @@ def validate_dataset(version_id: str) -> None:
     work.validate_version(version_id)
 
 
+@celery.task(name="workers.check_dataset")
+def check_dataset(version_id: str) -> None:
+    checking.check_version(version_id)
+
+
+@celery.task(name="workers.import_dataset")
+def import_dataset(version_id: str) -> None:
+    importing.import_version(version_id)
+
+
+@celery.task(name="workers.clean_dataset")
+def clean_dataset(version_id: str) -> None:
+    cleaning.clean_version(version_id, scoring.scorer)
+
+
 @celery.task(name="workers.publish_dataset")
 def publish_dataset(version_id: str) -> None:
     work.publish_version(version_id)
@@ -38,3 +54,13 @@ def publish_dataset(version_id: str) -> None:
 @celery.task(name="workers.clear_dataset")
 def clear_dataset(dataset_id: str) -> None:
     work.clear(dataset_id)
+
+
+@celery.task(name="workers.change_draft")
+def change_draft(act_id: str) -> None:
+    rewriting.change_draft(act_id)
+
+
+@celery.task(name="workers.compare_versions")
+def compare_versions(comparison_id: str) -> None:
+    comparing.compare_versions(comparison_id)

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.accounts.auth import Principal, requires
-from app.datasets import browse, schemas, service, work
+from app.datasets import drafts, redraft, schemas, search, service, work
+from app.datasets.incoming import Pieces, Received
 from app.datasets.tables import DatasetVersion
-from app.datasets.upload import Received
 from app.queue import Db, transaction
 
 router = APIRouter(prefix="/api/v1/datasets", tags=["datasets"])
@@ -18,6 +18,7 @@ Reader = Annotated[Principal, requires("viewer", "datasets:read")]
 Writer = Annotated[Principal, requires("member", "datasets:write")]
 Offset = Annotated[int, Query(ge=0, le=10**12)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
+Words = Annotated[str, Query(max_length=500)]
 
 FORM = {
     "requestBody": {
@@ -32,7 +33,8 @@ FORM = {
                         "file": {"type": "string", "format": "binary"},
                     },
                 }
-            }
+            },
+            "application/json": {"schema": Pieces.model_json_schema()},
         },
     }
 }
@@ -53,7 +55,9 @@ def create(request: Request, who: Writer, upload: Received) -> schemas.DatasetWi
 def add_version(
     request: Request, dataset_id: str, who: Writer, upload: Received
 ) -> schemas.DatasetWithErrors:
-    """Upload a file as the next version of a dataset."""
+    """Upload a file as the next version of a dataset; with `{"from": version}`, a new draft."""
+    if source := upload.fields.get("from"):
+        return report(request, redraft.begin(who, dataset_id, source))
     return report(request, work.take(who, upload, dataset_id))
 
 
@@ -91,31 +95,29 @@ def rows(
     version: str = "",
     offset: Offset = 0,
     limit: Limit = 50,
-    q: str = "",
+    row: Annotated[int | None, Query(ge=0, le=10**12)] = None,
+    q: Words = "",
+    role: Words = "",
+    min_length: int | None = None,
+    max_length: int | None = None,
+    language: Words = "",
+    flag: Words = "",
 ) -> Response:
-    """Rows from number `offset` on; with `q`, those whose messages contain it."""
+    """Rows from number `offset` (or `row`) on: those that contain `q` and pass the filters.
+
+    Lengths are in characters. `role`: system, user, assistant, tool. `language`: zh, en, mixed,
+    other. `flag`: duplicate, personal, control, mojibake, empty, odd.
+    """
     found = find(who, dataset_id, version)
-    page = browse.page(found, offset=offset, limit=limit, q=q)
+    filters = search.given(
+        {
+            "q": q, "role": role, "language": language, "flag": flag,
+            "min_length": min_length, "max_length": max_length,
+        }
+    )  # fmt: skip
+    page = drafts.page(found, offset=offset if row is None else row, limit=limit, **filters)
     body = orjson.dumps(schemas.rows_out(found, page).model_dump())
     return Response(body, media_type="application/json")
-
-
-@router.get("/{dataset_id}/errors")
-def errors(
-    request: Request,
-    dataset_id: str,
-    who: Reader,
-    db: Db,
-    version: str = "",
-    level: str = "",
-    offset: Offset = 0,
-    limit: Limit = 100,
-) -> schemas.ProblemList:
-    """What validation found: errors in the order of the file, then warnings."""
-    found = service.version(db, who.workspace_id, dataset_id, version)
-    issues = service.issues(db, found.id, level=level, offset=offset, limit=limit + 1)
-    data = [schemas.problem(request, issue) for issue in issues[:limit]]
-    return schemas.ProblemList(data=data, has_more=len(issues) > limit)
 
 
 @router.post("/{dataset_id}/publish")
@@ -165,7 +167,7 @@ def attachment(version: DatasetVersion) -> StreamingResponse:
     plain = "".join(char if char.isascii() and char.isalnum() else "-" for char in name[:-6])
     disposition = f"attachment; filename=\"{plain}.jsonl\"; filename*=UTF-8''{quote(name, safe='')}"
     return StreamingResponse(
-        browse.download(version),
+        drafts.download(version),
         media_type="application/jsonl",
         headers={"content-disposition": disposition},
     )

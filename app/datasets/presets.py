@@ -9,8 +9,10 @@ from sqlalchemy.orm import Session
 from app import storage
 from app.config import settings
 from app.datasets import formats, segments, validate
+from app.datasets.containers import Source
 from app.datasets.states import DRAFT, PUBLISHED, PUBLISHING, VALIDATING, switch
 from app.datasets.tables import Dataset, DatasetVersion
+from app.datasets.validate import Cursor
 from app.db import now
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -29,16 +31,16 @@ def ensure_samples(db: Session, directory: Path = SAMPLES) -> None:
 
 def ensure_sample(db: Session, path: Path) -> None:
     name = path.stem
-    with tempfile.TemporaryDirectory() as scratch:
-        step = validate.step(
-            path, validate.begin(path), Path(scratch), name, settings.max_row_mb * 2**20
-        )
+    source = Source(path.name, "json", path, path.stat().st_size, spooled=False, mapping=None)
+    with tempfile.TemporaryDirectory() as plain, tempfile.TemporaryDirectory() as packed:
+        step = validate.step([source], Cursor(), Path(plain), name, settings.max_row_mb * 2**20)
         if step.issues or not step.done:
             raise ValueError(f"{path.name} is not a sample: {step.issues[:1]}")
+        written = segments.pack(segments.lines(Path(plain)), Path(packed))
         digest = ""
-        for row in segments.read(Path(scratch)):
+        for row in segments.read(Path(packed)):
             digest = formats.fingerprint(digest, row)
-        storage.put(Path(scratch), step.written.artefact)
+        storage.put(Path(packed), written.artefact)
     dataset = db.scalar(
         select(Dataset).where(
             Dataset.workspace_id.is_(None), Dataset.name == name, Dataset.deleted_at.is_(None)
@@ -59,11 +61,12 @@ def ensure_sample(db: Session, path: Path) -> None:
     version = DatasetVersion(
         dataset_id=dataset.id,
         number=newest.number + 1 if newest else 1,
-        format=step.cursor.format,
+        format=step.cursor.first,
+        kind=step.cursor.kind,
         file_name=path.name,
         bytes=path.stat().st_size,
-        rows=step.written.rows,
-        segments=[{"artefact": step.written.artefact, "rows": step.written.rows}],
+        rows=written.rows,
+        segments=[{"artefact": written.artefact, "rows": written.rows}],
         content_hash=digest,
         published_at=now(),
     )

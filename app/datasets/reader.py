@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from app.errors import N_, Invalid
 
@@ -18,6 +18,7 @@ CHUNK = 2**20
 BOM = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"
 SNIFF = 4096
+MARK = b"!"  # no JSON begins like this
 
 # how files that people take for data begin
 MAGIC = {
@@ -57,10 +58,19 @@ IN_STRING = re.compile(rb'(?:[^"\\\n]++|\\.)*+["\\\n]', re.DOTALL)
 class Place:
     """How far a file is read."""
 
-    shape: str  # lines, array, or tail: after an array's end
+    shape: str  # lines, spool: lines that we wrote, array, or tail: after an array's end
     offset: int = 0  # bytes
     number: int = 0  # lines of JSONL, or elements of an array, before this place
     line: int = 1  # the line of the file that this place is on
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a row of a spooled file could not be read: what a `BadRow` says."""
+
+    code: str
+    message: str  # msgid
+    params: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class Piece:
     data: bytes | None
     after: Place
     problem: str = ""  # unclosed or trailing: the array itself is broken here
+    why: "Problem | None" = None  # this row was lost while its file was unpacked
 
 
 def begin(path: Path) -> Place:
@@ -115,11 +126,24 @@ def whole(line: bytes) -> bool:
     return True
 
 
+def problem(line: bytes) -> Problem | None:
+    """What a line of a spooled file says in place of a row. Only for such files: others lie."""
+    if not line.startswith(MARK):
+        return None
+    code, message, params = json.loads(line[len(MARK) :])
+    return Problem(code, message, params)
+
+
+def told(code: str, message: str, **params: Any) -> bytes:
+    """The line of a spooled file that `problem` reads."""
+    return MARK + json.dumps([code, message, params]).encode()
+
+
 def pieces(path: Path, place: Place, most: int) -> Iterator[Piece]:
     """The rows from `place` on. A row of more than `most` bytes comes without its data."""
     with path.open("rb") as file:
         file.seek(place.offset)
-        if place.shape == "lines":
+        if place.shape in ("lines", "spool"):
             yield from cut_lines(file, place, most)
         elif place.shape == "array":
             yield from cut_array(file, place, most)
@@ -140,7 +164,9 @@ def cut_lines(file: BinaryIO, place: Place, most: int) -> Iterator[Piece]:
                 offset += len(line)
                 data = None if line.strip(BLANK) else data
         if data != b"":
-            yield Piece(number, number, data, Place("lines", offset, number, number + 1))
+            after = Place(place.shape, offset, number, number + 1)
+            why = problem(data) if data and place.shape == "spool" else None
+            yield Piece(number, number, b"" if why else data, after, why=why)
 
 
 class Element:

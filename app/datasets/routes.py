@@ -1,13 +1,15 @@
 """The dataset list, the upload page, and a dataset's page with its tabs."""
 
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
 
 from app.accounts.auth import Principal, requires
-from app.datasets import browse, schemas, service, states, work
+from app.datasets import browse, drafts, facts, panes, schemas, search, service, states, work
+from app.datasets.incoming import Received
+from app.datasets.languages import LANGUAGES
 from app.datasets.tables import DatasetVersion
-from app.datasets.upload import Received
 from app.errors import DomainError
 from app.queue import Db, transaction
 from app.web import Parsed, redirect, render
@@ -100,85 +102,55 @@ def add_version(request: Request, dataset_id: str, who: Writer, upload: Received
 # -- a dataset ---------------------------------------------------------------------------
 
 
+def filters_of(
+    q: Words = "",
+    role: Words = "",
+    min_length: Words = "",
+    max_length: Words = "",
+    language: Words = "",
+    flag: Words = "",
+) -> dict[str, Any]:
+    """The filters of the list that say something."""
+    return search.given(locals())
+
+
 @router.get("/{dataset_id}", name="datasets:detail")
 def detail(
     request: Request,
     dataset_id: str,
     who: Reader,
+    filters: Annotated[dict[str, Any], Depends(filters_of)],
     version: str = "",
-    q: Words = "",
     offset: Offset = 0,
     limit: Limit = 20,
     row: int | None = None,
+    jump: Annotated[str, Query(max_length=20)] = "",
     view: str = "chat",
 ) -> Response:
+    """The rows that pass the filters, and one of them. `jump` is a row's number as it is shown."""
     found = find(who, dataset_id, version)
-    page = browse.page(found, offset=offset, limit=limit, q=q)
-    number = row if row is not None else page.rows[0][0] if page.rows else None
+    if jump.isascii() and jump.isdecimal():
+        row = min(max(int(jump), 1), max(found.rows, 1)) - 1 if found.rows else None
+        offset = (row or 0) if filters else (row or 0) // limit * limit
+    page = drafts.page(found, offset=offset, limit=limit, **filters)
+    number = panes.first(page, found, row)
+    asked = {"version": version, "q": "", **filters, "limit": limit}
     return show(
         request,
         "datasets/rows.html",
         found,
         page=page,
         summary=browse.summary,
-        asked={"version": version, "q": q, "limit": limit, "view": view},
+        asked={**asked, "view": view},
+        query=f"?{urlencode(asked)}",
+        filters=filters,
+        roles=tuple(facts.ROLES),
+        flags=search.ALL_FLAGS,
+        languages=LANGUAGES,
         offset=offset,
-        **pane(found, number, view),
-    )
-
-
-@router.get("/{dataset_id}/rows/{number}", name="datasets:row")
-def row(
-    request: Request,
-    dataset_id: str,
-    number: int,
-    who: Reader,
-    version: str = "",
-    view: str = "chat",
-) -> Response:
-    found = find(who, dataset_id, version)
-    return render(
-        request,
-        "datasets/rows.html",
-        block="row",
-        version=found,
-        asked={"version": version, "view": view},
-        **pane(found, number, view),
-    )
-
-
-def pane(version: DatasetVersion, number: int | None, view: str) -> dict[str, Any]:
-    """What the right side shows: one row, as a conversation or as JSON."""
-    if number is None:
-        return {"number": None, "row": None, "pretty": ""}
-    found = browse.row(version, number)
-    return {
-        "number": number,
-        "row": found,
-        "pretty": browse.pretty(found) if view == "json" else "",
-    }
-
-
-@router.get("/{dataset_id}/validation", name="datasets:validation")
-def validation(
-    request: Request,
-    dataset_id: str,
-    who: Reader,
-    db: Db,
-    version: str = "",
-    offset: Offset = 0,
-    limit: Limit = 50,
-) -> Response:
-    found = service.version(db, who.workspace_id, dataset_id, version)
-    issues = service.issues(db, found.id, offset=offset, limit=limit)
-    return show(
-        request,
-        "datasets/validation.html",
-        found,
-        problems=[schemas.problem(request, issue) for issue in issues],
-        asked={"version": version},
-        offset=offset,
-        limit=limit,
+        marks=drafts.of(found).mark,
+        **panes.desk(request, found),
+        **panes.pane(found, number, view),
     )
 
 
@@ -268,6 +240,7 @@ def show(
         dataset=version.dataset,
         failure=schemas.failure(request, version),
         progress=schemas.progress(version),
+        transfer=schemas.transfer(request, version),
         moving=version.status in states.MOVING,
         **context,
     )

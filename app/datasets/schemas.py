@@ -17,6 +17,7 @@ class Problem(BaseModel):
     """Why a row was left out, or a warning. `line` is the element's number in a JSON array."""
 
     level: str = Field(description="error or warning")
+    file: str = Field(description="Which file, where there are several")
     line: int
     path: str = Field(description="Where in the row, such as messages[2].role")
     code: str = Field(description="Stable, for programs")
@@ -28,6 +29,17 @@ class Failure(BaseModel):
     message: str
 
 
+class Transfer(BaseModel):
+    """How far an import has come. A total that the server does not say is null."""
+
+    received: int = Field(description="Bytes that are here, of all files")
+    total: int | None
+    file: str = Field(description="The one that is fetched now")
+    number: int = Field(description="Which one it is, from 1")
+    files: int
+    waits: str = Field(description="Why it waits before it tries again; empty if it does not")
+
+
 class DatasetOut(BaseModel):
     id: str
     name: str
@@ -35,13 +47,16 @@ class DatasetOut(BaseModel):
     version: int = Field(description="The version's number; the newest unless one was asked for")
     version_id: str
     status: str = Field(description="validating, draft, publishing, published or failed")
-    format: str = Field(description="messages or alpaca: what the file was")
+    format: str = Field(
+        description="What the file was: messages, alpaca, sharegpt, completion, text, preference, kto"
+    )
     file_name: str
     rows: int = Field(description="Rows that can be used")
     bytes: int = Field(description="Of the file as it came")
     error_count: int = Field(description="Rows that cannot be used")
     warning_count: int
-    progress: float = Field(description="Of the validation, 0 to 1")
+    progress: float = Field(description="Of the import or the validation, 0 to 1")
+    transfer: Transfer | None = Field(description="While the status is importing")
     error: Failure | None = Field(description="Why the status is failed")
     content_hash: str = Field(description="Of the published rows, in order")
     created_at: datetime
@@ -66,12 +81,10 @@ class RowList(BaseModel):
     next_offset: int = Field(
         description="The `offset` of the next page. In a search it counts rows, not matches."
     )
-    total: int = Field(description="Rows of the version, whatever `q` says")
-
-
-class ProblemList(BaseModel):
-    data: list[Problem]
-    has_more: bool
+    total: int = Field(description="Rows of the version, whatever is looked for")
+    matches: int | None = Field(
+        description="Rows that a search finds in all; null without one, and while that is not known"
+    )
 
 
 class Publish(BaseModel):
@@ -79,11 +92,30 @@ class Publish(BaseModel):
     skip_invalid: bool = Field(False, description="Agree to leave out the rows with errors")
 
 
+def transfer(request: Request, version: DatasetVersion) -> Transfer | None:
+    if version.status != "importing" or version.recipe.get("made") != "import":
+        return None
+    files, at = version.cursor.get("files", []), version.cursor.get("at", 0)
+    waits = version.cursor.get("waits")
+    return Transfer(
+        received=version.cursor.get("received", 0),
+        total=version.cursor.get("total"),
+        file=files[at]["name"] if at < len(files) else "",
+        number=at + 1,
+        files=len(files),
+        waits=translate(request, waits["message"], **waits["params"]) if waits else "",
+    )
+
+
 def progress(version: DatasetVersion) -> float:
-    """How far the validation has come, 0 to 1."""
+    """How far the import or the validation has come, 0 to 1."""
+    if version.status == "importing":
+        total = version.cursor.get("total")
+        done = version.cursor.get("received") or version.cursor.get("at", 0)
+        return min(1.0, done / total) if total else 0.0
     if version.status != "validating":
         return 1.0
-    return min(1.0, version.cursor["place"]["offset"] / version.bytes) if version.cursor else 0.0
+    return float(version.cursor.get("progress", 0.0))
 
 
 def failure(request: Request, version: DatasetVersion) -> Failure | None:
@@ -109,6 +141,7 @@ def dataset_out(request: Request, version: DatasetVersion) -> DatasetOut:
         error_count=version.error_count,
         warning_count=version.warning_count,
         progress=progress(version),
+        transfer=transfer(request, version),
         error=failure(request, version),
         content_hash=version.content_hash,
         created_at=version.created_at,
@@ -119,6 +152,7 @@ def dataset_out(request: Request, version: DatasetVersion) -> DatasetOut:
 def problem(request: Request, issue: DatasetIssue) -> Problem:
     return Problem(
         level=issue.level,
+        file=issue.file,
         line=issue.line,
         path=issue.path,
         code=issue.code,
@@ -144,4 +178,5 @@ def rows_out(version: DatasetVersion, page: Page) -> RowList:
         has_more=page.has_more,
         next_offset=page.next_offset,
         total=version.rows,
+        matches=page.matches,
     )

@@ -1,25 +1,35 @@
-"""Rows on disk: JSONL in independent zstd frames, with an index of where each frame begins.
+"""Rows on disk: JSONL in independent frames, with an index of where each frame begins.
 
-A segment is a directory of two files, written once and never changed:
-`rows.jsonl.zst` and `rows.idx`, the JSON object `{rows, frames: [[row, offset, length], …]}`.
-Any row is reached by reading one frame. Pure: the stages read their data with it too.
+A segment is a directory, written once and never changed: `rows.jsonl.zst` (zstd frames) and
+`rows.idx`, pairs of 64-bit numbers, the first row and the offset of each frame and, last, the
+number of rows and of bytes. Any row is reached by reading one frame.
+
+While an upload is being checked its segments are plain: the rows lie in `rows.jsonl` without
+compression and without their ids, whose numbers are in `rows.ids` (64 bits each, after the ids'
+prefix); `rows.hash` holds 16 bytes for each row, and equal rows have equal ones.
+Pure: the stages read their data with it too.
 """
 
 import hashlib
+import sys
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import orjson
 import zstandard
 
 DATA, INDEX = "rows.jsonl.zst", "rows.idx"
-FRAME_ROWS = 1000
-FRAME_BYTES = 2**20  # of JSONL, so that a frame of long rows stays cheap to open
+PLAIN, IDS, HASHES = "rows.jsonl", "rows.ids", "rows.hash"
+PREFIX_BYTES = 120
+FRAME_ROWS = 250
+FRAME_BYTES = 2**17  # of JSONL: what has to be unpacked to read one row
+LEVEL = 2
 
 
 @dataclass(frozen=True)
@@ -35,51 +45,120 @@ class Written:
 @dataclass(frozen=True)
 class Index:
     rows: int
-    starts: list[int]  # number of each frame's first row
-    places: list[tuple[int, int]]  # its offset and length in bytes
+    starts: "array[int]"  # number of each frame's first row
+    offsets: "array[int]"  # of each frame in bytes, and the end of the last
+    plain: bool
+
+
+# -- writing -----------------------------------------------------------------------------
 
 
 def write(rows: Iterable[dict[str, Any]], directory: Path) -> Written:
     """Write `rows` into `directory`, one frame at a time in memory."""
-    compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+    return pack(map(orjson.dumps, rows), directory)
+
+
+def pack(lines: Iterable[bytes], directory: Path) -> Written:
+    """As `write`, for rows that are JSON already, each without a newline."""
+    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
     digest = hashlib.sha256()
-    frames: list[tuple[int, int, int]] = []
-    total = offset = 0
-    lines: list[bytes] = []
-    size = 0
+    table = array("Q")
+    total = offset = size = 0
+    held: list[bytes] = []
     with (directory / DATA).open("wb") as file:
 
         def close_frame() -> None:
             nonlocal offset, size, total
-            data = b"".join(lines)
+            held.append(b"")
+            data = b"\n".join(held)
             digest.update(data)
-            length = file.write(compressor.compress(data))
-            frames.append((total, offset, length))
-            total, offset, size = total + len(lines), offset + length, 0
-            lines.clear()
+            table.extend((total, offset))
+            offset += file.write(compressor.compress(data))
+            total, size = total + len(held) - 1, 0
+            held.clear()
 
-        for row in rows:
-            line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-            if lines and (len(lines) == FRAME_ROWS or size + len(line) > FRAME_BYTES):
+        for line in lines:
+            if held and (len(held) == FRAME_ROWS or size + len(line) >= FRAME_BYTES):
                 close_frame()
-            lines.append(line)
-            size += len(line)
-        if lines:
+            held.append(line)
+            size += len(line) + 1
+        if held:
             close_frame()
-    (directory / INDEX).write_bytes(orjson.dumps({"rows": total, "frames": frames}))
+    table.extend((total, offset))
+    save(table, directory)
     return Written(total, digest.hexdigest())
 
 
-@lru_cache(maxsize=128)
+class Plain:
+    """Writes a plain segment, whose rows have ids `prefix.number`."""
+
+    def __init__(self, directory: Path, prefix: str) -> None:
+        self.directory, self.prefix = directory, prefix
+        self.rows = self.offset = 0
+        self.table = array("Q")
+
+    def __enter__(self) -> Self:
+        self.file = (self.directory / PLAIN).open("wb")
+        self.ids = (self.directory / IDS).open("wb")
+        self.ids.write(self.prefix.encode().ljust(PREFIX_BYTES, b"\0"))
+        self.hashes = (self.directory / HASHES).open("wb")
+        return self
+
+    def add(self, lines: bytes, numbers: Sequence[int], hashes: list[bytes]) -> None:
+        """A frame: rows without ids, each with a newline; their numbers; 16 bytes for each."""
+        self.table.extend((self.rows, self.offset))
+        self.offset += self.file.write(lines)
+        self.ids.write(little(array("Q", numbers)))
+        self.hashes.write(b"".join(hashes))
+        self.rows += len(numbers)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in (self.file, self.ids, self.hashes):
+            file.close()
+        self.table.extend((self.rows, self.offset))
+        save(self.table, self.directory)
+
+
+def little(table: "array[int]") -> bytes:
+    if sys.byteorder == "big":
+        table = table[:]
+        table.byteswap()
+    return table.tobytes()
+
+
+def numbers(data: bytes) -> "array[int]":
+    table = array("Q")
+    table.frombytes(data)
+    if sys.byteorder == "big":
+        table.byteswap()
+    return table
+
+
+def save(table: "array[int]", directory: Path) -> None:
+    (directory / INDEX).write_bytes(little(table))
+
+
+# -- reading -----------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
 def index(directory: Path) -> Index:
     """Raises FileNotFoundError. Cached for ever: segments do not change."""
-    found = orjson.loads((directory / INDEX).read_bytes())
-    frames = found["frames"]
-    return Index(
-        found["rows"],
-        [row for row, _, _ in frames],
-        [(offset, length) for _, offset, length in frames],
-    )
+    data = (directory / INDEX).read_bytes()
+    plain = not (directory / DATA).exists()
+    if data.startswith(b"{"):  # as segments were first written: {rows, frames: [[row, at, bytes]]}
+        found = orjson.loads(data)
+        frames = found["frames"]
+        ends = [at + length for _, at, length in frames[-1:]]
+        offsets = array("Q", [at for _, at, _ in frames] + (ends or [0]))
+        return Index(found["rows"], array("Q", [row for row, _, _ in frames]), offsets, plain)
+    table = numbers(data)
+    return Index(table[-2], table[:-2:2], table[1::2], plain)
 
 
 def lines(directory: Path, start: int = 0, count: int | None = None) -> Iterator[bytes]:
@@ -87,20 +166,39 @@ def lines(directory: Path, start: int = 0, count: int | None = None) -> Iterator
     known = index(directory)
     if start >= known.rows or count == 0:
         return
-    decompressor = zstandard.ZstdDecompressor()
+    frames = plain_frames if known.plain else packed_frames
     first = bisect_right(known.starts, start) - 1
     skip = start - known.starts[first]
     left = known.rows - start if count is None else count
-    with (directory / DATA).open("rb") as file:
-        file.seek(known.places[first][0])
-        for _, length in islice(known.places, first, None):
-            frame = decompressor.decompress(file.read(length)).split(b"\n")
+    for frame in frames(directory, known, first):
+        yield from frame[skip : skip + left]
+        left -= len(frame) - skip
+        skip = 0
+        if left <= 0:
+            return
+
+
+def packed_frames(directory: Path, known: Index, first: int) -> Iterator[list[bytes]]:
+    decompressor = zstandard.ZstdDecompressor()
+    with (directory / DATA).open("rb", buffering=0) as file:
+        file.seek(known.offsets[first])
+        for at in range(first, len(known.starts)):
+            data = file.read(known.offsets[at + 1] - known.offsets[at])
+            frame = decompressor.decompress(data).split(b"\n")
             frame.pop()  # what follows the last newline: nothing
-            yield from frame[skip : skip + left]
-            left -= len(frame) - skip
-            skip = 0
-            if left <= 0:
-                return
+            yield frame
+
+
+def plain_frames(directory: Path, known: Index, first: int) -> Iterator[list[bytes]]:
+    with (directory / PLAIN).open("rb", buffering=0) as file, (directory / IDS).open("rb") as ids:
+        prefix = ids.read(PREFIX_BYTES).rstrip(b"\0")
+        file.seek(known.offsets[first])
+        ids.seek(PREFIX_BYTES + 8 * known.starts[first])
+        for at in range(first, len(known.starts)):
+            frame = file.read(known.offsets[at + 1] - known.offsets[at]).split(b"\n")
+            frame.pop()
+            named = zip(numbers(ids.read(8 * len(frame))), frame, strict=True)
+            yield [b'{"id":"%b.%d",%b' % (prefix, number, line[1:]) for number, line in named]
 
 
 def read(directory: Path, start: int = 0, count: int | None = None) -> Iterator[dict[str, Any]]:

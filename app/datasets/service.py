@@ -18,6 +18,7 @@ from app.datasets.states import (
     MOVING,
     PUBLISHED,
     PUBLISHING,
+    READING,
     STATES,
     VALIDATING,
     switch,
@@ -28,6 +29,7 @@ from app.datasets.tables import (
     DatasetIssue,
     DatasetPin,
     DatasetVersion,
+    DraftAct,
 )
 from app.db import now
 from app.errors import N_, Conflict, Forbidden, Invalid, NotFound
@@ -145,7 +147,8 @@ def issues(
     query = select(DatasetIssue).where(DatasetIssue.version_id == version_id)
     if level:
         query = query.where(DatasetIssue.level == level)
-    return list(db.scalars(query.order_by(DatasetIssue.number).offset(offset).limit(limit)))
+    query = query.order_by(DatasetIssue.level, DatasetIssue.number)
+    return list(db.scalars(query.offset(offset).limit(limit)))
 
 
 def events(db: Session, version_ids: list[str]) -> list[DatasetEvent]:
@@ -188,26 +191,17 @@ def add_version(
     dataset: Dataset,
     *,
     user_id: str | None,
-    version_id: str,
-    file_name: str,
-    size: int,
-    upload: str,
-    cursor: dict[str, Any],
+    status: str = VALIDATING,
+    cursor: dict[str, Any] | None = None,
+    **columns: Any,
 ) -> DatasetVersion:
-    """A version to be validated from the artefact `upload`; the caller validates it or nudges."""
+    """The next version, to be validated or still to be made; the caller does so, or nudges."""
     newest = db.scalar(
         select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)
     )
-    added = DatasetVersion(
-        id=version_id,
-        dataset_id=dataset.id,
-        number=(newest or 0) + 1,
-        file_name=file_name,
-        bytes=size,
-        upload=upload,
-    )
-    switch(db, added, VALIDATING, user_id=user_id)
-    added.cursor = cursor
+    added = DatasetVersion(dataset_id=dataset.id, number=(newest or 0) + 1, **columns)
+    switch(db, added, status, user_id=user_id)
+    added.cursor = cursor or {}
     db.flush()
     return added
 
@@ -346,9 +340,13 @@ def remove(db: Session, who: Principal, dataset_id: str) -> None:
 # -- the sweep ---------------------------------------------------------------------------
 
 
+# who takes the next stretch of what moves by itself; a version is made as its recipe says
+TASKS = {PUBLISHING: "workers.publish_dataset", VALIDATING: "workers.validate_dataset"}
+MAKING = {"import": "workers.import_dataset", "cleaning": "workers.clean_dataset"}
+
+
 def nudge(db: Session, one: DatasetVersion) -> None:
-    task = "workers.publish_dataset" if one.status == PUBLISHING else "workers.validate_dataset"
-    send(db, task, one.id)
+    send(db, TASKS.get(one.status) or MAKING[one.recipe["made"]], one.id)
 
 
 def resend(db: Session) -> None:
@@ -363,14 +361,34 @@ def resend(db: Session) -> None:
         .limit(100)
     ):
         nudge(db, one)
+    unknown = (
+        select(DatasetVersion.id)
+        .join(DatasetVersion.dataset)
+        .where(
+            DatasetVersion.status.in_((DRAFT, PUBLISHED)),
+            DatasetVersion.segments != [],
+            DatasetVersion.checks["of"].is_distinct_from(DatasetVersion.segments),
+            Dataset.deleted_at.is_(None),
+        )
+        .order_by(DatasetVersion.created_at.desc())
+    )
+    for version_id in db.scalars(unknown.limit(10)):
+        send(db, "workers.check_dataset", version_id)
     left = exists().where(
         DatasetVersion.dataset_id == Dataset.id,
         or_(
             # the upload of what is validated, or failed
-            and_(DatasetVersion.upload != "", DatasetVersion.status != VALIDATING),
+            and_(DatasetVersion.upload != "", DatasetVersion.status.not_in(READING)),
             and_(
                 or_(Dataset.deleted_at.is_not(None), DatasetVersion.status == FAILED),
                 DatasetVersion.segments != [],
+            ),
+            # what only undoing would need
+            and_(
+                or_(
+                    Dataset.deleted_at.is_not(None), DatasetVersion.status.in_((PUBLISHED, FAILED))
+                ),
+                exists().where(DraftAct.version_id == DatasetVersion.id, DraftAct.segments != {}),
             ),
         ),
     )

@@ -1,6 +1,8 @@
 """The states of a dataset version, and the one door between them.
 
-(new) → validating → draft → publishing → published; those that move by themselves may fail.
+(new) → [importing →] validating [⇄ mapping] → draft → publishing → published; those that move by
+themselves may fail. `importing` fetches or builds what is then validated; `mapping` waits for the
+user to say which column is what. A draft made from a version goes from importing to draft.
 """
 
 from typing import Any
@@ -10,14 +12,18 @@ from sqlalchemy.orm import Session
 from app.datasets.tables import DatasetEvent, DatasetVersion
 from app.errors import N_, Conflict
 
+IMPORTING, MAPPING = "importing", "mapping"
 VALIDATING, DRAFT, PUBLISHING = "validating", "draft", "publishing"
 PUBLISHED, FAILED = "published", "failed"
-STATES = (VALIDATING, DRAFT, PUBLISHING, PUBLISHED, FAILED)
-MOVING = (VALIDATING, PUBLISHING)  # will change by itself
+STATES = (IMPORTING, VALIDATING, MAPPING, DRAFT, PUBLISHING, PUBLISHED, FAILED)
+MOVING = (IMPORTING, VALIDATING, PUBLISHING)  # will change by itself
+READING = (IMPORTING, VALIDATING, MAPPING)  # its upload is still needed
 
 MOVES = {
-    None: {VALIDATING},
-    VALIDATING: {DRAFT, FAILED},
+    None: {IMPORTING, VALIDATING},
+    IMPORTING: {VALIDATING, DRAFT, FAILED},
+    VALIDATING: {MAPPING, DRAFT, FAILED},
+    MAPPING: {VALIDATING},
     DRAFT: {PUBLISHING},
     PUBLISHING: {PUBLISHED, FAILED},
     PUBLISHED: set(),

@@ -1,17 +1,19 @@
-"""Receives a multipart upload: the file goes to disk as it arrives, never into memory."""
+"""Receives a multipart upload: its files go to disk as they arrive, never into memory.
+
+The files of a version lie in one directory under names of ours, `part(0)`, `part(1)` and so on,
+in the order of `DatasetVersion.files`. A JSON body names uploads that came in pieces instead.
+"""
 
 import errno
-import io
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from fastapi import Depends, Request
+from fastapi import Request
 from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
@@ -24,26 +26,40 @@ from app.errors import DISK_FULL, N_, DomainError, Invalid, Unavailable
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-BODY = "body"  # the file's name on disk; the uploader's name is for display only
+BODY = "body"  # the first file's name on disk; the uploader's name is for display only
 BUFFER = 2**20
 FIELD_BYTES = 64 * 2**10
-MAX_PARTS = 100
+MAX_PARTS = 200
+MAX_FILES = 100  # of one version
 ABANDONED = 3600  # seconds without a write, after which an upload's writer is dead
+UNFINISHED = 86400  # seconds that an upload in pieces waits for its next piece
 
 
 @dataclass
 class Upload:
-    """A file on disk and the fields that came with it, or the error that came of it."""
+    """Files on disk and the fields that came with them, or the error that came of it."""
 
     directory: Path
-    file_name: str = ""
-    size: int = 0  # bytes
+    file_name: str = ""  # of the first file
+    size: int = 0  # bytes of all
     fields: dict[str, str] = field(default_factory=dict)
     error: DomainError | None = None
+    files: list[dict[str, Any]] = field(default_factory=list)  # {name, bytes}; the first at part(0)
+    pieces: list[str] = field(default_factory=list)  # the uploads in pieces that these files are
 
     @property
     def path(self) -> Path:
         return self.directory / BODY
+
+
+def part(number: int) -> str:
+    """The name on disk of a version's file, from 0."""
+    return f"{BODY}.{number}" if number else BODY
+
+
+def joined(files: list[dict[str, Any]]) -> str:
+    """The names of several files as one, for display."""
+    return display_name(", ".join(one["name"].rsplit("/", 1)[-1] for one in files))
 
 
 def display_name(raw: str) -> str:
@@ -58,25 +74,32 @@ def scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix="part-", dir=settings.uploads))
 
 
+def partial(version_id: str) -> Path:
+    """Where the bytes of an import collect; `clear_abandoned` removes it if nobody goes on."""
+    return settings.uploads / f"part-{version_id}"
+
+
 def clear_abandoned() -> None:
-    """Remove what a killed process left behind."""
-    for directory in settings.uploads.glob("part-*"):
-        try:
-            newest = max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
-        except FileNotFoundError:
-            continue
-        if newest < time.time() - ABANDONED:
-            shutil.rmtree(directory, ignore_errors=True)
+    """Remove what a killed process left behind, and uploads in pieces that nobody goes on with."""
+    for pattern, seconds in (("part-*", ABANDONED), ("up_*", UNFINISHED)):
+        for directory in settings.uploads.glob(pattern):
+            try:
+                newest = max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
+            except FileNotFoundError:
+                continue
+            if newest < time.time() - seconds:
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 class Parts:
-    """The parser's callbacks. File bytes collect in `pending` until the caller writes them."""
+    """The parser's callbacks. Bytes of file n collect in `pending[n]` until they are written."""
 
     def __init__(self, upload: Upload) -> None:
         self.upload = upload
-        self.pending = io.BytesIO()
+        self.pending: dict[int, bytearray] = {}
+        self.held = 0  # bytes that are pending
         self.ended = False
-        self.parts = self.files = 0
+        self.parts = 0
         self.header = b""
         self.value = b""
         self.disposition = b""
@@ -121,15 +144,15 @@ class Parts:
         if b"filename" not in options and self.name != "file":
             self.text = bytearray()
             return
-        self.files += 1
-        if self.files > 1:
-            raise Invalid(N_("Upload one file at a time."), code="file.many", field="file")
+        if len(self.upload.files) == MAX_FILES:
+            raise too_many_files()
         file_name = options.get(b"filename", b"").decode(errors="replace")
-        self.upload.file_name = display_name(file_name)
+        self.upload.files.append({"name": display_name(file_name), "bytes": 0})
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self.text is None:
-            self.pending.write(data[start:end])
+            self.pending.setdefault(len(self.upload.files) - 1, bytearray()).extend(data[start:end])
+            self.held += end - start
         elif len(self.text) + end - start > FIELD_BYTES:
             raise Invalid(N_("This field is too long."), code="form", field=self.name[:50])
         else:
@@ -141,6 +164,19 @@ class Parts:
 
     def on_end(self) -> None:
         self.ended = True
+
+
+def too_many_files() -> Invalid:
+    return Invalid(
+        N_("At most %(most)s files make one dataset. Pack them in a zip, or join them."),
+        code="file.many",
+        field="file",
+        most=MAX_FILES,
+    )
+
+
+def disk_full() -> Unavailable:
+    return Unavailable(DISK_FULL, code="disk_full")
 
 
 async def receive(request: Request, upload: Upload) -> None:
@@ -155,49 +191,33 @@ async def receive(request: Request, upload: Upload) -> None:
     parts = Parts(upload)
     try:
         parser = MultipartParser(options[b"boundary"], parts.callbacks())
-        with upload.path.open("wb") as file:
-            async for chunk in request.stream():
-                parser.write(chunk)
-                if parts.pending.tell() >= BUFFER:
-                    upload.size += await run_in_threadpool(drain, parts, file)
-            upload.size += await run_in_threadpool(drain, parts, file)
+        async for chunk in request.stream():
+            parser.write(chunk)
+            if parts.held >= BUFFER:
+                await run_in_threadpool(drain, parts)
+        await run_in_threadpool(drain, parts)
     except MultipartParseError:
         raise Invalid(N_("The form could not be read."), code="form") from None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise Unavailable(DISK_FULL, code="disk_full") from None
+        raise disk_full() from None
     except ClientDisconnect:
         raise Invalid(N_("The upload was cut off."), code="file.cut") from None
     if not parts.ended:
         raise Invalid(N_("The upload was cut off."), code="file.cut", field="file")
-    if not parts.files or not (upload.size or upload.file_name):
+    if not any(one["name"] or one["bytes"] for one in upload.files):
         raise Invalid(N_("Choose a file."), code="file.missing", field="file")
-    if not upload.size:
+    if not all(one["bytes"] for one in upload.files):
         raise Invalid(N_("The file is empty."), code="file.empty", field="file")
 
 
-def drain(parts: Parts, file: BinaryIO) -> int:
-    """Write what is pending; how many bytes that was."""
-    written = file.write(parts.pending.getvalue())
-    parts.pending = io.BytesIO()
-    return written
-
-
-async def received(request: Request) -> AsyncIterator[Upload]:
-    """The request's upload. Whatever is still on disk when the route is done, is removed.
-
-    Declare it after `requires`, so that nobody who may not upload is read from.
-    """
-    upload = Upload(await run_in_threadpool(scratch))
-    try:
-        try:
-            await receive(request, upload)
-        except DomainError as error:
-            upload.error = error
-        yield upload
-    finally:
-        await run_in_threadpool(shutil.rmtree, upload.directory, ignore_errors=True)
-
-
-Received = Annotated[Upload, Depends(received, scope="function")]
+def drain(parts: Parts) -> None:
+    """Write what is pending."""
+    upload = parts.upload
+    for number, data in parts.pending.items():
+        with (upload.directory / part(number)).open("ab") as file:
+            upload.files[number]["bytes"] += file.write(data)
+    parts.pending, parts.held = {}, 0
+    upload.file_name = upload.files[0]["name"] if upload.files else ""
+    upload.size = sum(one["bytes"] for one in upload.files)

@@ -6,25 +6,29 @@ middle, does no harm. A long work goes in stretches of seconds, each with a nudg
 """
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import structlog
 import zstandard
-from sqlalchemy import delete, insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, select
 
 from app import storage
 from app.accounts.auth import Principal
-from app.config import settings
-from app.datasets import formats, segments, service, validate
-from app.datasets.states import DRAFT, FAILED, PUBLISHED, PUBLISHING, VALIDATING, switch
+from app.datasets import checking, comparing, formats, rewriting, segments, service
+from app.datasets.files import drop
+from app.datasets.states import (
+    FAILED,
+    IMPORTING,
+    PUBLISHED,
+    PUBLISHING,
+    READING,
+    VALIDATING,
+    switch,
+)
 from app.datasets.tables import Dataset, DatasetEvent, DatasetIssue, DatasetVersion
-from app.datasets.upload import BODY, Upload, clear_abandoned, scratch
+from app.datasets.upload import Upload, clear_abandoned, joined, partial
 from app.db import new_id, now
-from app.errors import N_, Invalid
+from app.errors import N_, Invalid, NotFound
 from app.queue import transaction
 
 log = structlog.get_logger()
@@ -45,13 +49,6 @@ LOST: dict[str, Any] = {
     "message": N_("The stored rows cannot be read any more. Upload the file again."),
     "params": {},
 }
-NO_ROWS = N_("The file contains no row.")
-NO_GOOD_ROWS = N_("No row of this file can be used. The first problem, on line %(line)s: %(why)s")
-TOO_MANY = N_(
-    "More than %(most)s rows of this file cannot be used, so it is refused as a whole. "
-    "The first problem, on line %(line)s: %(why)s"
-)
-
 
 # -- uploading ---------------------------------------------------------------------------
 
@@ -66,7 +63,6 @@ def take(who: Principal, upload: Upload, dataset_id: str = "") -> DatasetVersion
         raise upload.error
     clear_abandoned()
     version_id = new_id("dv")
-    cursor = validate.begin(upload.path).to_json()
     name = upload.fields.get("name", "")
     name = "" if dataset_id else service.clean_name(name, upload.file_name)
     with transaction() as db:
@@ -75,17 +71,18 @@ def take(who: Principal, upload: Upload, dataset_id: str = "") -> DatasetVersion
             db,
             dataset,
             user_id=who.user_id,
-            version_id=version_id,
-            file_name=upload.file_name,
-            size=upload.size,
+            id=version_id,
+            file_name=joined(upload.files) or upload.file_name,
+            files=upload.files or [{"name": upload.file_name, "bytes": upload.size}],
+            bytes=upload.size,
+            recipe={"made": "upload"},
             upload=f"uploads/{version_id}",
-            cursor=cursor,
         )
         added.claimed_at = now()  # by us: the sweep leaves it alone
     try:
         storage.move(upload.directory, added.upload)
         if upload.size <= INLINE_BYTES:
-            stretch(added)
+            finish(added)
         else:
             release(version_id)
     except BaseException:
@@ -119,9 +116,11 @@ def discard(version_id: str) -> None:
         one = db.get(DatasetVersion, version_id)
         if one is None:
             return
-        artefacts = [one.upload, *(segment["artefact"] for segment in one.segments)]
-    for artefact in filter(None, artefacts):
+    for artefact in filter(None, (one.upload, one.checks.get("artefact"))):
         storage.delete(artefact)
+    checking.sweep_up(one)
+    for segment in one.segments:
+        drop(segment["artefact"], but=version_id)
     with transaction() as db:
         db.execute(delete(DatasetEvent).where(DatasetEvent.version_id == version_id))
         db.execute(delete(DatasetIssue).where(DatasetIssue.version_id == version_id))
@@ -150,16 +149,6 @@ def claim(version_id: str, status: str) -> DatasetVersion | None:
     return one
 
 
-@contextmanager
-def room() -> Iterator[Path]:
-    """A directory that is gone afterwards."""
-    directory = scratch()
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
 # -- validating --------------------------------------------------------------------------
 
 
@@ -169,69 +158,19 @@ def validate_version(version_id: str) -> None:
         stretch(one)
 
 
-def stretch(one: DatasetVersion) -> None:
-    """Read on from the version's cursor, store the rows, and say so in the database."""
-    try:
-        source = storage.fetch(one.upload) / BODY
-    except FileNotFoundError:  # on its way to the store, or lost: attempts are counted
-        log.warning("the upload is not in the store", version=one.id)
-        return
-    cursor = validate.Cursor.from_json(one.cursor)
-    with room() as directory:
-        step = validate.step(source, cursor, directory, one.id, settings.max_row_mb * 2**20)
-        if step.written.rows:
-            storage.move(directory, step.written.artefact)
-    if apply(one, step):
-        clear(one.dataset_id)
-    elif step.written.rows:
-        drop(step.written.artefact)
+def stretch(one: DatasetVersion, *, ours: bool = False) -> DatasetVersion | None:
+    """As `checking.stretch`; the upload goes once it is not needed any more."""
+    after = checking.stretch(one, ours=ours)
+    if after is not None and after.status not in READING:
+        clear(after.dataset_id)
+    return after
 
 
-def apply(start: DatasetVersion, step: validate.Step) -> bool:
-    """Write what a stretch found. False if somebody else did, or nobody wants it any more."""
-    with transaction() as db:
-        one = db.get(DatasetVersion, start.id, with_for_update=True)
-        if one is None or one.status != VALIDATING or one.cursor != start.cursor:
-            return False
-        number = one.error_count + one.warning_count
-        found = [
-            vars(issue) | {"version_id": one.id, "number": number + at}
-            for at, issue in enumerate(step.issues, start=1)
-        ]
-        if found:
-            db.execute(insert(DatasetIssue), found)
-        one.format = step.cursor.format
-        if rows := step.written.rows:
-            one.segments = [*one.segments, {"artefact": step.written.artefact, "rows": rows}]
-            one.rows += rows
-        errors = sum(issue.level == "error" for issue in step.issues)
-        one.error_count += errors
-        one.warning_count += len(step.issues) - errors
-        if one.error_count > validate.MAX_ISSUES:
-            one.rows = 0
-            switch(db, one, FAILED, error=refusal(db, one, TOO_MANY, "file.too_many_errors"))
-        elif not step.done:
-            one.cursor, one.claimed_at, one.attempts = step.cursor.to_json(), None, 0
-            service.nudge(db, one)
-        elif not one.rows:
-            switch(db, one, FAILED, error=refusal(db, one, NO_GOOD_ROWS, "file.no_rows"))
-        else:
-            switch(db, one, DRAFT)
-    return True
-
-
-def refusal(db: Session, one: DatasetVersion, message: str, code: str) -> dict[str, Any]:
-    """Why the whole file is refused, with its first problem: {code, message, params}."""
-    first = service.issues(db, one.id, level="error", limit=1)
-    if not first:
-        return {"code": code, "message": NO_ROWS, "params": {}}
-    params = {
-        "line": first[0].line,
-        "why": {"message": first[0].message, "params": first[0].params},
-    }
-    if message == TOO_MANY:
-        params["most"] = validate.MAX_ISSUES
-    return {"code": code, "message": message, "params": params}
+def finish(one: DatasetVersion) -> None:
+    """Validate a small upload to its end."""
+    after: DatasetVersion | None = one
+    while after is not None and after.status == VALIDATING:
+        after = stretch(after, ours=True)
 
 
 # -- publishing --------------------------------------------------------------------------
@@ -243,12 +182,14 @@ def publish(
     """Freeze a draft; a large one is `publishing` when this returns. `.dataset` is loaded."""
     with transaction() as db:
         draft = service.publish(db, who, dataset_id, which=which, skip_invalid=skip_invalid)
+        rewriting.prepare(db, draft, who.user_id)
         if small := draft.bytes <= INLINE_BYTES:
             draft.claimed_at = now()
         else:
             service.nudge(db, draft)
-    if small:
-        freeze(draft)
+    one: DatasetVersion | None = draft if small else None
+    while one is not None:
+        one = freeze(one)
     with transaction() as db:
         return service.version(db, who.workspace_id, dataset_id, draft.id)
 
@@ -259,11 +200,24 @@ def publish_version(version_id: str) -> None:
         freeze(one)
 
 
-def freeze(one: DatasetVersion) -> None:
-    """Read the next segment back and add it to the hash; after the last, the version is fixed.
+def freeze(one: DatasetVersion) -> DatasetVersion | None:
+    """Write the draft's edits into segments, if it has any; then read the next segment back and
+    add it to the hash; after the last, the version is fixed. What is still to be frozen, if we
+    are the ones at it.
 
     What is published is thus what the store really holds.
     """
+    try:
+        if rewriting.settle(one):
+            return further(one)
+    except (NotFound, ValueError, zstandard.ZstdError):
+        log.exception("the rows of a draft cannot be read", version=one.id)
+        with transaction() as db:
+            held = db.get(DatasetVersion, one.id, with_for_update=True)
+            if held is not None and held.status == PUBLISHING:
+                held.rows = 0
+                switch(db, held, FAILED, error=LOST)
+        return None
     at, digest = one.cursor.get("segment", 0), one.cursor.get("digest", "")
     segment = one.segments[at]
     rows = 0
@@ -276,7 +230,7 @@ def freeze(one: DatasetVersion) -> None:
     with transaction() as db:
         held = db.get(DatasetVersion, one.id, with_for_update=True)
         if held is None or held.status != PUBLISHING or held.cursor != one.cursor:
-            return
+            return None
         if rows != segment["rows"]:
             held.rows = 0
             switch(db, held, FAILED, error=LOST)
@@ -284,9 +238,23 @@ def freeze(one: DatasetVersion) -> None:
             held.cursor = {"segment": at + 1, "digest": digest}
             held.claimed_at, held.attempts = None, 0
             service.nudge(db, held)
+            return held
         else:
             held.content_hash, held.published_at = digest, now()
             switch(db, held, PUBLISHED)
+    rewriting.forget(one.id)
+    return None
+
+
+def further(one: DatasetVersion) -> DatasetVersion | None:
+    """The version after a stretch of writing edits: anybody may take the next one."""
+    with transaction() as db:
+        held = db.get(DatasetVersion, one.id, with_for_update=True)
+        if held is None or held.status != PUBLISHING:
+            return None
+        held.claimed_at, held.attempts = None, 0
+        service.nudge(db, held)
+    return held
 
 
 # -- clearing ----------------------------------------------------------------------------
@@ -301,33 +269,25 @@ def clear(dataset_id: str) -> None:
         dataset = db.get(Dataset, dataset_id)
         gone = dataset is None or dataset.deleted_at is not None
         found = service.versions(db, dataset_id)
+    if gone:
+        comparing.clear(dataset_id)
     for one in found:
         rows = one.segments if gone or one.status == FAILED else []
-        upload = one.upload if one.status != VALIDATING else ""
+        upload = one.upload if one.status not in READING else ""
+        if one.status != IMPORTING:
+            shutil.rmtree(partial(one.id), ignore_errors=True)
+        if gone or one.status in (FAILED, PUBLISHED):
+            rewriting.forget(one.id)
         for segment in rows:
             drop(segment["artefact"])
+        if rows and "artefact" in one.checks:
+            storage.delete(one.checks["artefact"])
         if upload:
             storage.delete(upload)
+            checking.sweep_up(one)
         if rows or upload:
             with transaction() as db:
                 held = db.get(DatasetVersion, one.id, with_for_update=True)
                 if held is not None:
                     held.upload = "" if upload else held.upload
                     held.segments = [] if rows else held.segments
-
-
-def drop(artefact: str) -> None:
-    """Delete a segment, unless a version that can be used has it."""
-    with transaction() as db:
-        used = (
-            select(DatasetVersion.id)
-            .join(DatasetVersion.dataset)
-            .where(
-                DatasetVersion.segments.contains([{"artefact": artefact}]),
-                DatasetVersion.status != FAILED,
-                Dataset.deleted_at.is_(None),
-            )
-        )
-        if db.scalar(used.limit(1)):
-            return
-    storage.delete(artefact)

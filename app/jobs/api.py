@@ -7,15 +7,16 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal, requires
-from app.jobs import history, service, stream, waiting
-from app.jobs.schemas import JobCreate, JobOut, Jobs, MergeCreate, Metrics
+from app.jobs import estimates, history, leaks, service, stream, waiting
+from app.jobs.schemas import JobCreate, JobOut, Jobs, MergeCreate, Metrics, PreviewOut
 from app.jobs.spec import Hyperparameters
 from app.jobs.states import FINAL, State
 from app.jobs.tables import Job
-from app.queue import Db
+from app.queue import Db, transaction
 
 router = APIRouter(tags=["jobs"])
 BASE = "/api/v1/jobs"
+LOOK = 2.0  # seconds that a preview looks for leaks before it answers
 Reader = Annotated[Principal, requires("viewer", "jobs:read")]
 Writer = Annotated[Principal, requires("member", "jobs:write")]
 Offset = Annotated[int, Query(ge=0, le=2**53)]
@@ -30,6 +31,20 @@ def out(request: Request, db: Session, jobs: list[Job]) -> list[JobOut]:
 def create_job(request: Request, body: JobCreate, who: Writer, db: Db) -> JobOut:
     """Start a tuning run. It waits, with a reason, until its device and the quota are free."""
     return out(request, db, [service.create(db, who, body)])[0]
+
+
+@router.post(f"{BASE}/preview", name="api:jobs:preview")
+def preview(body: JobCreate, who: Writer) -> PreviewOut:
+    """What a job would train on, before anything runs. `leaks` are validation rows that stand in
+    the training data too; while `complete` is false ask again, and the look goes on.
+    """
+    with transaction() as db:
+        chosen = service.choose_data(db, who.workspace_id, body)
+        found = estimates.preview(db, who.workspace_id, body.model, chosen, body.hyperparameters)
+    look = leaks.look(chosen, body.hyperparameters.seed, LOOK)
+    if look.error:
+        raise look.error
+    return PreviewOut.of(found, look)
 
 
 @router.get(BASE, name="api:jobs:list")

@@ -1,6 +1,6 @@
 """The pages of jobs: the list, the form, a job and its live parts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -9,13 +9,15 @@ from pydantic import BaseModel, Field, ValidationError
 
 from app.accounts.auth import Principal, requires
 from app.datasets import service as datasets
+from app.datasets.tables import DatasetVersion
 from app.errors import DomainError
-from app.jobs import estimates, history, service, stream, view
-from app.jobs.schemas import NAME, JobForm
+from app.jobs import estimates, history, leaks, service, stream, view
+from app.jobs.data import KINDS, Data, form_values
+from app.jobs.schemas import AUTO, DATASETS, NAME, JobForm, more_of
 from app.jobs.states import FINAL, MOVES
 from app.models import service as models
 from app.queue import Db, transaction
-from app.web import Parsed, parsed, redirect, render
+from app.web import Parsed, parsed, redirect, render, sentence
 
 router = APIRouter(prefix="/jobs", include_in_schema=False)
 PAGE = 50
@@ -78,11 +80,11 @@ def using(request: Request, version_id: str, who: Reader, db: Db) -> Response:
 def new(
     request: Request, who: Writer, db: Db, model: str = "", dataset: str = "", again: str = ""
 ) -> Response:
-    values: dict[str, Any] = {"model": model, "dataset": dataset}
+    values: dict[str, Any] = {"validation": AUTO} | dict(request.query_params)
+    values |= {"model": model, "dataset": dataset}
     if again:
-        values = service.settings_of(service.get(db, who.workspace_id, again))
-        values |= values.pop("hyperparameters") | {"name": ""}
-        del values["stage"]
+        settings = service.settings_of(service.get(db, who.workspace_id, again))
+        values = form_values(settings) | settings["hyperparameters"] | {"name": ""}
     return form_page(request, who, db, values)
 
 
@@ -108,7 +110,7 @@ def form_page(
     form: Parsed[JobForm] | None = None,
 ) -> Response:
     choices = models.visible(db, who.workspace_id)
-    data = datasets.list_published(db, who.workspace_id)
+    data = offered(db, who)
     for version in data:
         if values.get("dataset") == version.dataset_id:
             values["dataset"] = version.id
@@ -123,10 +125,41 @@ def form_page(
         values=values,
         models=choices,
         datasets=data,
+        more=mix_lines(values),
         fields=view.form_fields(),
         basic=view.BASIC,
-        estimate=guess(db, who, values),
+        **guess(request, db, who, values),
     )
+
+
+def offered(db: Db, who: Principal) -> list[DatasetVersion]:
+    """The datasets that can be tuned on."""
+    found = datasets.list_published(db, who.workspace_id)
+    return [version for version in found if version.kind == KINDS["sft"]]
+
+
+def mix_lines(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The further datasets of the mix, as they were typed, numbered from 1."""
+    numbers: list[int | None] = [*more_of(values), *([None] if "add" in values else [])]
+    return [
+        {
+            "number": place,
+            "dataset": values.get(f"more-{number}", ""),
+            "amount": values.get(f"amount-{number}", "" if number else 1),
+            "by": values.get(f"by-{number}", "multiplier"),
+        }
+        for place, number in enumerate(numbers, start=1)
+    ]
+
+
+@router.get("/new/dataset", name="jobs:mix_line")
+def mix_line(request: Request, who: Writer, db: Db) -> Response:
+    """A line for one more dataset; the form as it is says which number is free."""
+    taken = more_of(dict.fromkeys(request.query_params, "taken"))
+    row = {"number": max(taken, default=0) + 1, "dataset": "", "amount": 1, "by": "multiplier"}
+    if len(taken) >= DATASETS - 1:
+        return Response(status_code=204)
+    return render(request, "jobs/mix_line.html", row=row, datasets=offered(db, who))
 
 
 @router.get("/estimate", name="jobs:estimate")
@@ -136,18 +169,56 @@ def estimate(request: Request, who: Writer, db: Db) -> Response:
         request,
         "jobs/new.html",
         block="estimate",
-        estimate=guess(db, who, dict(request.query_params)),
+        **guess(request, db, who, dict(request.query_params)),
     )
 
 
-def guess(db: Db, who: Principal, values: dict[str, Any]) -> estimates.Estimate | None:
+def typed(values: Mapping[str, Any]) -> JobForm | None:
     """None while the form is not complete or not right."""
+    kept = {name: value for name, value in values.items() if value not in ("", None)}
+    kept.pop("add", None)
     try:
-        form = JobForm.model_validate({k: v for k, v in values.items() if v not in ("", None)})
-        version = datasets.published(db, who.workspace_id, form.dataset)
-    except (ValidationError, DomainError):
+        return JobForm.model_validate(kept)
+    except ValidationError:
         return None
-    return estimates.estimate(db, version, form)
+
+
+def guess(request: Request, db: Db, who: Principal, values: dict[str, Any]) -> dict[str, Any]:
+    """{preview, problem} for the panel; no preview while the form is not complete."""
+    form = typed(values)
+    if form is None:
+        return {"preview": None, "problem": ""}
+    try:
+        body = form.job()
+        chosen = service.choose_data(db, who.workspace_id, body)
+        found = estimates.preview(db, who.workspace_id, body.model, chosen, body.hyperparameters)
+    except DomainError as error:
+        return {"preview": None, "problem": sentence(request, error)}
+    return {"preview": found, "problem": ""}
+
+
+def chosen_now(who: Principal, form: JobForm) -> Data | None:
+    """None if that is no longer to be had."""
+    with transaction() as db:
+        try:
+            return service.choose_data(db, who.workspace_id, form.job())
+        except DomainError:
+            return None
+
+
+@router.get("/leaks", name="jobs:leaks")
+def look_for_leaks(request: Request, who: Writer) -> Response:
+    """Whether validation rows are in the training data too; asks for itself until that is known."""
+    form = typed(request.query_params)
+    chosen = form and chosen_now(who, form)
+    found = leaks.look(chosen, form.seed) if form and chosen else None
+    return render(
+        request,
+        "jobs/leaks.html",
+        found=found,
+        dropping=bool(form and form.drop_leaks),
+        problem=sentence(request, found.error) if found and found.error else "",
+    )
 
 
 @router.post("/merge", name="jobs:merge")

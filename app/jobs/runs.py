@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, joinedload
 from app.cluster import service as cluster
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, Invalid
-from app.jobs import history
+from app.jobs import data, history
 from app.jobs.service import ask
 from app.jobs.states import ACTIVE, switch
 from app.jobs.tables import Job
@@ -34,8 +34,11 @@ class RunFacts:
     method: str
     base: str
     adapter: str | None
-    train: list[str]
+    train: list[str]  # segments of the one dataset; empty where there is a mix
+    mix: list[dict[str, Any]]  # {dataset (version id), name, rows (segments), multiplier | share}
     validation: list[str]
+    split: dict[str, Any] | None
+    drop_leaks: bool
     hyperparameters: dict[str, Any]
     devices: list[str]  # cpu:0, cuda:3
     earlier: list[int]  # fences of earlier attempts, newest first: their checkpoints may serve
@@ -76,8 +79,11 @@ def start_facts(db: Session, job_id: str, fence: int) -> RunFacts | None:
         method=job.method,
         base=base.artefact,
         adapter=model.artefact if model.kind == "adapter" else None,
-        train=segments(db, job.dataset_version_id),
+        train=[] if "datasets" in job.mix else segments(db, job.dataset_version_id),
+        mix=mix_of(db, job),
         validation=segments(db, job.validation_version_id),
+        split=job.mix.get("split"),
+        drop_leaks=bool(job.mix.get("drop_leaks")),
         hyperparameters=job.spec,
         devices=[lease.device.name for lease in cluster.leases_of(db, "job", job.id)],
         earlier=list(range(fence - 1, 0, -1)),
@@ -88,6 +94,23 @@ def segments(db: Session, version_id: str | None) -> list[str]:
     if version_id is None:
         return []
     return [part["artefact"] for part in db.get_one(DatasetVersion, version_id).segments]
+
+
+def mix_of(db: Session, job: Job) -> list[dict[str, Any]]:
+    """Empty for one dataset as it is."""
+    found = []
+    for part in job.mix.get("datasets", ()):
+        known = data_of(db, part["version"])
+        assert known
+        found.append(
+            {
+                "dataset": part["version"],
+                "name": f"{known['name']} v{known['version']}",
+                "rows": segments(db, part["version"]),
+            }
+            | data.without_version(part)
+        )
+    return found
 
 
 def mark_started(db: Session, job_id: str, fence: int, pid: int, pid_started: float) -> bool:
@@ -237,6 +260,7 @@ def register(db: Session, job: Job, result: dict[str, Any]) -> None:
             "parent": {"id": parent.id, "name": parent.name},
             "dataset": data_of(db, job.dataset_version_id),
             "validation": data_of(db, job.validation_version_id),
+            **mixed(db, job),
             "stage": job.stage,
             "method": job.method,
             "spec": job.spec,
@@ -246,6 +270,17 @@ def register(db: Session, job: Job, result: dict[str, Any]) -> None:
         facts=result.get("facts") or {},
     )
     job.result_model_id = made.id
+
+
+def mixed(db: Session, job: Job) -> dict[str, Any]:
+    """What lineage keeps of a mix and of rows held back; nothing where there are none."""
+    found = {name: value for name, value in job.mix.items() if name != "datasets"}
+    if "datasets" in job.mix:
+        found["datasets"] = [
+            (data_of(db, part["version"]) or {}) | data.without_version(part)
+            for part in job.mix["datasets"]
+        ]
+    return found
 
 
 def data_of(db: Session, version_id: str | None) -> dict[str, Any] | None:

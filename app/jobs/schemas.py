@@ -1,14 +1,21 @@
 """What `/api/v1/jobs` and the form take, and what they answer."""
 
+import re
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from app.jobs.spec import Hyperparameters, complete
+from app.jobs import data
+from app.jobs.estimates import Preview
+from app.jobs.leaks import Found
+from app.jobs.spec import Hyperparameters, Split, complete
 from app.jobs.tables import Job
 
 NAME = 64  # characters
+AUTO = "auto"  # validation on rows held back
+DATASETS = 20  # in one mix
 
 
 def defaults_of(method: Any) -> dict[str, Any]:
@@ -16,8 +23,27 @@ def defaults_of(method: Any) -> dict[str, Any]:
     return complete("full" if method == "full" else "lora", {}).model_dump()
 
 
+class MixItem(BaseModel):
+    """A dataset of a mix. `multiplier` times its rows are in an epoch: 2.5 is every row twice and
+    half of them once more. Or `share`: the percentage of the epoch's rows that it makes up; those
+    with a multiplier make up the rest, and the first always has one.
+    """
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    dataset: str = Field(min_length=1, max_length=200)
+    version: str | int | None = Field(None, description="Its number or id; the newest if left out.")
+    multiplier: float | None = Field(None, ge=0.01, le=10, description="1 if left out.")
+    share: float | None = Field(None, gt=0, lt=100)
+
+
 class JobCreate(BaseModel):
-    """A tuning run. `model`, `dataset` and `validation` are ids; a model's name will do too."""
+    """A tuning run. `model`, `dataset` and `validation` are ids; a model's name will do too.
+
+    `dataset` is one dataset; `datasets` is a mix of several, the main one first. `validation` is
+    another dataset, or `{"split": 0.1}` to hold back rows of the (main) dataset, or "auto", which
+    is the same; none if left out.
+    """
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
@@ -25,8 +51,12 @@ class JobCreate(BaseModel):
         "", max_length=NAME, description="Also the tuned model's name; empty: made from the model."
     )
     model: str = Field(min_length=1, max_length=200)
-    dataset: str = Field(min_length=1, max_length=200)
-    validation: str | None = Field(None, max_length=200)
+    dataset: str | None = Field(None, min_length=1, max_length=200)
+    datasets: list[MixItem] | None = Field(None, min_length=1, max_length=DATASETS)
+    validation: Annotated[str, Field(max_length=200)] | Split | None = None
+    drop_leaks: bool = Field(
+        False, description="Leave out validation rows that stand in the training data too."
+    )
     stage: Literal["sft"] = "sft"
     method: Literal["lora", "full"] = "lora"
     hyperparameters: Hyperparameters = Hyperparameters()
@@ -48,23 +78,130 @@ class JobCreate(BaseModel):
 
 
 class JobForm(Hyperparameters):
-    """The same as one flat form; fields left empty are left out."""
+    """The same as one flat form; fields left empty are left out.
+
+    `multiplier` is of `dataset`; further datasets of a mix are fields `more-1`, `amount-1`, `by-1`
+    (multiplier or share), and so on.
+    """
 
     name: str = ""
     model: str
     dataset: str
+    datasets: list[MixItem] = Field([], max_length=DATASETS)
     validation: str | None = None
+    split: float = Field(10, gt=0, le=90)  # %
+    split_most: int = Field(1000, ge=1, le=100_000)
+    split_seed: int = Field(42, ge=0, lt=2**32)
+    drop_leaks: bool = False
     method: Literal["lora", "full"] = "lora"
 
     @model_validator(mode="before")
     @classmethod
-    def complete_hyperparameters(cls, data: dict[str, Any]) -> dict[str, Any]:
-        return defaults_of(data.get("method")) | data
+    def complete_hyperparameters(cls, typed: dict[str, Any]) -> dict[str, Any]:
+        rest = {
+            name: value
+            for name, value in typed.items()
+            if name != "multiplier" and not name.startswith(("more-", "amount-", "by-"))
+        }
+        main = {"dataset": typed.get("dataset"), "multiplier": typed.get("multiplier", 1)}
+        items = [main]
+        for number in more_of(typed):
+            by = "share" if typed.get(f"by-{number}") == "share" else "multiplier"
+            amount = typed.get(f"amount-{number}", "" if by == "share" else 1)
+            items.append({"dataset": typed.get(f"more-{number}"), by: amount})
+        return defaults_of(typed.get("method")) | rest | {"datasets": items}
 
     def job(self) -> JobCreate:
-        values = self.model_dump()
-        hyperparameters = {name: values.pop(name) for name in Hyperparameters.model_fields}
+        values = self.model_dump(include={"name", "model", "method", "drop_leaks"})
+        if len(self.datasets) > 1 or self.datasets[0].multiplier != 1:
+            values["datasets"] = self.datasets
+        else:
+            values["dataset"] = self.dataset
+        values["validation"] = self.validation
+        if self.validation == AUTO:
+            values["validation"] = Split(
+                split=self.split / 100, most=self.split_most, seed=self.split_seed
+            )
+        hyperparameters = self.model_dump(include=set(Hyperparameters.model_fields))
         return JobCreate(**values, hyperparameters=hyperparameters)
+
+
+def more_of(values: Mapping[str, Any]) -> list[int]:
+    """The numbers of the further datasets in a form; a row that names none is left out."""
+    found = (re.fullmatch(r"more-(\d{1,3})", name) for name in values if values[name])
+    return sorted({int(match[1]) for match in found if match})
+
+
+class PreviewPart(BaseModel):
+    """`rows` are there once some are held back; an epoch has `effective_rows` of them."""
+
+    dataset: str
+    name: str
+    rows: int
+    multiplier: float | None
+    share: float | None
+    effective_rows: int
+    tokens: int
+    tokens_measured: bool
+
+
+class PreviewLeaks(BaseModel):
+    """Of `validation_rows`, those that the training data has too: `leaks`, of which `whole` are
+    there with their answers. `too_large`: looked at when the job starts.
+    """
+
+    complete: bool
+    too_large: bool
+    validation_rows: int
+    leaks: int
+    whole: int
+    examples: list[dict[str, Any]]
+
+
+class PreviewOut(BaseModel):
+    """An epoch, and the steps in all. Tokens that are not measured are guessed by the text's size."""
+
+    datasets: list[PreviewPart]
+    rows: int
+    tokens: int
+    tokens_measured: bool
+    validation_rows: int
+    steps_per_epoch: int
+    steps: int
+    leaks: PreviewLeaks
+
+    @classmethod
+    def of(cls, found: Preview, look: Found) -> Self:
+        parts = [
+            PreviewPart(
+                dataset=part.item.version.id,
+                name=part.item.version.dataset.name,
+                rows=part.rows,
+                multiplier=part.item.multiplier,
+                share=part.item.share,
+                effective_rows=part.effective,
+                tokens=part.tokens,
+                tokens_measured=part.measured,
+            )
+            for part in found.parts
+        ]
+        return cls(
+            datasets=parts,
+            rows=found.rows,
+            tokens=found.tokens,
+            tokens_measured=found.measured,
+            validation_rows=found.validation_rows,
+            steps_per_epoch=found.estimate.steps_per_epoch,
+            steps=found.estimate.steps,
+            leaks=PreviewLeaks(
+                complete=look.complete,
+                too_large=look.too_large,
+                validation_rows=look.validation_rows,
+                leaks=look.leaks,
+                whole=look.whole,
+                examples=[vars(one) for one in look.examples],
+            ),
+        )
 
 
 class MergeCreate(BaseModel):
@@ -75,7 +212,8 @@ class MergeCreate(BaseModel):
 
 class JobOut(BaseModel):
     """`reason` says why a queued job waits: quota, devices, memory or node; `error` is a sentence
-    with a code; `result_model` is the model that a succeeded job made. Times are UTC.
+    with a code; `result_model` is the model that a succeeded job made. Times are UTC. `dataset` is
+    the version trained on, of a mix the main one; `datasets` are all: {dataset, multiplier | share}.
     """
 
     id: str
@@ -84,7 +222,8 @@ class JobOut(BaseModel):
     method: str
     model: str
     dataset: str | None
-    validation: str | None
+    datasets: list[dict[str, Any]]
+    validation: str | dict[str, Any] | None
     hyperparameters: dict[str, Any]
     state: str
     reason: str
@@ -108,7 +247,8 @@ class JobOut(BaseModel):
             method=job.method,
             model=job.model_id,
             dataset=job.dataset_version_id,
-            validation=job.validation_version_id,
+            datasets=data.items_of(job),
+            validation=job.mix.get("split") or job.validation_version_id,
             hyperparameters=job.spec,
             state=job.state,
             reason=reason,

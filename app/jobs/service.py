@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 from app.accounts.auth import Principal
 from app.cluster import service as cluster
 from app.datasets import service as datasets
-from app.datasets.tables import DatasetVersion
 from app.db import new_id
-from app.errors import N_, Conflict, DomainError, Invalid, NotFound
+from app.errors import N_, Conflict, Invalid, NotFound
+from app.jobs import data
 from app.jobs.schemas import NAME, JobCreate
 from app.jobs.states import FINAL, MESSAGES, note, switch
 from app.jobs.tables import Job
@@ -31,7 +31,7 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
     """Queue a tuning run: the job, its event, its pins and its request in one transaction.
 
     Raises NotFound (model or dataset; `field` says which), Conflict (dataset not published),
-    Invalid (model and method do not fit, or no such device will ever be free).
+    Invalid (model and method or data do not fit, or no such device will ever be free).
     """
     model = models.get(db, who.workspace_id, body.model)
     if model.kind == "adapter" and body.method == "full":
@@ -43,10 +43,7 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
             field="method",
             name=model.name,
         )
-    version = find_data(db, who.workspace_id, body.dataset, "dataset")
-    validation = (
-        find_data(db, who.workspace_id, body.validation, "validation") if body.validation else None
-    )
+    chosen = choose_data(db, who.workspace_id, body)
     job = Job(
         id=new_id("job"),
         workspace_id=who.workspace_id,
@@ -55,14 +52,15 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
         stage=body.stage,
         method=body.method,
         model_id=model.id,
-        dataset_version_id=version.id,
-        validation_version_id=validation.id if validation else None,
+        dataset_version_id=chosen.main.id,
+        validation_version_id=chosen.validation.id if chosen.validation else None,
+        mix=chosen.stored(),
         spec=body.hyperparameters.model_dump(),
         devices=1,
     )
     enqueue(db, job)
-    for pinned in {version.id, validation.id if validation else version.id}:
-        datasets.pin(db, pinned, "job", job.id)
+    for version in chosen.versions:
+        datasets.pin(db, version.id, "job", job.id)
     return job
 
 
@@ -93,12 +91,17 @@ def create_merge(
     return job
 
 
-def find_data(db: Session, workspace_id: str, data_id: str, field: str) -> DatasetVersion:
-    try:
-        return datasets.published(db, workspace_id, data_id)
-    except DomainError as error:
-        error.field = field
-        raise
+def choose_data(db: Session, workspace_id: str, body: JobCreate) -> data.Data:
+    """The versions that the job would read. Raises NotFound, Conflict and Invalid, with a field."""
+    return data.choose(
+        db,
+        workspace_id,
+        stage=body.stage,
+        dataset=body.dataset,
+        items=body.datasets,
+        validation=body.validation,
+        drop_leaks=body.drop_leaks,
+    )
 
 
 def default_name(db: Session, workspace_id: str, model: Model) -> str:
@@ -173,7 +176,9 @@ def list_jobs(
         query = query.where(Job.state == state)
     if version_id:
         query = query.where(
-            (Job.dataset_version_id == version_id) | (Job.validation_version_id == version_id)
+            (Job.dataset_version_id == version_id)
+            | (Job.validation_version_id == version_id)
+            | Job.mix.contains({"datasets": [{"version": version_id}]})
         )
     query = query.order_by(Job.created_at.desc(), Job.id).offset(offset).limit(limit + 1)
     found = list(db.scalars(query))
@@ -243,8 +248,7 @@ def settings_of(job: Job) -> dict[str, Any]:
     return {
         "name": job.name,
         "model": job.model_id,
-        "dataset": job.dataset_version_id,
-        "validation": job.validation_version_id,
+        **data.settings_of(job),
         "stage": job.stage,
         "method": job.method,
         "hyperparameters": job.spec,

@@ -180,6 +180,29 @@ def complete(method: Method, given: dict[str, Any]) -> Hyperparameters:
     return Hyperparameters.model_validate(defaults | given)
 
 
+class Split(BaseModel):
+    """Rows of the first dataset that are held back to validate with, chosen by what they say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: float = Field(default=0.1, gt=0, le=0.9, description="The share of the rows.")
+    seed: int = Field(default=42, ge=0, lt=2**32, description="The same seed, the same rows.")
+    most: int = Field(default=1000, ge=1, le=100_000, description="Rows, at most.")
+
+
+class Part(BaseModel):
+    """One dataset of a mix: `rows` are segment directories, in order. See app.jobs.mixing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str
+    """Id of the version. With the seed it decides which rows are drawn."""
+    name: str = ""
+    rows: list[str]
+    multiplier: float | None = Field(default=None, ge=0.01, le=10)
+    share: float | None = Field(default=None, gt=0, lt=100)
+
+
 class RunSpec(BaseModel):
     """`spec.json`: all that a stage needs. Paths are absolute and on this node; never edited."""
 
@@ -195,7 +218,13 @@ class RunSpec(BaseModel):
     """Directory of the adapter to merge, or to train further."""
     train: list[str] = []
     """Segment directories, in order. Rows {id, messages, tools?}; `pretrain` also {id, text}."""
+    mix: list[Part] = []
+    """In place of `train`: several datasets, or one not taken just once. The first is the main."""
     validation: list[str] = []
+    split: Split | None = None
+    """In place of `validation`: hold back rows of the (main) dataset."""
+    drop_leaks: bool = False
+    """Leave out validation rows that also stand in the training data."""
     hyperparameters: Hyperparameters = Hyperparameters()
     resume_from: str | None = None
     """A complete checkpoint of an earlier attempt at the same job."""
@@ -207,6 +236,8 @@ class RunSpec(BaseModel):
         if self.stage == "merge":
             if not self.adapter:
                 raise ValueError("a merge needs an adapter")
-        elif not self.train or not self.method:
-            raise ValueError("training needs data and a method")
+        elif bool(self.train) == bool(self.mix) or not self.method:
+            raise ValueError("training needs data, given in one way, and a method")
+        elif self.split and self.validation:
+            raise ValueError("validation data is either given or held back")
         return self

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from app.datasets import service as datasets
 from app.db import now
 from app.errors import N_, Conflict
+from app.jobs.data import versions_of
 from app.jobs.tables import Job, JobEvent
 from app.models import service as models
 
@@ -62,9 +63,8 @@ def switch(db: Session, job: Job, state: str, reason: str = "", message: str | N
         job.started_at = now()
     if state in FINAL:
         job.finished_at = now()
-        for version_id in (job.dataset_version_id, job.validation_version_id):
-            if version_id:
-                datasets.unpin(db, version_id, "job", job.id)
+        for version_id in sorted(versions_of(job)):
+            datasets.unpin(db, version_id, "job", job.id)
         models.unpin(db, job.model_id, "job", job.id)
     note(
         db,

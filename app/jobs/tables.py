@@ -25,6 +25,9 @@ class Job(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))  # what it starts from
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
     validation_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
+    # {datasets: [{version, multiplier | share}], split, drop_leaks}: see app.jobs.data; empty: the
+    # one dataset as it is
+    mix: Mapped[dict[str, Any]] = mapped_column(default=dict)
     spec: Mapped[dict[str, Any]]  # app.jobs.spec: the hyperparameters, complete
     devices: Mapped[int] = mapped_column(default=1)
 

@@ -13,6 +13,7 @@ from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, NotFound
 from app.jobs import history, service, stream, waiting
+from app.jobs.data import parts_of, versions_of
 from app.jobs.schemas import defaults_of
 from app.jobs.spec import Hyperparameters
 from app.jobs.states import FINAL
@@ -78,11 +79,12 @@ def detail(db: Session, job: Job, say: stream.Say) -> dict[str, Any]:
     piece = history.log_after(db, job.id, *at, final=job.state in FINAL)
     events = history.events(db, job.id)
     cursor = stream.Cursor(piece.fence, piece.offset, 0, events[-1].id if events else 0)
-    data = versions(db, {job.dataset_version_id or "", job.validation_version_id or ""})
+    data = versions(db, versions_of(job))
     return live(db, job, say) | {
         "model": db.get_one(Model, job.model_id),
         "dataset": data.get(job.dataset_version_id or ""),
         "validation": data.get(job.validation_version_id or ""),
+        "mix": [part | {"version": data[part["version"]]} for part in parts_of(job)],
         "author": db.get_one(User, job.created_by),
         "log": piece.text,
         "log_cut": start > 0,

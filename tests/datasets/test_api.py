@@ -55,7 +55,7 @@ def test_upload(api: Client) -> None:
         "error": None,
     }
     assert {name: body[name] for name in expected} == expected
-    assert [path.split("/")[0] for path in stored()] == ["segments", "segments"]
+    assert {path.split("/")[0] for path in stored()} == {"segments", "facts", "checks"}
 
 
 def test_upload_alpaca_json(api: Client) -> None:
@@ -87,7 +87,7 @@ def test_the_name_is_the_files_where_none_is_given(api: Client) -> None:
 def test_file_names_are_for_display_only(api: Client, file_name: str, shown: str) -> None:
     body = upload(api, many(1), file_name=file_name).json()
     assert body["file_name"] == shown
-    assert all(path.startswith("segments/") for path in stored())
+    assert {path.split("/")[0] for path in stored()} == {"segments", "facts", "checks"}
 
 
 def test_nothing_unprintable_is_in_a_name() -> None:
@@ -121,7 +121,7 @@ def test_warnings(api: Client) -> None:
         (b"", "file.empty"),
         (b"\n\n", "file.empty"),
         (b"%PDF-1.4 ...", "file.type"),
-        (b"PK\x03\x04....", "file.type"),
+        (b"PK\x03\x04....", "file.broken"),
         (b"a,b,c\n1,2,3\n", "file.no_rows"),
         (b"[]", "file.no_rows"),
         (b'{"messages": []}\n' * 3, "file.no_rows"),
@@ -168,7 +168,8 @@ def test_a_bad_name(api: Client, db: Session, name: str, code: str) -> None:
 @pytest.mark.parametrize(
     ("headers", "body", "code"),
     [
-        ({"content-type": "application/json"}, b"{}", "content_type"),
+        ({"content-type": "text/plain"}, b"{}", "content_type"),
+        ({"content-type": "application/json"}, b"{}", "form"),
         ({"content-type": "multipart/form-data"}, b"x", "content_type"),
         ({"content-type": "multipart/form-data; boundary=b"}, b"garbage", "form"),
         ({"content-type": "multipart/form-data; boundary=b"}, b"", "file.cut"),
@@ -185,7 +186,7 @@ def test_a_bad_name(api: Client, db: Session, name: str, code: str) -> None:
         ),
         (
             {"content-type": "multipart/form-data; boundary=b"},
-            b'--b\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\nx\r\n' * 2
+            b'--b\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\nx\r\n' * 101
             + b"--b--\r\n",
             "file.many",
         ),
@@ -198,7 +199,7 @@ def test_a_bad_name(api: Client, db: Session, name: str, code: str) -> None:
         ),
         (
             {"content-type": "multipart/form-data; boundary=b"},
-            b'--b\r\nContent-Disposition: form-data; name="n"\r\n\r\nx\r\n' * 101 + b"--b--\r\n",
+            b'--b\r\nContent-Disposition: form-data; name="n"\r\n\r\nx\r\n' * 201 + b"--b--\r\n",
             "form",
         ),
     ],

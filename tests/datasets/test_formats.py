@@ -11,6 +11,11 @@ from app.datasets.formats import BadRow
 USER = {"role": "user", "content": "你好"}
 BOT = {"role": "assistant", "content": "您好！"}
 SYSTEM = {"role": "system", "content": "Be brief."}
+FUNCTION = {"name": "now", "arguments": {}}
+CALL = {"id": "c1", "type": "function", "function": FUNCTION}
+OTHER_CALL = {**CALL, "id": "c2"}
+CALLS = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+TOLD = {"role": "tool", "content": "noon", "tool_call_id": "c1"}
 
 
 def kept(row: Any, kind: str = "messages") -> list[tuple[str, str]]:
@@ -29,16 +34,43 @@ def refused(row: Any, kind: str = "messages") -> tuple[str, str]:
     ("row", "kind"),
     [
         ({"messages": []}, "messages"),
-        ({"instruction": "a"}, "alpaca"),
-        ({"output": "a"}, "alpaca"),
+        ({"messages": [USER, BOT], "label": "positive"}, "messages"),
+        ({"messages": [USER, BOT], "label": True}, "kto"),
+        ({"messages": [USER, BOT], "kto_tag": "x"}, "kto"),
+        ({"messages": [USER], "chosen": BOT, "rejected": BOT}, "preference"),
         ({"messages": [], "output": 1}, "messages"),
-        ({"conversations": []}, ""),
+        ({"conversations": [USER, BOT]}, "messages"),
+        ({"conversations": []}, "sharegpt"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "sharegpt"),
+        ({"messages": [{"from": "human", "value": "a"}]}, "sharegpt"),
+        ({"instruction": "a"}, "alpaca"),
+        ({"input": "a", "output": "a"}, "alpaca"),
+        ({"instruction": "a", "context": "b", "response": "c"}, ""),
+        ({"output": "a"}, ""),
+        ({"prompt": "a", "output": "b"}, ""),
+        ({"prompt": "a", "completion": "b"}, "completion"),
+        ({"prompt": "a", "completion": "b", "label": False}, "kto"),
+        ({"instruction": "a", "output": "b", "kto_tag": False}, "kto"),
+        ({"instruction": "a", "chosen": "b", "rejected": "c"}, "preference"),
+        ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "preference"),
+        ({"text": "a", "url": "b"}, "text"),
+        ({"text": "a", "label": "positive"}, ""),
+        ({"text": 5}, ""),
+        ({"问题": "a", "答案": "b"}, ""),
         ([], ""),
         (None, ""),
     ],
 )
 def test_detect(row: Any, kind: str) -> None:
     assert formats.detect(row) == kind
+
+
+def test_every_format_has_a_kind() -> None:
+    assert set(formats.KINDS.values()) == {"sft", "pretrain", "preference", "kto"}
+    assert set(formats.MARKS) == set(formats.FORMATS) == set(formats.columns.FIELDS)
+
+
+# -- messages ----------------------------------------------------------------------------
 
 
 def test_messages_are_kept_as_they_are() -> None:
@@ -49,15 +81,68 @@ def test_messages_are_kept_as_they_are() -> None:
 
 
 def test_what_is_not_used_is_named() -> None:
-    row = {"messages": [{**USER, "weight": 0}, {**BOT, "weight": 1}], "source": "x", "a\0b": 1}
+    row = {
+        "messages": [{**USER, "weight": 0.5, "x": None}, {**BOT, "refusal": None, "mood": 1}],
+        "source": "x",
+        "a\0b": 1,
+        "empty": "",
+        "parallel_tool_calls": False,
+    }
     made, unused = formats.normalise(row, "messages")
     assert made == {"messages": [USER, BOT]}
-    assert unused == {"source", "messages[].weight", "a�b"}
+    assert unused == {"source", "messages[].weight", "messages[].mood", "a�b"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"weight": 0}, 0),
+        ({"weight": 1}, None),
+        ({"weight": None}, None),
+        ({"loss_weight": 0.25}, 0.25),
+        ({"loss_weight": 1.0}, None),
+        ({"weight": 0, "loss_weight": 0.0}, 0),
+    ],
+)
+def test_weights(given: Any, expected: float | None) -> None:
+    made, unused = formats.normalise(
+        {"messages": [{**USER, "weight": 0}, {**BOT, **given}]}, "messages"
+    )
+    assert made["messages"][1].get("weight") == expected
+    assert unused == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"weight": 2}, "weight.value"),
+        ({"weight": -1}, "weight.value"),
+        ({"weight": "1"}, "weight.value"),
+        ({"weight": True}, "weight.value"),
+        ({"loss_weight": float("nan")}, "weight.value"),
+        ({"weight": 1, "loss_weight": 0.5}, "weight.both"),
+    ],
+)
+def test_refused_weights(given: Any, code: str) -> None:
+    assert refused({"messages": [USER, {**BOT, **given}]})[0] == code
 
 
 def test_text_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert kept({"messages": [{"role": "user", "content": parts}, BOT]})[0] == ("user", "ab")
+
+
+def test_a_cell_of_a_table_holds_messages_as_json() -> None:
+    assert kept({"messages": orjson.dumps([USER, BOT]).decode()})[0] == ("user", "你好")
+
+
+def test_turns_may_be_empty_but_the_answer_not() -> None:
+    quiet = {"role": "assistant", "content": ""}
+    row = {
+        "messages": [{"role": "system", "content": ""}, {**USER, "content": " "}, quiet, USER, BOT]
+    }
+    assert formats.normalise(row, "messages")[0] == row
+    assert refused({"messages": [USER, quiet]}) == ("content.empty", "messages[1].content")
 
 
 @pytest.mark.parametrize(
@@ -70,6 +155,7 @@ def test_text_parts_are_joined() -> None:
         ({}, ("messages.missing", "messages")),
         ({"messages": None}, ("messages.type", "messages")),
         ({"messages": "x"}, ("messages.type", "messages")),
+        ({"messages": "[x"}, ("messages.type", "messages")),
         ({"messages": []}, ("messages.empty", "messages")),
         ({"messages": [1]}, ("message.type", "messages[0]")),
         ({"messages": [{"content": "x"}]}, ("role.missing", "messages[0].role")),
@@ -78,7 +164,6 @@ def test_text_parts_are_joined() -> None:
         ({"messages": [{"role": "user"}, BOT]}, ("content.missing", "messages[0].content")),
         ({"messages": [{"role": "user", "content": None}, BOT]}, ("content.type", "messages[0].content")),
         ({"messages": [{"role": "user", "content": 5}, BOT]}, ("content.type", "messages[0].content")),
-        ({"messages": [{"role": "user", "content": " \n"}, BOT]}, ("content.empty", "messages[0].content")),
         ({"messages": [USER, {"role": "assistant", "content": ""}]}, ("content.empty", "messages[1].content")),
         ({"messages": [USER, {"role": "assistant", "content": "a\0"}]}, ("text.nul", "messages[1].content")),
         (
@@ -98,29 +183,114 @@ def test_text_parts_are_joined() -> None:
         ({"messages": [USER, BOT], "tools": "{"}, ("tools.invalid", "tools")),
         ({"messages": [USER, BOT], "tools": {"a": 1}}, ("tools.type", "tools")),
         ({"messages": [USER, BOT], "tools": [1]}, ("tools.type", "tools")),
+        ({"messages": [USER, BOT], "tools": [{"function": 1}]}, ("tools.function", "tools[0]")),
+        ({"conversations": [USER, {"role": "x"}]}, ("role.unknown", "conversations[1].role")),
+        ({"messages": [USER], "chosen": BOT, "rejected": BOT}, ("row.other_format", "")),
+        ({"instruction": "a", "output": "b"}, ("row.other_format", "")),
+        ({"text": "a"}, ("row.other_format", "")),
     ],
 )  # fmt: skip
 def test_refused_messages(row: Any, expected: tuple[str, str]) -> None:
     assert refused(row) == expected
 
 
+def test_neither_format() -> None:
+    assert refused({"问题": "a"}, "") == ("row.format", "")
+
+
+# -- tools -------------------------------------------------------------------------------
+
+
 def test_tool_calls() -> None:
-    call = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
     tools = [{"type": "function", "function": {"name": "now"}}]
+    called = {**CALL, "function": {"name": "now", "arguments": '{"at": "noon"}'}}
     row = {
         "messages": [
             USER,
-            {"role": "assistant", "content": None, "tool_calls": [call]},
-            {"role": "tool", "content": "", "tool_call_id": "c1"},
+            {"role": "assistant", "content": None, "tool_calls": [called]},
+            {**TOLD, "content": ""},
             BOT,
         ],
         "tools": tools,
     }
     made, unused = formats.normalise(row, "messages")
-    assert made["messages"][1] == {"role": "assistant", "content": "", "tool_calls": [call]}
-    assert made["messages"][2] == {"role": "tool", "content": "", "tool_call_id": "c1"}
+    call = {**CALL, "function": {"name": "now", "arguments": {"at": "noon"}}}
+    assert made["messages"][1] == {**CALLS, "tool_calls": [call]}
+    assert made["messages"][2] == {**TOLD, "content": ""}
     assert made["tools"] == tools
     assert unused == set()
+
+
+def test_calls_without_ids_are_linked_by_their_order() -> None:
+    bare = {"function": FUNCTION}
+    told = {"role": "tool", "content": "1"}
+    row = {
+        "messages": [
+            USER, {"role": "assistant", "tool_calls": [bare, bare]}, told, told,
+            {"role": "assistant", "tool_calls": [bare]}, told, BOT,
+        ]
+    }  # fmt: skip
+    made = formats.normalise(row, "messages")[0]["messages"]
+    ids = ["call00001", "call00002", "call00003"]
+    assert [call["id"] for one in made for call in one.get("tool_calls", [])] == ids
+    assert [one["tool_call_id"] for one in made if one["role"] == "tool"] == ids
+
+
+def test_the_older_names_of_calls() -> None:
+    row = {
+        "messages": [
+            USER,
+            {
+                "role": "assistant",
+                "content": None,
+                "function_call": {"name": "f", "arguments": "{}"},
+            },
+            {"role": "function", "name": "f", "content": "1"},
+            BOT,
+        ],
+        "functions": [{"name": "f", "parameters": {}}],
+        "function_call": "auto",
+    }
+    made, unused = formats.normalise(row, "messages")
+    function = {"name": "f", "arguments": {}}
+    assert made["messages"][1]["tool_calls"] == [
+        {"id": "call00001", "type": "function", "function": function}
+    ]
+    told = {"role": "tool", "content": "1", "name": "f", "tool_call_id": "call00001"}
+    assert made["messages"][2] == told
+    assert made["tools"] == [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    assert unused == set()
+
+
+def test_one_answer_for_several_calls() -> None:
+    row = {"messages": [USER, {**CALLS, "tool_calls": [CALL, OTHER_CALL]}, TOLD, BOT]}
+    assert formats.normalise(row, "messages")[0] == row
+
+
+def test_the_last_turn_may_call() -> None:
+    assert kept({"messages": [USER, CALLS]})[1] == ("assistant", "")
+
+
+TWO = {**CALLS, "tool_calls": [CALL, OTHER_CALL]}
+THREE = {**CALLS, "tool_calls": [CALL, OTHER_CALL, {**CALL, "id": "c3"}]}
+OTHER = {**TOLD, "tool_call_id": "c2"}
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ([CALLS, {**TOLD, "tool_call_id": "x"}, BOT], ("tool_call_id.unknown", "messages[2].tool_call_id")),
+        ([CALLS, TOLD, TOLD, BOT], ("tool_call_id.unknown", "messages[3].tool_call_id")),
+        ([TWO, TOLD, {"role": "tool", "content": "1"}, BOT], ("tool_call_id.missing", "messages[3].tool_call_id")),
+        ([CALLS, USER, BOT], ("tool_calls.unanswered", "messages[1].tool_calls")),
+        ([CALLS, BOT], ("tool_calls.unanswered", "messages[1].tool_calls")),
+        ([THREE, TOLD, OTHER, BOT], ("tool_calls.unanswered", "messages[1].tool_calls")),
+        ([{**CALLS, "tool_calls": [CALL, CALL]}, TOLD, BOT], ("tool_calls.id", "messages[1].tool_calls")),
+        ([BOT, TOLD, BOT], ("turn.tool", "messages[2].role")),
+    ],
+)  # fmt: skip
+def test_calls_and_answers_that_do_not_meet(turns: Any, expected: tuple[str, str]) -> None:
+    assert refused({"messages": [USER, *turns]}) == expected
 
 
 @pytest.mark.parametrize(
@@ -130,6 +300,8 @@ def test_tool_calls() -> None:
         ([1], "tool_calls.function"),
         ([{"function": {"name": 1}}], "tool_calls.function"),
         ([{"function": {"name": "f", "arguments": [1]}}], "tool_calls.arguments"),
+        ([{"function": {"name": "f", "arguments": "{"}}], "tool_calls.arguments"),
+        ([{"id": 5, "function": {"name": "f"}}], "text.type"),
     ],
 )
 def test_refused_tool_calls(calls: Any, code: str) -> None:
@@ -161,70 +333,7 @@ def test_whatever_is_accepted_can_be_answered(depth: int) -> None:
     assert orjson.dumps({"data": [made]})
 
 
-# LLaMA-Factory's reading of alpaca (reference/training.md, 3.3)
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ({"instruction": "a", "output": "b"}, [("user", "a"), ("assistant", "b")]),
-        ({"instruction": "a", "input": "i", "output": "b"}, [("user", "a\ni"), ("assistant", "b")]),
-        ({"instruction": "a", "input": "", "output": "b"}, [("user", "a"), ("assistant", "b")]),
-        ({"instruction": "", "input": "i", "output": "b"}, [("user", "i"), ("assistant", "b")]),
-        ({"instruction": None, "input": "i", "output": "b"}, [("user", "i"), ("assistant", "b")]),
-        (
-            {"instruction": "a", "output": "b", "system": "s"},
-            [("system", "s"), ("user", "a"), ("assistant", "b")],
-        ),
-        ({"instruction": "a", "output": "b", "system": ""}, [("user", "a"), ("assistant", "b")]),
-        (
-            {"instruction": "a", "output": "b", "system": "s", "history": [["q", "r"], ["t", "u"]]},
-            [
-                ("system", "s"),
-                ("user", "q"),
-                ("assistant", "r"),
-                ("user", "t"),
-                ("assistant", "u"),
-                ("user", "a"),
-                ("assistant", "b"),
-            ],
-        ),
-        ({"instruction": "a", "output": "b", "history": None}, [("user", "a"), ("assistant", "b")]),
-    ],
-)
-def test_alpaca(row: Any, expected: list[tuple[str, str]]) -> None:
-    assert kept(row, "alpaca") == expected
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ({"instruction": "a"}, ("output.missing", "output")),
-        ({"instruction": "a", "output": None}, ("output.missing", "output")),
-        ({"instruction": "a", "output": 5}, ("output.type", "output")),
-        ({"instruction": "a", "output": " "}, ("output.empty", "output")),
-        ({"instruction": " ", "output": "b"}, ("instruction.empty", "instruction")),
-        ({"instruction": 1, "output": "b"}, ("instruction.type", "instruction")),
-        ({"instruction": "a", "input": [], "output": "b"}, ("input.type", "input")),
-        ({"instruction": "a", "system": 5, "output": "b"}, ("system.type", "system")),
-        ({"instruction": "a", "output": "b", "history": "x"}, ("history.type", "history")),
-        ({"instruction": "a", "output": "b", "history": [["q"]]}, ("history.pair", "history[0]")),
-        ({"instruction": "a", "output": "b", "history": [["q", 1]]}, ("text.type", "history[0][1]")),
-        ({"instruction": "a", "output": "b", "history": [["q", ""]]}, ("history.empty", "history[0]")),
-        ({"messages": []}, ("instruction.empty", "instruction")),
-    ],
-)  # fmt: skip
-def test_refused_alpaca(row: Any, expected: tuple[str, str]) -> None:
-    assert refused(row, "alpaca") == expected
-
-
-def test_alpaca_tools_are_json_in_a_text() -> None:
-    made, _ = formats.normalise(
-        {"instruction": "a", "output": "b", "tools": '[{"name": "f"}]'}, "alpaca"
-    )
-    assert made["tools"] == [{"name": "f"}]
-
-
-def test_neither_format() -> None:
-    assert refused({"conversations": []}, "") == ("row.format", "")
+# -- what all rows share -----------------------------------------------------------------
 
 
 def test_the_fingerprint_knows_content_and_order_but_not_ids() -> None:
@@ -232,6 +341,13 @@ def test_the_fingerprint_knows_content_and_order_but_not_ids() -> None:
     first = formats.fingerprint(formats.fingerprint("", one), two)
     assert first == formats.fingerprint(formats.fingerprint("", {**one, "id": "z"}), two)
     assert first != formats.fingerprint(formats.fingerprint("", two), one)
+
+
+def test_the_hash_of_a_row_knows_content_but_not_ids() -> None:
+    row = {"messages": [USER, BOT]}
+    assert formats.row_hash({"id": "a", **row}) == formats.row_hash(row)
+    assert formats.row_hash(row) != formats.row_hash({"messages": [BOT, USER]})
+    assert len(formats.row_hash(row)) == 32
 
 
 def test_names_out_of_a_file_are_made_fit_for_a_message() -> None:

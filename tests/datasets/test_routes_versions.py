@@ -62,7 +62,7 @@ def test_a_moving_dataset_asks_again_and_then_stops(client: Client, db: Session)
         status="validating",
         segments=[],
         rows=0,
-        cursor={"place": {"offset": 500}, "format": "", "unused": {}},
+        cursor={"stage": "look", "progress": 0.5},
     )
     db.commit()
     path = f"/datasets/{version.dataset_id}"

@@ -162,7 +162,11 @@ def test_a_store_elsewhere(db: Session, who: Principal, monkeypatch: pytest.Monk
     assert next(number for number, _ in browse.page(made, offset=1490, limit=50).rows) == 1490
     assert work.publish(who, made.dataset_id).status == "published"
     files, _ = storage.remote()
-    assert {path.split("/")[2] for path in files.find("/danlu-test")} == {"segments"}
+    assert {path.split("/")[2] for path in files.find("/danlu-test")} == {
+        "segments",
+        "facts",
+        "checks",
+    }
     cached = [path.name for path in (storage.settings.cache / "artefacts").iterdir()]
     assert not any((storage.settings.cache / "artefacts" / "uploads").glob("*")), cached
     service.remove(db, who, made.dataset_id)

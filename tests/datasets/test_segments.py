@@ -1,4 +1,5 @@
 import random
+import time
 from pathlib import Path
 
 import orjson
@@ -35,8 +36,7 @@ def test_any_stretch(tmp_path: Path) -> None:
 def test_long_rows_have_frames_of_their_own(tmp_path: Path) -> None:
     made = [{"id": str(at), "text": "x" * 700_000} for at in range(5)]
     segments.write(made, tmp_path)
-    index = orjson.loads((tmp_path / segments.INDEX).read_bytes())
-    assert [start for start, _, _ in index["frames"]] == [0, 1, 2, 3, 4]
+    assert list(segments.index(tmp_path).starts) == [0, 1, 2, 3, 4]
     assert list(segments.read(tmp_path, 3, 1)) == made[3:4]
 
 
@@ -53,3 +53,51 @@ def test_text_with_newlines_and_odd_characters(tmp_path: Path) -> None:
     made = [{"id": "1", "text": "a\nb\r\u2028\u0085\x0b😀"}, {"id": "2", "text": ""}]
     segments.write(made, tmp_path)
     assert list(segments.read(tmp_path)) == made
+
+
+def test_the_index_as_it_was_first_written(tmp_path: Path) -> None:
+    made = rows(1200)
+    segments.write(made, tmp_path)
+    known = segments.index(tmp_path)
+    ends = known.offsets[1:]
+    frames = [
+        [start, offset, end - offset]
+        for start, offset, end in zip(known.starts, known.offsets, ends, strict=False)
+    ]
+    (tmp_path / segments.INDEX).write_bytes(orjson.dumps({"rows": 1200, "frames": frames}))
+    segments.index.cache_clear()
+    assert list(segments.read(tmp_path)) == made
+    assert list(segments.read(tmp_path, 700, 5)) == made[700:705]
+
+
+def test_rows_that_are_not_compressed_yet(tmp_path: Path) -> None:
+    made = rows(1000)
+    with segments.Plain(tmp_path, "r") as out:
+        for at in range(0, 1000, 300):
+            numbers = list(range(at, min(at + 300, 1000)))
+            frame = [
+                orjson.dumps(made[n] | {"id": None}).replace(b'"id":null,', b"") for n in numbers
+            ]
+            out.add(b"\n".join([*frame, b""]), numbers, [b"%016d" % number for number in numbers])
+    assert out.rows == 1000
+    assert list(segments.read(tmp_path)) == made
+    assert list(segments.read(tmp_path, 299, 302)) == made[299:601]
+    assert list(segments.read(tmp_path, 1000)) == []
+    assert (tmp_path / segments.HASHES).read_bytes()[16 * 999 :] == b"%016d" % 999
+    (tmp_path / "packed").mkdir()
+    packed = segments.pack(segments.lines(tmp_path), tmp_path / "packed")
+    assert packed.rows == 1000
+    assert list(segments.read(tmp_path / "packed")) == made
+
+
+def test_any_row_of_many_is_near(tmp_path: Path) -> None:
+    segments.write(({"id": f"r.{at}", "text": "x" * 300} for at in range(100_000)), tmp_path)
+    segments.index(tmp_path)
+    pick = random.Random(1)
+    took = []
+    for _ in range(50):
+        at = pick.randrange(100_000)
+        started = time.perf_counter()
+        assert next(segments.read(tmp_path, at, 1))["id"] == f"r.{at}"
+        took.append(time.perf_counter() - started)
+    assert sorted(took)[25] < 0.001

@@ -174,7 +174,7 @@ def test_training_ids_are_serving_ids(words, tokenizer):
     assert not work.work.misaligned
     ids, trained = work.work.examples[0]
     for turn in (2, 4):
-        prompt = work.work.render(rows[0]["messages"][:turn], rows[0], prompt=True)
+        prompt = work.work.marker.render(rows[0]["messages"][:turn], rows[0], prompt=True)
         served = tokenizer.encode(prompt, add_special_tokens=False).ids
         assert list(ids[: len(served)]) == served
         assert trained[len(served)]

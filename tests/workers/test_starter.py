@@ -59,6 +59,20 @@ def test_the_samples_are_those_the_command_writes() -> None:
         assert lines(name) == reviews.sample_rows(part, count, seed)  # type: ignore[arg-type]
     chat = json.loads((samples.SAMPLES / "chat-alpaca.json").read_text())
     assert chat == samples.chat_rows(samples.CHAT_ROWS, 13)
+    for language, count in samples.GENERAL.items():
+        assert lines(f"chat-{language}-general.jsonl") == samples.general_rows(language, count, 14)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_general_chat_is_for_any_model(language: str) -> None:
+    rows = lines(f"chat-{language}-general.jsonl")
+    assert len(rows) == samples.GENERAL[language]
+    texts = [json.dumps(row, ensure_ascii=False) for row in rows]
+    assert len(set(texts)) == len(texts)
+    assert not [text for text in texts if any(word in text for word in samples.ITSELF)]
+    assert 0.3 < sum(len(row["messages"]) > 3 for row in rows) / len(rows) < 0.7
+    chinese = sum(any("一" <= char <= "鿿" for char in text) for text in texts) / len(texts)
+    assert chinese > 0.95 if language == "zh" else chinese == 0
 
 
 def test_the_sentiment_sample_is_balanced_and_its_parts_do_not_meet() -> None:

@@ -1,32 +1,30 @@
-"""Rows to tokens, and which of the tokens carry loss.
+"""Rows to tokens, and which of the tokens carry loss: `app.models.marking`, for a whole dataset.
 
-What is trained is what the model will write when it is served: for each assistant turn, the text
-from the end of the generation prompt to the token that ends the turn, that token included. The
-place of a turn is found by rendering, with the model's own template, the conversation up to it;
-the mask follows from positions in the text, never from the ids of padding or special tokens.
+Here rows are cut at the maximum length, collected, and what became of them is said.
 """
 
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
 from app.errors import N_
-from app.models.chat_template import ChatTemplate, ChatTemplateError
+from app.models.chat_template import ChatTemplate
+from app.models.marking import BATCH_CHARS, Dropped, Marker, Row, StopUntrained, Text
 from workers.stages.run import Run, StageError, say
 
-BATCH = 500  # rows tokenised together
+BATCH = 500  # texts tokenised together
 PROBES = 64  # samples whose prompts are compared with what serving would send
 NAMED = 100  # ids of rows that an event carries; the log has all
 
 DROPPED = {
     "no_answer": N_("%(count)s rows have no assistant turn and were left out."),
+    "unweighted": N_("%(count)s rows were left out: all their answers have the weight 0."),
     "empty": N_("%(count)s rows have no text and were left out."),
     "refused": N_("The chat template refuses %(count)s rows, which were left out: %(reason)s"),
     "unstable": N_(
@@ -39,51 +37,41 @@ DROPPED = {
     ),
 }
 
-Row = dict[str, Any]
-Span = tuple[int, int]  # characters: [first, end)
-
 
 @dataclass
 class Examples:
-    """Token ids and trained flags of all examples, end to end: 5 bytes per token."""
+    """Token ids and trained flags of all examples, end to end: 5 bytes per token.
+
+    An example that counts several times is there once, with several starts.
+    """
 
     ids: array = field(default_factory=lambda: array("i"))
     trained: bytearray = field(default_factory=bytearray)
-    ends: list[int] = field(default_factory=lambda: [0])
+    starts: array = field(default_factory=lambda: array("q"))
     lengths: list[int] = field(default_factory=list)
+    rows: array = field(default_factory=lambda: array("I"))  # of which row, as read, each came
     stops: set[int] = field(default_factory=set)  # tokens seen to end a turn
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def add(self, ids: list[int], trained: bytearray) -> None:
+    def add(self, ids: Sequence[int], trained: bytearray, row: int = 0) -> None:
+        self.starts.append(len(self.ids))
         self.ids.extend(ids)
         self.trained += trained
-        self.ends.append(len(self.ids))
         self.lengths.append(len(ids))
+        self.rows.append(row)
+
+    def repeat(self, number: int) -> None:
+        """Once more, without a token of memory."""
+        self.starts.append(self.starts[number])
+        self.lengths.append(self.lengths[number])
+        self.rows.append(self.rows[number])
 
     def __getitem__(self, number: int) -> tuple[array, bytearray]:
-        place = slice(self.ends[number], self.ends[number + 1])
+        start = self.starts[number]
+        place = slice(start, start + self.lengths[number])
         return self.ids[place], self.trained[place]
-
-
-class Dropped(Exception):
-    """This row trains nothing, for a reason named in `DROPPED`."""
-
-    def __init__(self, kind: str, reason: str = "") -> None:
-        super().__init__(kind)
-        self.kind = kind
-        self.reason = reason
-
-
-@dataclass
-class Text:
-    """A sample before tokenisation. `spans` None: every token is trained."""
-
-    row: str
-    text: str
-    spans: list[Span] | None
-    plain: bool = False  # no conversation: it gets the tokens that open and close a document
 
 
 @dataclass
@@ -103,6 +91,10 @@ class Prepare:
     def __post_init__(self) -> None:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        self.kind = "pretrain" if self.pretrain else "sft"
+        self.marker = Marker(
+            self.tokenizer, self.template, self.special, self.stops, self.around, self.now
+        )
         self.examples = Examples()
         self.rows = 0
         self.truncated: list[str] = []
@@ -113,155 +105,65 @@ class Prepare:
     def read(self, rows: Iterable[Row]) -> Examples:
         """Tokenise all rows. Raises StageError when training on them would be pointless."""
         said = time.monotonic()
-        for chunk in chunks(rows, BATCH):
-            texts = []
-            for row in chunk:
-                try:
-                    texts += self.texts(row)
-                except Dropped as dropped:
-                    self.dropped[dropped.kind, dropped.reason].append(str(row.get("id", "?")))
-            self.rows += len(chunk)
-            encodings = self.tokenizer.encode_batch(
-                [text.text for text in texts], add_special_tokens=False
-            )
-            for text, encoding in zip(texts, encodings, strict=True):
-                self.take(text, encoding)
+        texts: list[Text] = []
+        numbers: list[int] = []  # of which row each text is
+        size = 0
+        for number, row in enumerate(rows):
+            self.rows += 1
+            try:
+                found = self.marker.texts(row, self.kind)
+            except Dropped as dropped:
+                self.dropped[dropped.kind, dropped.reason].append(str(row.get("id", "?")))
+                continue
+            texts += found
+            numbers += [number] * len(found)
+            size += sum(len(text.text) for text in found)
+            if len(texts) >= BATCH or size > BATCH_CHARS:
+                self.take_all(texts, numbers)
+                texts, numbers, size = [], [], 0
             if time.monotonic() - said > 10:
                 said = time.monotonic()
                 say(f"Prepared {self.rows:,} rows, {len(self.examples.ids):,} tokens")
+        self.take_all(texts, numbers)
         return self.examples
 
-    # -- a row's texts ---------------------------------------------------------------------
+    def take_all(self, texts: list[Text], numbers: list[int]) -> None:
+        for text, encoding, row in zip(texts, self.marker.encode(texts), numbers, strict=True):
+            self.take(text, encoding, row)
 
-    def texts(self, row: Row) -> list[Text]:
-        """The texts that a row is trained as, most often one. Raises Dropped."""
-        name = str(row.get("id", "?"))
-        if self.pretrain and "text" in row:
-            if not row["text"]:
-                raise Dropped("empty")
-            return [Text(name, row["text"], None, plain=True)]
+    def take(self, text: Text, encoding: "Encoding | array[int]", row: int) -> None:
+        """Add a text's tokens to the examples, cut at the maximum length."""
         try:
-            if self.pretrain:
-                return [Text(name, self.render(row["messages"], row), None)]
-            return [Text(name, text, spans) for text, spans in self.answers(row)]
-        except ChatTemplateError as error:
-            raise Dropped("refused", str(error.params.get("reason", error))) from error
-
-    def render(self, messages: list[Row], row: Row, *, prompt: bool = False) -> str:
-        assert self.template
-        return self.template.render(
-            messages, row.get("tools"), add_generation_prompt=prompt, now=self.now
-        )
-
-    def answers(self, row: Row) -> list[tuple[str, list[Span]]]:
-        """Texts with the spans of their assistant turns.
-
-        Some templates render a turn differently once others follow (reasoning is taken out of
-        the history). Serving never sees such a turn as an answer, so it is trained in a text of
-        its own, which ends with it.
-        """
-        messages = row["messages"]
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        if not turns:
-            raise Dropped("no_answer")
-        messages = messages[: turns[-1] + 1]
-        whole = self.render(messages, row)
-        shared: list[Span] = []
-        texts = [(whole, shared)]
-        for turn in turns:
-            try:
-                prompt = self.render(messages[:turn], row, prompt=True)
-            except ChatTemplateError:
-                if turn == 0 and len(turns) > 1:  # a greeting: context, nobody asked for it
-                    continue
-                raise
-            text = whole if turn == turns[-1] else self.render(messages[: turn + 1], row)
-            if not text.startswith(prompt):
-                raise Dropped("unstable")
-            if whole.startswith(text):
-                shared.append((len(prompt), len(text)))
-            else:
-                texts.append((text, [(len(prompt), len(text))]))
-        return [(text, spans) for text, spans in texts if spans]
-
-    # -- a text's tokens -------------------------------------------------------------------
-
-    def take(self, text: Text, encoding: Encoding) -> None:
-        ids = encoding.ids
+            marked = self.marker.mark(text, encoding)
+        except StopUntrained as error:
+            raise StageError(error.code, error.message, **error.params) from error
+        ids = marked.ids
         if text.spans is None:
-            if text.plain:
-                ids = [*self.around[0], *ids, *self.around[1]]
             # Long texts in pieces. Each begins with the last token of the one before, so that every
             # token but the first of the text is predicted once.
             for start in range(0, len(ids) - 1, self.max_length - 1):
                 piece = ids[start : start + self.max_length]
-                self.examples.add(piece, bytearray([0]) + b"\1" * (len(piece) - 1))
+                self.examples.add(piece, bytearray([0]) + b"\1" * (len(piece) - 1), row)
             return
-        trained = bytearray(len(ids))
-        for span in text.spans:
-            first, end = self.tokens(text, encoding, span)
-            trained[first:end] = b"\1" * (end - first)
-        trained[:1] = b"\0"  # nothing predicts the first token
+        for span, (first, end) in zip(text.spans, marked.spans, strict=True):
+            self.examples.stops.add(ids[end - 1])
+            self.probe(text, ids, span[0], first)
+        trained = marked.trained()
         if len(ids) > self.max_length:
             ids, trained = ids[: self.max_length], trained[: self.max_length]
             if not any(trained):
                 self.dropped["too_long", ""].append(text.row)
                 return
             self.truncated.append(text.row)
-        self.examples.add(ids, trained)
+        self.examples.add(ids, trained, row)
 
-    def tokens(self, text: Text, encoding: Encoding, span: Span) -> tuple[int, int]:
-        """The tokens [first, end) of an assistant turn, its stop token being the last.
-
-        What follows the stop token (a newline, in most templates) is the template's, not the
-        model's: it is never asked to write it.
-        """
-        ids = encoding.ids
-        first = next(
-            (at for place in range(*span) if (at := encoding.char_to_token(place)) is not None),
-            len(ids),
-        )
-        last = next(
-            (
-                at
-                for place in range(span[1] - 1, span[0] - 1, -1)
-                if (at := encoding.char_to_token(place)) is not None
-                and (ids[at] in self.special or text.text[place].strip())
-            ),
-            None,
-        )
-        if last is None or ids[last] not in self.special:
-            raise StageError(
-                "stop_token_untrained",
-                N_(
-                    "The chat template ends the model's answers without a special token (row"
-                    " %(row)s), so a model trained with it would never stop. Use a model whose"
-                    " template ends each answer with its stop token."
-                ),
-                row=text.row,
-            )
-        last = self.stop(text, encoding, first, last)
-        self.examples.stops.add(ids[last])
+    def probe(self, text: Text, ids: Sequence[int], place: int, first: int) -> None:
+        """Whether serving would send the same tokens for the prompt, which ends at `place`."""
         if self.probed < PROBES:
             self.probed += 1
-            prompt = self.tokenizer.encode(text.text[: span[0]], add_special_tokens=False).ids
+            prompt = self.tokenizer.encode(text.text[:place], add_special_tokens=False).ids
             if prompt != ids[:first]:
                 self.misaligned.append(text.row)
-        return first, last + 1
-
-    def stop(self, text: Text, encoding: Encoding, first: int, last: int) -> int:
-        """Which of the special tokens at the end of a turn stops the model.
-
-        A turn may end with several: the first one at which engines stop is the one; where they
-        know none of them, it is the last.
-        """
-        ids, chosen = encoding.ids, last
-        for at in range(last, first - 1, -1):
-            if ids[at] in self.stops:
-                chosen = at
-            elif ids[at] not in self.special and text.text[slice(*encoding.offsets[at])].strip():
-                break
-        return chosen
 
     # -- the report ------------------------------------------------------------------------
 
@@ -345,9 +247,3 @@ class Prepare:
         self.run.event(event, sentence, count=len(rows), rows=rows[:NAMED], **params)
         for start in range(0, len(rows), 1000):
             say(f"  {event}: {' '.join(rows[start : start + 1000])}")
-
-
-def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    rows = iter(rows)
-    while chunk := list(islice(rows, size)):
-        yield chunk

@@ -23,13 +23,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.errors import N_, DomainError
 from app.jobs.spec import RunSpec
 
+Spec = TypeVar("Spec", bound=BaseModel)
 LEAVE_AFTER = 15.0  # seconds from SIGTERM until a step that still runs is given up
 
 
@@ -79,9 +80,9 @@ class Run:
         if self.stop_asked and time.monotonic() - self.stop_asked > LEAVE_AFTER:
             raise Stopped
 
-    def spec(self) -> RunSpec:
+    def spec(self, shape: type[Spec]) -> Spec:
         try:
-            return RunSpec.model_validate_json((self.directory / "spec.json").read_bytes())
+            return shape.model_validate_json((self.directory / "spec.json").read_bytes())
         except (OSError, ValidationError) as error:
             raise StageError(
                 "invalid_spec",
@@ -155,8 +156,10 @@ def replace(path: Path, value: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def execute(stage: Callable[[Run, RunSpec], dict[str, Any]]) -> int:
+def execute(stage: Callable[[Run, Any], dict[str, Any]], shape: type[BaseModel] = RunSpec) -> int:
     """Run `stage` on the directory that the command line names; exit code 0 unless it failed.
+
+    `shape` is what its spec.json holds.
 
     The stage returns what goes into result.json, the last file to appear before the status says
     succeeded. Every way out but SIGKILL leaves a final status.json.
@@ -168,7 +171,7 @@ def execute(stage: Callable[[Run, RunSpec], dict[str, Any]]) -> int:
     try:
         run.listen()
         run.enter("prepare")
-        result = stage(run, run.spec())
+        result = stage(run, run.spec(shape))
         replace(run.directory / "result.json", result)
         run.status("succeeded")
     except Stopped:

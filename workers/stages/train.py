@@ -13,17 +13,16 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from app.datasets import segments
 from app.errors import N_
 from app.jobs.spec import RunSpec
 from app.models import chat_template
 from app.models.chat_template import ChatTemplate
 from workers.stages import checkpoints, models
 from workers.stages.checkpoints import Progress
+from workers.stages.mixing import Data
 from workers.stages.prepare import Examples, Prepare
 from workers.stages.run import Run, StageError, Stopped, execute, named, quiet, say
 
@@ -44,10 +43,13 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
 
     # -- prepare: rows to tokens and masks
     vocabulary = load_vocabulary(base, spec)
-    examples, data = prepare(run, spec, config, vocabulary, progress, "train")
+    source = open_data(run, spec)
+    mix = source.report_mix()
+    examples, data = prepare(run, spec, config, vocabulary, progress, source, "train")
+    source.spread(examples)
     validation, checks = None, None
-    if spec.validation:
-        validation, checks = prepare(run, spec, config, vocabulary, progress, "validation")
+    if source.validates:
+        validation, checks = prepare(run, spec, config, vocabulary, progress, source, "validation")
     stops = stop_tokens(run, vocabulary, examples)
     print_of_run = fingerprint(spec, base, examples)
     if resume and progress.fingerprint != print_of_run:
@@ -103,6 +105,7 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
         "loss": progress.loss,
         "eval_loss": progress.eval_loss,
         "data": data,
+        "mix": mix,
         "validation": checks,
         "stop_token_ids": stops,
         "peak_memory": peak_memory(spec.device),
@@ -160,16 +163,24 @@ def load_vocabulary(base: Path, spec: RunSpec) -> Vocabulary:
     )
 
 
+def open_data(run: Run, spec: RunSpec) -> Data:
+    """The rows to train and to validate on. Raises StageError."""
+    try:
+        return Data(run, spec)
+    except FileNotFoundError as error:
+        raise data_missing(error) from error
+
+
 def prepare(
     run: Run,
     spec: RunSpec,
     config: dict[str, Any],
     vocabulary: Vocabulary,
     progress: Progress,
+    source: Data,
     name: str,
 ) -> tuple[Examples, dict[str, int]]:
-    """Tokenise the spec's `train` or `validation` data, and say what became of its rows."""
-    places: list[str] = getattr(spec, name)
+    """Tokenise the `train` or `validation` data, and say what became of its rows."""
     wanted = spec.hyperparameters.max_length
     known = (config.get("text_config") or config).get("max_position_embeddings") or wanted
     if known < wanted and name == "train":
@@ -190,12 +201,17 @@ def prepare(
         now=datetime.fromtimestamp(progress.began),  # noqa: DTZ006 - as the engine's own clock
     )
     try:
-        work.read(chain.from_iterable(segments.read(Path(place)) for place in places))
+        work.read(source.training() if name == "train" else source.validating())
     except FileNotFoundError as error:
-        raise StageError(
-            "data_missing", N_("The data is not on this node: %(file)s"), file=error.filename
-        ) from error
-    return work.examples, work.report(name)
+        raise data_missing(error) from error
+    leaks = source.report_leaks() if name == "validation" else {}
+    return work.examples, leaks | work.report(name)
+
+
+def data_missing(error: FileNotFoundError) -> StageError:
+    return StageError(
+        "data_missing", N_("The data is not on this node: %(file)s"), file=error.filename
+    )
 
 
 def stop_tokens(run: Run, vocabulary: Vocabulary, examples: Examples) -> list[int]:
@@ -219,6 +235,8 @@ def fingerprint(spec: RunSpec, base: Path, examples: Examples) -> str:
     digest.update(memoryview(examples.ids))
     digest.update(examples.trained)
     digest.update(str(examples.lengths).encode())
+    if spec.mix:
+        digest.update(memoryview(examples.starts))
     return digest.hexdigest()
 
 

@@ -1,0 +1,247 @@
+"""Which tokens of a row carry loss: the one mask, for training, statistics and previews.
+
+What is trained is what the model will write when it is served: for each assistant turn, the text
+from the end of the generation prompt to the token that ends the turn, that token included. The
+place of a turn is found by rendering, with the model's own template, the conversation up to it;
+the mask follows from positions in the text, never from the ids of padding or special tokens.
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tokenizers import Encoding, Tokenizer
+
+from app.errors import N_, Invalid
+from app.models.chat_template import ChatTemplate, ChatTemplateError
+
+# A tokenizer's record of a text takes some 300 bytes per token, so no more text than this is
+# tokenised at once. A longer document is tokenised in parts that end with a line.
+BATCH_CHARS = 2**19
+
+Row = dict[str, Any]
+Span = tuple[int, int]  # characters or tokens: [first, end)
+
+
+class Dropped(Exception):
+    """This row trains nothing: `kind` is no_answer, unweighted, empty, refused or unstable."""
+
+    def __init__(self, kind: str, reason: str = "") -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.reason = reason
+
+
+class StopUntrained(Invalid):
+    """The template ends a turn without a special token: a model so trained would never stop."""
+
+    code = "stop_token_untrained"
+
+    def __init__(self, row: str) -> None:
+        super().__init__(
+            N_(
+                "The chat template ends the model's answers without a special token (row"
+                " %(row)s), so a model trained with it would never stop. Use a model whose"
+                " template ends each answer with its stop token."
+            ),
+            row=row,
+        )
+
+
+@dataclass(frozen=True)
+class Text:
+    """A sample before tokenisation. `spans` None: every token is trained."""
+
+    row: str
+    text: str
+    spans: list[Span] | None
+    plain: bool = False  # no conversation: it gets the tokens that open and close a document
+    part: str = ""  # chosen or rejected, of a preference
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A sample's tokens, and those that the model is to write, as [first, end) in order."""
+
+    ids: Sequence[int]
+    spans: list[Span]
+
+    def carrying(self) -> list[Span]:
+        """The spans of tokens that carry loss: nothing predicts the first token of all."""
+        return [(max(first, 1), end) for first, end in self.spans if end > max(first, 1)]
+
+    def trained(self) -> bytearray:
+        """A flag per token."""
+        flags = bytearray(len(self.ids))
+        for first, end in self.carrying():
+            flags[first:end] = b"\1" * (end - first)
+        return flags
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A model's words, and how its engine reads them."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    special: set[int]  # ids that can end a turn
+    stops: set[int]  # ids at which the model's engine stops already
+    around: tuple[list[int], list[int]]  # ids that open and close a plain text
+    now: datetime  # what templates take for the present, the same for all rows
+
+    # -- a row's texts ---------------------------------------------------------------------
+
+    def texts(self, row: Row, kind: str = "sft") -> list[Text]:
+        """The texts that a row of this kind is trained as, most often one. Raises Dropped."""
+        name = str(row.get("id", "?"))
+        if kind == "pretrain" and "text" in row:
+            if not row["text"]:
+                raise Dropped("empty")
+            return [Text(name, row["text"], None, plain=True)]
+        try:
+            if kind == "pretrain":
+                return [Text(name, self.render(row["messages"], row), None)]
+            if kind == "preference":
+                return [
+                    Text(name, *self.ending([*row["messages"], row[part]], row), part=part)
+                    for part in ("chosen", "rejected")
+                ]
+            if kind == "kto":
+                return [Text(name, *self.ending(row["messages"], row))]
+            return [Text(name, text, spans) for text, spans in self.answers(row)]
+        except ChatTemplateError as error:
+            raise Dropped("refused", str(error.params.get("reason", error))) from error
+
+    def render(self, messages: list[Row], row: Row, *, prompt: bool = False) -> str:
+        assert self.template
+        return self.template.render(
+            messages, row.get("tools"), add_generation_prompt=prompt, now=self.now
+        )
+
+    def answers(self, row: Row) -> list[tuple[str, list[Span]]]:
+        """Texts with the spans of their assistant turns; one of weight 0 is context.
+
+        Some templates render a turn differently once others follow (reasoning is taken out of
+        the history). Serving never sees such a turn as an answer, so it is trained in a text of
+        its own, which ends with it.
+        """
+        messages = row["messages"]
+        every = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        turns = [i for i in every if messages[i].get("weight") != 0]
+        if not turns:
+            raise Dropped("unweighted" if every else "no_answer")
+        messages = messages[: turns[-1] + 1]
+        whole = self.render(messages, row)
+        shared: list[Span] = []
+        texts = [(whole, shared)]
+        for turn in turns:
+            try:
+                prompt = self.render(messages[:turn], row, prompt=True)
+            except ChatTemplateError:
+                if turn == 0 and len(turns) > 1:  # a greeting: context, nobody asked for it
+                    continue
+                raise
+            text = whole if turn == turns[-1] else self.render(messages[: turn + 1], row)
+            if not text.startswith(prompt):
+                raise Dropped("unstable")
+            if whole.startswith(text):
+                shared.append((len(prompt), len(text)))
+            else:
+                texts.append((text, [(len(prompt), len(text))]))
+        return [(text, spans) for text, spans in texts if spans]
+
+    def ending(self, messages: list[Row], row: Row) -> tuple[str, list[Span]]:
+        """The conversation, with the span of its last turn, which is the model's."""
+        if not messages or messages[-1]["role"] != "assistant":
+            raise Dropped("no_answer")
+        text = self.render(messages, row)
+        prompt = self.render(messages[:-1], row, prompt=True)
+        if not text.startswith(prompt):
+            raise Dropped("unstable")
+        return text, [(len(prompt), len(text))]
+
+    # -- a text's tokens -------------------------------------------------------------------
+
+    def encode(self, texts: list[Text]) -> "list[Encoding | array[int]]":
+        """What `mark` takes, in order. Of a very long document only the ids are kept.
+
+        The tokenizer neither cuts nor pads: `vocabulary.load` and `Prepare` see to that.
+        """
+        long = [text.plain and len(text.text) > BATCH_CHARS for text in texts]
+        short = [text.text for text, is_long in zip(texts, long, strict=True) if not is_long]
+        encodings = iter(self.tokenizer.encode_batch(short, add_special_tokens=False))
+        return [
+            self.ids(text.text) if is_long else next(encodings)
+            for text, is_long in zip(texts, long, strict=True)
+        ]
+
+    def ids(self, document: str) -> "array[int]":
+        found = array("i")
+        for part in parts(document):
+            found.extend(self.tokenizer.encode(part, add_special_tokens=False).ids)
+        return found
+
+    def mark(self, text: Text, encoding: "Encoding | array[int]") -> Marked:
+        """The tokens of a text, uncut. Raises StopUntrained."""
+        ids: Sequence[int] = encoding if isinstance(encoding, array) else encoding.ids
+        if text.plain:
+            whole = array("i", self.around[0])
+            whole.extend(ids)
+            whole.extend(self.around[1])
+            ids = whole
+        if text.spans is None or isinstance(encoding, array):
+            return Marked(ids, [(0, len(ids))])
+        return Marked(ids, [self.tokens(text, encoding, span) for span in text.spans])
+
+    def tokens(self, text: Text, encoding: Encoding, span: Span) -> Span:
+        """The tokens [first, end) of an assistant turn, its stop token being the last.
+
+        What follows the stop token (a newline, in most templates) is the template's, not the
+        model's: it is never asked to write it.
+        """
+        ids = encoding.ids
+        first = next(
+            (at for place in range(*span) if (at := encoding.char_to_token(place)) is not None),
+            len(ids),
+        )
+        last = next(
+            (
+                at
+                for place in range(span[1] - 1, span[0] - 1, -1)
+                if (at := encoding.char_to_token(place)) is not None
+                and (ids[at] in self.special or text.text[place].strip())
+            ),
+            None,
+        )
+        if last is None or ids[last] not in self.special:
+            raise StopUntrained(text.row)
+        return first, self.stop(text, encoding, ids, first, last) + 1
+
+    def stop(self, text: Text, encoding: Encoding, ids: list[int], first: int, last: int) -> int:
+        """Which of the special tokens at the end of a turn stops the model.
+
+        A turn may end with several: the first one at which engines stop is the one; where they
+        know none of them, it is the last.
+        """
+        chosen = last
+        for at in range(last, first - 1, -1):
+            if ids[at] in self.stops:
+                chosen = at
+            elif ids[at] not in self.special:
+                place = encoding.token_to_chars(at)
+                if place and text.text[slice(*place)].strip():
+                    break
+        return chosen
+
+
+def parts(document: str) -> Iterator[str]:
+    """A long document in parts that end with a line, or where they must."""
+    start = 0
+    while start < len(document):
+        end = start + BATCH_CHARS
+        if end < len(document):
+            end = document.rfind("\n", start, end) + 1 or end
+        yield document[start:end]
+        start = end

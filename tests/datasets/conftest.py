@@ -1,0 +1,28 @@
+"""What several tests of datasets share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.config import settings
+from app.datasets import importing
+from tests.datasets.files import many
+from tests.datasets.stand_in_hub import Hub, serving
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Both hubs, and a server of files that the settings allow."""
+    with serving() as hub:
+        monkeypatch.setattr(settings, "fetch_allow", f"127.0.0.1:{hub.port}")
+        monkeypatch.setattr(settings, "hf_endpoint", hub.url)
+        monkeypatch.setattr(settings, "modelscope_endpoint", hub.url)
+        monkeypatch.setattr(importing, "BEAT", 0.05)
+        hub.files = {
+            "README.md": b"# Reviews",
+            ".gitattributes": b"*.jsonl filter=lfs",
+            "data/train.jsonl": many(30),
+            "data/test.jsonl": many(4),
+            "extra.json": many(2),
+        }
+        yield hub
