@@ -19,25 +19,20 @@ from app.config import ROOT
 from app.dashboard import api as dashboard_api
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
-from app.datasets import (
-    cleaning_api,
-    cleaning_routes,
-    drafts_api,
-    drafts_routes,
-    export_api,
-    export_routes,
-    imports_api,
-    imports_routes,
-    incoming_api,
-    mapping_api,
-    mapping_routes,
-    problems_api,
-    problems_routes,
-    statistics_api,
-    statistics_routes,
-    versions_routes,
-)
 from app.datasets import routes as datasets_routes
+from app.datasets.cleaning import api as cleaning_api
+from app.datasets.cleaning import routes as cleaning_routes
+from app.datasets.drafts import api as drafts_api
+from app.datasets.drafts import routes as drafts_routes
+from app.datasets.drafts import versions_routes
+from app.datasets.export import api as export_api
+from app.datasets.export import routes as export_routes
+from app.datasets.intake import imports_api, imports_routes, incoming_api
+from app.datasets.measures import api as statistics_api
+from app.datasets.measures import routes as statistics_routes
+from app.datasets.validation import api as problems_api
+from app.datasets.validation import mapping_api, mapping_routes
+from app.datasets.validation import routes as problems_routes
 from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api

@@ -13,7 +13,7 @@ from app import storage
 from app.accounts.auth import PLATFORM, ROLES, cookie_name
 from app.accounts.tables import ApiKey, SignIn, User, Workspace
 from app.chat.tables import Conversation
-from app.datasets import segments
+from app.datasets.rows import segments
 from app.datasets.tables import DatasetUpload, DraftAct
 from app.db import now
 from app.main import app

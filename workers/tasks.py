@@ -4,8 +4,11 @@ A message is only a nudge: each function looks at the row, and finds nothing to 
 message was late or doubled.
 """
 
-from app.datasets import checking, comparing, importing, rewriting, work
+from app.datasets import work
 from app.datasets.cleaning import run as cleaning
+from app.datasets.drafts import comparing, rewriting
+from app.datasets.intake import importing
+from app.datasets.validation import checking
 from app.queue import celery
 from workers import replicas, scoring, starting
 from workers import sweep as sweeping

@@ -8,8 +8,10 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.accounts.auth import Principal, requires
-from app.datasets import drafts, redraft, schemas, search, service, work
-from app.datasets.incoming import Pieces, Received
+from app.datasets import drafts, schemas, service, work
+from app.datasets.drafts import redraft
+from app.datasets.intake.incoming import Pieces, Received
+from app.datasets.rows import search
 from app.datasets.tables import DatasetVersion
 from app.queue import Db, transaction
 

@@ -9,10 +9,10 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from app import storage
-from app.datasets import facts
+from app.datasets.intake.upload import scratch
+from app.datasets.rows import facts
 from app.datasets.states import FAILED, PUBLISHED
 from app.datasets.tables import Dataset, DatasetVersion, DraftAct
-from app.datasets.upload import scratch
 from app.queue import transaction
 
 

@@ -8,11 +8,13 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.config import settings
-from app.datasets import formats, segments, validate
+from app.datasets import formats
 from app.datasets.containers import Source
+from app.datasets.rows import segments
 from app.datasets.states import DRAFT, PUBLISHED, PUBLISHING, VALIDATING, switch
 from app.datasets.tables import Dataset, DatasetVersion
-from app.datasets.validate import Cursor
+from app.datasets.validation import validate
+from app.datasets.validation.validate import Cursor
 from app.db import now
 
 SAMPLES = Path(__file__).parent / "samples"

@@ -6,9 +6,11 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
 
 from app.accounts.auth import Principal, requires
-from app.datasets import browse, drafts, facts, panes, schemas, search, service, states, work
-from app.datasets.incoming import Received
-from app.datasets.languages import LANGUAGES
+from app.datasets import drafts, schemas, service, states, work
+from app.datasets.drafts import panes
+from app.datasets.intake.incoming import Received
+from app.datasets.rows import browse, facts, search
+from app.datasets.rows.languages import LANGUAGES
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError
 from app.queue import Db, transaction

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel, Field
 
-from app.datasets.browse import Page
+from app.datasets.rows.browse import Page
 from app.datasets.tables import DatasetIssue, DatasetVersion
 from app.web import translate
 

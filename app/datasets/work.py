@@ -14,8 +14,11 @@ from sqlalchemy import delete, select
 
 from app import storage
 from app.accounts.auth import Principal
-from app.datasets import checking, comparing, formats, rewriting, segments, service
+from app.datasets import formats, service
+from app.datasets.drafts import comparing, rewriting
 from app.datasets.files import drop
+from app.datasets.intake.upload import Upload, clear_abandoned, joined, partial
+from app.datasets.rows import segments
 from app.datasets.states import (
     FAILED,
     IMPORTING,
@@ -26,7 +29,7 @@ from app.datasets.states import (
     switch,
 )
 from app.datasets.tables import Dataset, DatasetEvent, DatasetIssue, DatasetVersion
-from app.datasets.upload import Upload, clear_abandoned, joined, partial
+from app.datasets.validation import checking
 from app.db import new_id, now
 from app.errors import N_, Invalid, NotFound
 from app.queue import transaction

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from app.datasets import browse
+from app.datasets.rows import browse
 from app.datasets.splits import Held, Holding, Leaks, row_key
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError

@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app import storage
-from app.datasets import segments, upload
+from app.datasets.intake import upload
+from app.datasets.rows import segments
 from tests.factories import make_dataset
 
 

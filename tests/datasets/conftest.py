@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.config import settings
-from app.datasets import importing
+from app.datasets.intake import importing
 from tests.datasets.files import many
 from tests.datasets.stand_in_hub import Hub, serving
 

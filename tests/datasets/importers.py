@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.datasets import importing, service, work
+from app.datasets import service, work
+from app.datasets.intake import importing
 from app.datasets.tables import DatasetVersion
 from app.db import now
 from tests.conftest import Client

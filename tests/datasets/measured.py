@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session
 from app import storage
 from app.accounts.tables import Workspace
 from app.config import ROOT, settings
-from app.datasets import segments
+from app.datasets.intake.upload import scratch
+from app.datasets.rows import segments
 from app.datasets.tables import DatasetMeasure, DatasetVersion
-from app.datasets.upload import scratch
 from app.models.tables import Model
 from app.queue import transaction
 from tests import factories

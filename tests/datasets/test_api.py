@@ -10,8 +10,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.config import settings
+from app.datasets.intake.upload import display_name
 from app.datasets.tables import Dataset, DatasetEvent, DatasetIssue, DatasetVersion
-from app.datasets.upload import display_name
 from tests.conftest import Client
 from tests.datasets.files import BAD, jsonl, many, row, stored
 
@@ -148,7 +148,7 @@ def test_a_refusal_says_where_and_why(api: Client) -> None:
 def test_too_many_bad_rows_refuse_the_file(
     api: Client, db: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.datasets.validate.MAX_ISSUES", 10)
+    monkeypatch.setattr("app.datasets.validation.validate.MAX_ISSUES", 10)
     answer = upload(api, many(5) + b"x\n" * 11)
     assert [answer.status_code, answer.json()["code"]] == [422, "file.too_many_errors"]
     nothing_left(db)

@@ -76,7 +76,7 @@ def test_a_search_goes_on_where_it_stopped(api: Client, monkeypatch: pytest.Monk
     assert [one["index"] for one in first["data"]] == [7, 70, 71, 72, 73]
     second = api.get(f"{rows}?q=answer 7&limit=5&offset={first['next_offset']}").json()
     assert [one["index"] for one in second["data"]] == [74, 75, 76, 77, 78]
-    monkeypatch.setattr("app.datasets.browse.SCAN_SECONDS", 0)
+    monkeypatch.setattr("app.datasets.rows.browse.SCAN_SECONDS", 0)
     seen, offset, more = [], 0, True
     while more:
         page = api.get(f"{rows}?q=answer 7&offset={offset}").json()
@@ -86,7 +86,7 @@ def test_a_search_goes_on_where_it_stopped(api: Client, monkeypatch: pytest.Monk
 
 
 def test_a_page_of_enormous_rows_is_cut_short(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.datasets.browse.PAGE_BYTES", 5000)
+    monkeypatch.setattr("app.datasets.rows.browse.PAGE_BYTES", 5000)
     made = upload(api, jsonl(*(row("x" * 2000) for _ in range(10)))).json()
     page = api.get(f"{URL}/{made['id']}/rows").json()
     assert [len(page["data"]), page["next_offset"], page["has_more"]] == [3, 3, True]

@@ -6,10 +6,11 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.datasets import browse, service, work
+from app.datasets import service, work
 from app.datasets.cleaning import run
 from app.datasets.cleaning.pipeline import Pipeline, Step, check, schema
 from app.datasets.cleaning.preview import difference, preview, sample
+from app.datasets.rows import browse
 from app.datasets.tables import DatasetIssue, DatasetVersion
 from app.errors import Invalid
 from tests.conftest import Client

@@ -4,13 +4,13 @@ import time
 
 import pytest
 
-from app.datasets import personal
 from app.datasets.cleaning import duplicates, edits, filters, privacy
 from app.datasets.cleaning.duplicates import Index
 from app.datasets.cleaning.filters import repeated
 from app.datasets.cleaning.operators import OPERATORS, TABLE
 from app.datasets.cleaning.passages import Passage, rewrite, texts, words
 from app.datasets.cleaning.pipeline import Pipeline, Runner, Step, check
+from app.datasets.rows import personal
 
 QIANFAN = (
     "remove_emoji remove_invisible_character replace_uniform_whitespace"

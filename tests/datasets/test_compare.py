@@ -9,8 +9,9 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
-from app.datasets import acts, comparing, differing, drafts, edits, finding, redraft, work
-from app.datasets.comparing import Difference
+from app.datasets import drafts, work
+from app.datasets.drafts import acts, comparing, differing, edits, finding, redraft
+from app.datasets.drafts.comparing import Difference
 from app.datasets.tables import DatasetComparison, DatasetVersion
 from app.errors import Conflict
 from tests.datasets.files import jsonl, many, row, stored

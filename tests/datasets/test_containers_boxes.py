@@ -10,8 +10,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from app.datasets import archives, containers, reader
-from app.datasets.containers import File
+from app.datasets import containers
+from app.datasets.containers import File, archives, reader
 from app.errors import Invalid
 from tests.datasets.boxes import xlsx, zipped
 from tests.datasets.files import jsonl

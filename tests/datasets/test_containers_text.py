@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from app.datasets import containers, reader
-from app.datasets.containers import File
+from app.datasets import containers
+from app.datasets.containers import File, reader
 from app.errors import DomainError, Invalid
 from tests.datasets.files import jsonl, row
 
@@ -228,7 +228,7 @@ def test_a_text_is_one_document(tmp_path: Path) -> None:
 
 
 def test_a_book_is_cut_at_blank_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.datasets.documents.DOCUMENT", 30)
+    monkeypatch.setattr("app.datasets.containers.documents.DOCUMENT", 30)
     text = "\n\n".join(f"{at} " + "word " * 5 for at in range(4)) + "\n" + "x" * 2000
     rows, _ = opened(tmp_path, "a.txt", text.encode(), most=1000)
     assert [line for line, _ in rows] == [1, 5, 8]
@@ -285,15 +285,15 @@ def test_long_headers_cannot_blow_up_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("patch", "value", "code"),
     [
-        ("app.datasets.limits.SECONDS", -1, "file.slow"),
-        ("app.datasets.limits.LEFT", 2**60, "disk_full"),
+        ("app.datasets.containers.limits.SECONDS", -1, "file.slow"),
+        ("app.datasets.containers.limits.LEFT", 2**60, "disk_full"),
         ("app.config.settings.max_upload_mb", 1, "file.unpacked"),
     ],
 )
 def test_time_and_room_are_limited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patch: str, value: int, code: str
 ) -> None:
-    monkeypatch.setattr("app.datasets.limits.BEAT", 0)
+    monkeypatch.setattr("app.datasets.containers.limits.BEAT", 0)
     monkeypatch.setattr(patch, value)
     data = gzip.compress(b"".join(jsonl(row(str(at))) for at in range(80_000)))
     path = tmp_path / "body"
@@ -304,7 +304,7 @@ def test_time_and_room_are_limited(
 
 
 def test_a_sign_of_life_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.datasets.limits.BEAT", 0)
+    monkeypatch.setattr("app.datasets.containers.limits.BEAT", 0)
     path = tmp_path / "body"
     path.write_bytes(gzip.compress(GOOD))
     beats: list[int] = []

@@ -10,10 +10,12 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.accounts.auth import Principal
-from app.datasets import acts, drafts, edits, finding, formats, rewriting, segments, work
-from app.datasets.replacing import Wanted
+from app.datasets import drafts, formats, work
+from app.datasets.drafts import acts, edits, finding, rewriting
+from app.datasets.drafts.replacing import Wanted
+from app.datasets.intake.upload import Upload, scratch
+from app.datasets.rows import segments
 from app.datasets.tables import DatasetVersion
-from app.datasets.upload import Upload, scratch
 from app.db import engine
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from tests.datasets.files import jsonl, many, row
@@ -227,7 +229,7 @@ def test_a_search_in_an_edited_draft_is_what_a_scan_finds(
     last = seen_pages[0].last
     assert last is not None
     assert drafts.page(found, offset=last, limit=7, q="answer 1").rows == seen_pages[-1].rows
-    monkeypatch.setattr("app.datasets.search.find", lambda *_: None)  # no facts: rows are read
+    monkeypatch.setattr("app.datasets.rows.search.find", lambda *_: None)  # no facts: rows are read
     assert drafts.page(found, offset=0, limit=1000, q="answer 1").rows == whole.rows
 
 

@@ -295,7 +295,7 @@ def test_a_new_draft_and_comparing(client: Client) -> None:
 
 
 def test_what_is_under_way_is_shown(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.datasets.rewriting.MOST_CHANGES", 3)
+    monkeypatch.setattr("app.datasets.drafts.rewriting.MOST_CHANGES", 3)
     path = uploaded(client, many(30))
     client.post(f"{path}/replace", data={"version": "1", "find": "answer", "replace": "x"})
     soup = page(client.get(path))

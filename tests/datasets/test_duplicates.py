@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from app.datasets import duplicates
-from app.datasets.duplicates import Hashes
+from app.datasets.rows import duplicates
+from app.datasets.rows.duplicates import Hashes
 
 
 def files(tmp_path: Path, counts: list[int], seed: int, width: int, at: int) -> list[Hashes]:

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.config import settings
-from app.datasets import hubs, importing
+from app.datasets.intake import hubs, importing
 from app.datasets.tables import DatasetVersion
 from tests.conftest import Client
 from tests.datasets.files import many

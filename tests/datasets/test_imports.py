@@ -8,7 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.config import settings
-from app.datasets import importing, work
+from app.datasets import work
+from app.datasets.intake import importing
 from app.datasets.tables import DatasetVersion
 from tests.conftest import Client
 from tests.datasets.files import many, stored

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.config import settings
-from app.datasets import incoming
+from app.datasets.intake import incoming
 from app.datasets.tables import DatasetUpload, DatasetVersion
 from app.db import now
 from app.queue import transaction

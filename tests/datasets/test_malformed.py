@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from app.accounts.auth import Principal
 from app.config import settings
 from app.datasets import work
+from app.datasets.intake.upload import Upload, scratch
 from app.datasets.tables import DatasetIssue, DatasetVersion
-from app.datasets.upload import Upload, scratch
 from app.db import engine
 from app.errors import DomainError
 from tests.datasets.files import stored

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from app.datasets import mapping
 from app.datasets.states import MAPPING
 from app.datasets.tables import DatasetVersion
+from app.datasets.validation import mapping
 from app.errors import Invalid
 from tests.conftest import Client
 from tests.datasets.test_routes import one, page, test_id

@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from app.datasets import formats, quick, segments, validate
+from app.datasets import formats
+from app.datasets.rows import segments
+from app.datasets.validation import quick, validate
 from tests.datasets.test_validate import plain
 
 TEXTS = [

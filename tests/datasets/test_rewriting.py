@@ -5,8 +5,9 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
-from app.datasets import acts, drafts, edits, redraft, rewriting, service, work
-from app.datasets.replacing import Wanted
+from app.datasets import drafts, service, work
+from app.datasets.drafts import acts, edits, redraft, rewriting
+from app.datasets.drafts.replacing import Wanted
 from app.datasets.tables import DatasetVersion, DraftAct
 from app.db import engine
 from app.errors import Conflict, Invalid
@@ -35,10 +36,10 @@ def finish(version: DatasetVersion) -> DatasetVersion:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments hold few rows, and everything counts as large."""
     monkeypatch.setattr("app.datasets.work.INLINE_BYTES", 0)
-    monkeypatch.setattr("app.datasets.validate.STEP_BYTES", 3000)
-    monkeypatch.setattr("app.datasets.validate.BATCH", 1000)
-    monkeypatch.setattr("app.datasets.rewriting.TAIL_ROWS", 0)
-    monkeypatch.setattr("app.datasets.rewriting.MOST_CHANGES", 3)
+    monkeypatch.setattr("app.datasets.validation.validate.STEP_BYTES", 3000)
+    monkeypatch.setattr("app.datasets.validation.validate.BATCH", 1000)
+    monkeypatch.setattr("app.datasets.drafts.rewriting.TAIL_ROWS", 0)
+    monkeypatch.setattr("app.datasets.drafts.rewriting.MOST_CHANGES", 3)
 
 
 # -- replacing ---------------------------------------------------------------------------

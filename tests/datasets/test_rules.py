@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.accounts.auth import Principal
-from app.datasets import browse, presets, service, work
+from app.datasets import presets, service, work
+from app.datasets.rows import browse
 from app.datasets.states import MOVES, switch
 from app.datasets.tables import Dataset, DatasetVersion
 from app.errors import Conflict, Forbidden, Invalid, NotFound

@@ -12,9 +12,11 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.accounts.auth import Principal
-from app.datasets import browse, checking, facts, matching, search, service, work
+from app.datasets import service, work
+from app.datasets.intake.upload import scratch
+from app.datasets.rows import browse, facts, search
 from app.datasets.tables import DatasetVersion
-from app.datasets.upload import scratch
+from app.datasets.validation import checking, matching
 from app.errors import Conflict, Invalid
 from tests.conftest import Client
 from tests.datasets.files import jsonl, row
@@ -62,8 +64,8 @@ def test_both_ways_find_the_same(
 ) -> None:
     """With Parquet or JSON beside the rows, and with neither."""
     monkeypatch.setattr(facts, "FEW", few)
-    monkeypatch.setattr("app.datasets.validate.STEP_BYTES", 20_000)
-    monkeypatch.setattr("app.datasets.validate.BATCH", 10_000)
+    monkeypatch.setattr("app.datasets.validation.validate.STEP_BYTES", 20_000)
+    monkeypatch.setattr("app.datasets.validation.validate.BATCH", 10_000)
     made = work.take(who, upload(jsonl(*rows(1, 250))))
     assert len(made.segments) > 1
     page = browse.page(made, offset=0, limit=7, **filters)
@@ -98,8 +100,8 @@ def test_duplicates(db: Session, who: Principal, monkeypatch: pytest.MonkeyPatch
     same = orjson.dumps(row("same", "x"))
     spaced = b'{"messages" : [ {"content": "same", "role":"user"},{"role":"assistant","content":"\\u0078"} ]}'
     lines = [same, b"nonsense", jsonl(row("other")).strip(), spaced, b"", same]
-    monkeypatch.setattr("app.datasets.validate.STEP_BYTES", 1)
-    monkeypatch.setattr("app.datasets.validate.BATCH", 150)
+    monkeypatch.setattr("app.datasets.validation.validate.STEP_BYTES", 1)
+    monkeypatch.setattr("app.datasets.validation.validate.BATCH", 150)
     made = work.take(who, upload(b"\n".join(lines)))
     assert [made.rows, made.error_count, made.warning_count] == [4, 1, 2]
     issues = service.issues(db, made.id, level="warning")

@@ -5,7 +5,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from app.datasets import segments
+from app.datasets.rows import segments
 
 
 def rows(count: int) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.config import ROOT
-from app.datasets import tokens
+from app.datasets.measures import tokens
 from app.errors import Invalid
 from app.models import vocabulary
 from tests.conftest import Client, sign_in

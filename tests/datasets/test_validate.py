@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.datasets import reader, segments, validate
-from app.datasets.containers import Source
-from app.datasets.validate import Issue
+from app.datasets.containers import Source, reader
+from app.datasets.rows import segments
+from app.datasets.validation import validate
+from app.datasets.validation.validate import Issue
 from app.errors import Invalid
 
 MIB = 2**20
@@ -234,7 +235,7 @@ def test_arrays_do_not_depend_on_where_chunks_end(
     data = json.dumps(rows, indent=1).encode()
     expected = check(tmp_path, data)
     for chunk in range(1, 40):
-        monkeypatch.setattr("app.datasets.reader.CHUNK", chunk)
+        monkeypatch.setattr("app.datasets.containers.reader.CHUNK", chunk)
         made = check(tmp_path, data)
         assert made[0] == expected[0]
         assert made[1] == []
@@ -281,8 +282,8 @@ def test_no_row_is_lost_and_stretches_do_not_matter(
         told += [issue.line for issue in issues if issue.level == "error"]
         filled = [at for at, line in enumerate(lines, start=1) if line.strip(b" \t\r\n")]
         assert sorted(told) == filled
-    monkeypatch.setattr("app.datasets.validate.STEP_BYTES", 300)
-    monkeypatch.setattr("app.datasets.validate.BATCH", 128)
+    monkeypatch.setattr("app.datasets.validation.validate.STEP_BYTES", 300)
+    monkeypatch.setattr("app.datasets.validation.validate.BATCH", 128)
     assert check(tmp_path, data, most=4096) == expected
     assert cursor.format in ("", "messages", "alpaca")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.datasets import personal, warnings
+from app.datasets.rows import personal, warnings
 
 CLEAN = [
     "数据集里的每一行都会被检查，然后才能进入训练。涓涓细流，终成江海；鄂伦春、锛子也是词。",

@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.accounts.auth import Principal
-from app.datasets import browse, service, work
-from app.datasets.checking import Turn
+from app.datasets import service, work
+from app.datasets.intake.upload import Upload, scratch
+from app.datasets.rows import browse
 from app.datasets.tables import Dataset, DatasetVersion
-from app.datasets.upload import Upload, scratch
+from app.datasets.validation.checking import Turn
 from app.db import now
 from app.errors import Conflict
 from tests.datasets.files import BAD, many, stored
@@ -40,8 +41,8 @@ def who(db: Session) -> Principal:
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything counts as large, and a stretch is short."""
     monkeypatch.setattr("app.datasets.work.INLINE_BYTES", 0)
-    monkeypatch.setattr("app.datasets.validate.STEP_BYTES", 6000)
-    monkeypatch.setattr("app.datasets.validate.BATCH", 1000)
+    monkeypatch.setattr("app.datasets.validation.validate.STEP_BYTES", 6000)
+    monkeypatch.setattr("app.datasets.validation.validate.BATCH", 1000)
 
 
 def upload(data: bytes, name: str = "reviews") -> Upload:

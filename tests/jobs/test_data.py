@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app import storage
 from app.accounts.auth import Principal
 from app.accounts.tables import Workspace
-from app.datasets import segments
+from app.datasets.rows import segments
 from app.datasets.tables import DatasetMeasure, DatasetPin, DatasetVersion
 from app.errors import Conflict, Invalid, NotFound
 from app.jobs import data, estimates, leaks, runs, service

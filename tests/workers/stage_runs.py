@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app.config import ROOT, settings
-from app.datasets import segments
+from app.datasets.rows import segments
 
 ENV = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 

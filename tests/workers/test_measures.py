@@ -10,7 +10,8 @@ import pytest
 from app import storage
 from app.accounts.auth import Principal
 from app.config import settings
-from app.datasets import drafts, edits, measures
+from app.datasets import drafts, measures
+from app.datasets.drafts import edits
 from app.datasets.tables import Dataset, DatasetMeasure, DatasetVersion
 from app.db import now
 from app.queue import transaction

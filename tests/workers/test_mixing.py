@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from app import storage
-from app.datasets import segments, splits
+from app.datasets import splits
+from app.datasets.rows import segments
 from app.jobs import runs
 from app.jobs.spec import RunSpec
 from tests import factories

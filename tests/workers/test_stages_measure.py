@@ -12,8 +12,9 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from app.config import ROOT, settings
-from app.datasets import histograms, segments
-from app.datasets.languages import language
+from app.datasets.measures import histograms
+from app.datasets.rows import segments
+from app.datasets.rows.languages import language
 from app.models import marking, vocabulary
 from tests.models.chat_templates import CHATML, HEADERS, INSTRUCTIONS, REASONING
 from tests.workers.stage_runs import chat, reviews

@@ -18,8 +18,9 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from app.datasets import histograms, segments
-from app.datasets.languages import language
+from app.datasets.measures import histograms
+from app.datasets.rows import segments
+from app.datasets.rows.languages import language
 from app.errors import N_
 from app.models import vocabulary
 from app.models.chat_template import SECONDS

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from app.datasets import segments
+from app.datasets.rows import segments
 from app.datasets.splits import Held, Holding, Leaks, Row, prompt_mark, row_key, row_mark
 from app.errors import N_
 from app.jobs import mixing

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from app.datasets import segments
+from app.datasets.rows import segments
 from app.jobs.spec import Hyperparameters, RunSpec
 from workers.starter import corpus, samples, tokenizer
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from app.datasets.languages import language
+from app.datasets.rows.languages import language
 
 Row = dict[str, Any]
 Edit = Callable[[str], str]

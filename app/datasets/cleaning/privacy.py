@@ -1,6 +1,6 @@
 """Personal data replaced by what kind of data it was: <EMAIL>, <PHONE>, …"""
 
-from app.datasets import personal
+from app.datasets.rows import personal
 
 
 def masked(text: str, kind: str) -> str:

@@ -23,13 +23,14 @@ from sqlalchemy.orm import Session
 from app import storage
 from app.accounts.auth import Principal
 from app.config import settings
-from app.datasets import drafts, segments, service, work
+from app.datasets import drafts, service, work
 from app.datasets.cleaning import duplicates
 from app.datasets.cleaning.duplicates import Index
 from app.datasets.cleaning.filters import Score
 from app.datasets.cleaning.operators import OPERATORS
 from app.datasets.cleaning.pipeline import Outcome, Pipeline, Runner, check
 from app.datasets.files import drop, room
+from app.datasets.rows import segments
 from app.datasets.states import DRAFT, FAILED, IMPORTING, PUBLISHED, switch
 from app.datasets.tables import DatasetIssue, DatasetVersion
 from app.db import new_id, now

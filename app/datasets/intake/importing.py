@@ -1,0 +1,330 @@
+"""Imports: a version's files fetched from an address or from a hub's repository, then validated.
+
+The version is `importing` meanwhile. Its recipe says what is fetched; its cursor, how far that is:
+`{files: [{name, url, size, sha256, validator}], at, received, total, best, tries, waits}`. The
+bytes lie in `settings.uploads` until all are here, and the sizes on disk are the truth: whoever
+takes the next stretch goes on from there with Range, where the server can prove that it still
+has the same file, and starts over where it cannot.
+"""
+
+import copy
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app import addresses, fetching, storage
+from app.config import settings
+from app.datasets import service, work
+from app.datasets.intake import hubs
+from app.datasets.intake.upload import MAX_FILES, disk_full, display_name, joined, part, partial
+from app.datasets.states import FAILED, IMPORTING, VALIDATING, switch
+from app.datasets.tables import DatasetVersion
+from app.db import now
+from app.errors import N_, DomainError, Invalid, Unavailable
+from app.queue import transaction
+
+log = structlog.get_logger()
+
+STRETCH = 5.0  # seconds, after which a fetch that can be taken up again lets others have a turn
+LONGEST = 600.0  # seconds for one answer, from servers that cannot take up again
+BEAT = 1.0  # seconds between two looks at whether anybody still wants it
+WAIT = (2, 5, 15, 30, 60)  # seconds before the second try without a new byte, the third ...
+
+
+class Stopped(Exception):
+    """Nobody wants it any more, or somebody else is at it."""
+
+
+def import_version(version_id: str) -> None:
+    """One stretch of an import: the body of the task `workers.import_dataset`.
+
+    One at a time on a machine, so that its worker has a slot left for what is quick.
+    """
+    with alone(settings.uploads / "importing") as ours:
+        one = work.claim(version_id, IMPORTING) if ours else None
+        if one is None:
+            return
+        partial(one.id).mkdir(exist_ok=True, mode=0o700)
+        stretch = Stretch(one, dict(one.cursor), time.monotonic() + STRETCH)
+        try:
+            if stretch.go():
+                stretch.finish()
+        except Stopped:
+            log.info("an import was stopped", version=one.id)
+        except Unavailable as error:  # also Interrupted
+            stretch.rest(error)
+        except DomainError as error:
+            stretch.fail(error)
+    with transaction() as db:
+        nudge_next(db)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[bool]:
+    """Whether nobody else on this machine is here; nobody comes while this lasts."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = True
+    except BlockingIOError:
+        ours = False
+    try:
+        yield ours
+    finally:
+        os.close(handle)
+
+
+@dataclass
+class Stretch:
+    """The version as it was claimed, its cursor as it now is, and when others may go on."""
+
+    one: DatasetVersion
+    cursor: dict[str, Any]
+    until: float  # on the monotonic clock
+    beaten: float = 0.0
+
+    @property
+    def directory(self) -> Path:
+        return partial(self.one.id)
+
+    # -- fetching
+
+    def go(self) -> bool:
+        """Fetch until all is here, or the time is over: False. Raises DomainError or Stopped."""
+        with suppress(FileNotFoundError):
+            storage.fetch(self.one.upload)  # only what comes after was not done
+            return True
+        if "files" not in self.cursor:
+            self.cursor |= listed(self.one.recipe)
+            self.save()
+        for number, file in enumerate(self.cursor["files"]):
+            path = self.directory / part(number)
+            have = path.stat().st_size if path.exists() else 0
+            if have and have == file.get("done"):
+                continue
+            self.cursor["at"] = number
+            if not self.fetch(file, path, have):
+                self.cursor["turn"] = now().isoformat()
+                self.save(claimed_at=None, attempts=0)
+                return False
+            file["done"] = path.stat().st_size
+            self.save()
+        return True
+
+    def fetch(self, file: dict[str, Any], path: Path, have: int) -> bool:
+        """One file, from where it stands. False if it is to be gone on with later."""
+        if not have or have != file.get("size"):
+            proven = file.get("validator") or file.get("sha256")
+            with fetching.stream(
+                file["url"],
+                limit=settings.max_upload_mb * 2**20 - (self.received() - have),
+                seconds=LONGEST,
+                offset=have if proven else 0,  # or nothing would say that the rest belongs to it
+                validator=file.get("validator", ""),
+                allow=allowed(self.one.recipe),
+            ) as answer:
+                self.heed(file, answer)
+                if not self.pour(answer, path):
+                    return False
+        if file["size"] not in (None, path.stat().st_size):
+            raise addresses.Interrupted(
+                N_("The file came shorter than announced."), code="file.cut"
+            )
+        if file.get("sha256") and self.digest(path) != file["sha256"]:
+            path.unlink()
+            raise addresses.Interrupted(
+                N_("“%(name)s” did not come as the hub describes it."),
+                code="import.damaged",
+                name=file["name"],
+            )
+        return True
+
+    def heed(self, file: dict[str, Any], answer: fetching.Answer) -> None:
+        """What the server says of the file."""
+        by_address = self.one.recipe["from"] == "url"
+        if by_address and answer.headers.get("content-type", "").startswith("text/html"):
+            raise addresses.Refused(
+                N_("There is a web page at this address, not a file of data."), code="address.page"
+            )
+        file["name"] = file["name"] or display_name(answer.name) or "data"
+        file["size"] = answer.size if answer.size is not None else file.get("size")
+        file["validator"] = answer.validator if answer.resumable else ""
+        if by_address:
+            self.cursor["total"] = answer.size
+
+    def pour(self, answer: fetching.Answer, path: Path) -> bool:
+        """Write what comes. False if the time was over before the end, and it can be gone on."""
+        with path.open("ab") as file:
+            file.truncate(answer.offset)
+            try:
+                for chunk in answer.chunks:
+                    file.write(chunk)
+                    over = time.monotonic() > self.until
+                    if self.beat() and over and answer.validator and answer.resumable:
+                        return False
+                file.flush()
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                raise disk_full() from None
+        return True
+
+    def digest(self, path: Path) -> str:
+        found = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                found.update(block)
+                self.beat()
+        return found.hexdigest()
+
+    def received(self) -> int:
+        """Bytes that are here, of all files."""
+        return sum(path.stat().st_size for path in self.directory.iterdir())
+
+    # -- saying so
+
+    def beat(self) -> bool:
+        """Now and then, say how far it is. True if it was time to."""
+        if time.monotonic() < self.beaten + BEAT:
+            return False
+        self.save()
+        return True
+
+    def save(self, **columns: Any) -> None:
+        """Write the cursor and keep the claim. Raises Stopped if the version is not ours now."""
+        self.beaten = time.monotonic()
+        if self.count():
+            columns.setdefault("attempts", 1)
+        with transaction() as db:
+            one = self.ours(db)
+            one.cursor = copy.deepcopy(self.cursor)
+            one.claimed_at = now()
+            for name, value in columns.items():
+                setattr(one, name, value)
+        self.one = one
+
+    def count(self) -> bool:
+        """Whether there is more than ever before; if so, what failed until now is forgotten."""
+        got = self.cursor["received"] = self.received()
+        if got <= self.cursor.get("best", 0):
+            return False
+        self.cursor |= {"best": got, "tries": 0, "waits": None}
+        return True
+
+    def ours(self, db: Session, *, claimed: bool = True) -> DatasetVersion:
+        """The version, locked. Raises Stopped."""
+        one = db.get(DatasetVersion, self.one.id, with_for_update=True)
+        if one is None or one.status != IMPORTING:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise Stopped
+        if (
+            claimed and one.claimed_at != self.one.claimed_at
+        ):  # silent for too long, so somebody else took it
+            raise Stopped
+        return one
+
+    def rest(self, error: DomainError) -> None:
+        """Wait before the next try. The last try's error is the version's."""
+        self.count()
+        tries = self.cursor.get("tries", 0) + 1
+        log.info("an import was interrupted", version=self.one.id, code=error.code, tries=tries)
+        if tries > len(WAIT):
+            self.fail(error)
+            return
+        waits = {"message": error.message, "params": error.params}
+        self.cursor |= {"tries": tries, "waits": waits}
+        later = now() - service.STALE + timedelta(seconds=WAIT[tries - 1])
+        with suppress(Stopped), transaction() as db:
+            one = self.ours(db)
+            one.cursor, one.claimed_at, one.attempts = copy.deepcopy(self.cursor), later, 0
+
+    def fail(self, error: DomainError) -> None:
+        with suppress(Stopped), transaction() as db:
+            why = {"code": error.code, "message": error.message, "params": error.params}
+            switch(db, self.ours(db), FAILED, error=why)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def finish(self) -> None:
+        """What was fetched is now an upload like any other: to be validated."""
+        files = [{"name": file["name"], "bytes": file["done"]} for file in self.cursor["files"]]
+        if not all(file["bytes"] for file in files):
+            raise Invalid(N_("The file is empty."), code="file.empty")
+        if (self.directory / part(0)).exists():
+            storage.move(self.directory, self.one.upload)
+        try:
+            with transaction() as db:
+                one = self.ours(db, claimed=False)  # it may have taken long, but it is all there
+                switch(db, one, VALIDATING)
+                one.cursor = {}
+                one.files, one.file_name = files, joined(files)
+                one.bytes = sum(file["bytes"] for file in files)
+                if "commit" in self.cursor:
+                    one.recipe = one.recipe | {
+                        "commit": self.cursor["commit"],
+                        "files": [file["name"] for file in files],
+                    }
+                service.nudge(db, one)
+        except Stopped:
+            storage.delete(self.one.upload)
+            raise
+
+
+def nudge_next(db: Session) -> None:
+    """Whoever has waited longest for a turn."""
+    query = select(DatasetVersion).where(
+        DatasetVersion.status == IMPORTING,
+        DatasetVersion.claimed_at.is_(None),
+        DatasetVersion.recipe["made"].astext == "import",
+    )
+    turn = func.coalesce(DatasetVersion.cursor["turn"].astext, "")
+    if one := db.scalar(query.order_by(turn, DatasetVersion.created_at).limit(1)):
+        service.nudge(db, one)
+
+
+def allowed(recipe: dict[str, Any]) -> tuple[str, ...]:
+    """Where this may connect to besides public addresses: to the hub that an admin named."""
+    return () if recipe["from"] == "url" else hubs.endpoint(recipe["from"])[1]
+
+
+def listed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What of a hub's repository is to be fetched, as a cursor. Raises DomainError."""
+    listing = hubs.look(recipe["from"], recipe["repository"], recipe["revision"])
+    files = hubs.chosen(listing, recipe["files"])
+    if len(files) > MAX_FILES:
+        raise Invalid(
+            N_("These are %(count)s files. Choose %(most)s of them at most."),
+            code="file.many",
+            count=len(files),
+            most=MAX_FILES,
+        )
+    total = sum(file.size or 0 for file in files)
+    if total > settings.max_upload_mb * 2**20:
+        raise fetching.too_large(settings.max_upload_mb * 2**20)
+    return {
+        "commit": listing.commit,
+        "total": total,
+        "at": 0,
+        "files": [
+            {
+                "name": file.path,
+                "url": hubs.address(listing, file),
+                "size": file.size,
+                "sha256": file.sha256,
+            }
+            for file in files
+        ],
+    }
