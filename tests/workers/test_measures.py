@@ -16,7 +16,7 @@ from app.datasets.tables import Dataset, DatasetMeasure, DatasetVersion
 from app.db import now
 from app.queue import transaction
 from tests import factories
-from tests.datasets.measured import dataset, starter
+from tests.datasets.measures.measured import dataset, starter
 from tests.workers.stage_runs import chat
 from tests.workers.test_stages_measure import conversations, model, stored
 from workers import measures as node

@@ -8,8 +8,8 @@ from typing import Any
 
 import duckdb
 
-from tests.datasets.boxes import xlsx
-from tests.datasets.malformed_rows import Made, mutated, random_bytes
+from tests.datasets.containers.boxes import xlsx
+from tests.datasets.containers.malformed_rows import Made, mutated, random_bytes
 
 
 def bad_csv(pick: random.Random) -> Made:

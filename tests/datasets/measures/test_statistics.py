@@ -12,7 +12,7 @@ from app.datasets.tables import DatasetMeasure, DatasetVersion
 from app.queue import transaction
 from tests.conftest import Client, sign_in
 from tests.datasets.files import row
-from tests.datasets.measured import be_the_node, dataset, starter
+from tests.datasets.measures.measured import be_the_node, dataset, starter
 from tests.datasets.test_routes import one, page, test_id
 from tests.factories import make_dataset, make_membership, make_user, make_workspace
 

@@ -14,7 +14,7 @@ from app.errors import Invalid
 from app.models import vocabulary
 from tests.conftest import Client, sign_in
 from tests.datasets.files import row
-from tests.datasets.measured import dataset, starter
+from tests.datasets.measures.measured import dataset, starter
 from tests.datasets.test_routes import one, page, test_id
 from tests.models.chat_templates import CHATML, HEADERS, INSTRUCTIONS, REASONING
 from tests.models.test_chat_template import CALL, RESULT, SYSTEM, TOOLS, answer, user

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.datasets import formats
-from tests.datasets.test_formats import kept, refused
+from tests.datasets.formats.test_formats import kept, refused
 
 
 @pytest.mark.parametrize(

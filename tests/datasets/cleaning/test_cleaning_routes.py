@@ -11,7 +11,7 @@ from app.datasets.cleaning import run
 from app.datasets.tables import DatasetVersion
 from app.db import now
 from tests.conftest import Client
-from tests.datasets.cleaned import rows, version_of
+from tests.datasets.cleaning.cleaned import rows, version_of
 
 
 @pytest.fixture

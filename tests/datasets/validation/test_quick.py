@@ -11,7 +11,7 @@ import pytest
 from app.datasets import formats
 from app.datasets.rows import segments
 from app.datasets.validation import quick, validate
-from tests.datasets.test_validate import plain
+from tests.datasets.validation.test_validate import plain
 
 TEXTS = [
     "a", "问题", "", " ", "\n\t", "\u3000", "\u200b", "a\0b", "é", "\x7f", "\x1f", "\u2028", "😀",

@@ -14,7 +14,7 @@ from app.datasets.rows import browse
 from app.datasets.tables import DatasetIssue, DatasetVersion
 from app.errors import Invalid
 from tests.conftest import Client
-from tests.datasets.cleaned import rows, version_of
+from tests.datasets.cleaning.cleaned import rows, version_of
 from tests.factories import make_dataset, make_model, make_workspace
 
 DEDUP = {"operator": "deduplication_exact"}

@@ -13,9 +13,9 @@ from typing import Any
 
 import zstandard
 
-from tests.datasets.boxes import xlsx, zipped
+from tests.datasets.containers.boxes import xlsx, zipped
+from tests.datasets.containers.malformed_rows import MIB, Made, good_line, lines_of, mutated
 from tests.datasets.files import jsonl, row
-from tests.datasets.malformed_rows import MIB, Made, good_line, lines_of, mutated
 
 
 def packers() -> dict[str, Callable[[bytes], bytes]]:

@@ -7,7 +7,7 @@ import pytest
 
 from app.datasets import formats
 from app.datasets.formats.remarks import remarks
-from tests.datasets.test_formats import BOT, CALL, CALLS, SYSTEM, TOLD, USER, kept, refused
+from tests.datasets.formats.test_formats import BOT, CALL, CALLS, SYSTEM, TOLD, USER, kept, refused
 
 ASK = {"from": "human", "value": "你好"}
 SAY = {"from": "gpt", "value": "您好！"}

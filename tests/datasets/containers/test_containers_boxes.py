@@ -13,7 +13,7 @@ import pytest
 from app.datasets import containers
 from app.datasets.containers import File, archives, reader
 from app.errors import Invalid
-from tests.datasets.boxes import xlsx, zipped
+from tests.datasets.containers.boxes import xlsx, zipped
 from tests.datasets.files import jsonl
 
 MIB = 2**20

@@ -16,9 +16,9 @@ from app.datasets.intake.upload import Upload, scratch
 from app.datasets.tables import DatasetIssue, DatasetVersion
 from app.db import engine
 from app.errors import DomainError
+from tests.datasets.containers.malformed import Case, cases
+from tests.datasets.containers.malformed_rows import GIB, long_line
 from tests.datasets.files import stored
-from tests.datasets.malformed import Case, cases
-from tests.datasets.malformed_rows import GIB, long_line
 from tests.factories import make_user, make_workspace
 
 SEED = 20261121

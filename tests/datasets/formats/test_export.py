@@ -17,7 +17,7 @@ from app.datasets.formats import BadRow
 from app.datasets.formats.export import ANY_ROW, CSV_COLUMNS, EXPORTS, write
 from app.datasets.rows import segments
 from tests.conftest import Client
-from tests.datasets.test_formats import BOT, CALL, CALLS, SYSTEM, TOLD, USER
+from tests.datasets.formats.test_formats import BOT, CALL, CALLS, SYSTEM, TOLD, USER
 from tests.datasets.test_routes import one, page, test_id
 from tests.factories import make_dataset
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.datasets.malformed_boxes import (
+from tests.datasets.containers.malformed_boxes import (
     bomb,
     link,
     lying_zip,
@@ -21,7 +21,7 @@ from tests.datasets.malformed_boxes import (
     slip,
     strange_info,
 )  # fmt: skip
-from tests.datasets.malformed_rows import (
+from tests.datasets.containers.malformed_rows import (
     Made,
     a_long_line,
     bad_array,
@@ -35,7 +35,7 @@ from tests.datasets.malformed_rows import (
     other_types,
     random_bytes,
 )  # fmt: skip
-from tests.datasets.malformed_tables import (
+from tests.datasets.containers.malformed_tables import (
     bad_book,
     bad_csv,
     book,

@@ -13,8 +13,8 @@ from app.datasets.intake import importing
 from app.datasets.tables import DatasetVersion
 from tests.conftest import Client
 from tests.datasets.files import many, stored
-from tests.datasets.importers import SLOW, URL, begin, failed, finish, fresh, nudges, rested
-from tests.datasets.stand_in_hub import Hub
+from tests.datasets.intake.importers import SLOW, URL, begin, failed, finish, fresh, nudges, rested
+from tests.datasets.intake.stand_in_hub import Hub
 from tests.datasets.test_routes import one as one_of
 from tests.datasets.test_routes import page, test_id
 
