@@ -45,6 +45,16 @@ def plan(
 ) -> Plan:
     """Raises NotFound (no such model) and Invalid (what was asked for cannot be)."""
     model = models.get(db, workspace_id, model_id)
+    if model.scores:
+        raise Invalid(
+            N_(
+                "%(name)s is a reward model: it scores answers and writes none, so it cannot be"
+                " deployed for chat. Download it to use it in a training of your own."
+            ),
+            code="reward_model",
+            field="model",
+            name=model.name,
+        )
     adapter = model.kind == "adapter"
     base = db.get_one(Model, model.base_id) if adapter else model
     chosen, why_not_vllm = choose_engine(db, engine)

@@ -7,11 +7,20 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal, requires
-from app.jobs import estimates, history, leaks, service, stream, waiting
-from app.jobs.schemas import JobCreate, JobOut, Jobs, MergeCreate, Metrics, PreviewOut
-from app.jobs.spec import Hyperparameters
+from app.jobs import estimates, history, leaks, methods, service, stream, waiting
+from app.jobs.schemas import (
+    JobCreate,
+    JobOut,
+    Jobs,
+    MergeCreate,
+    Metrics,
+    PreviewOut,
+    TuningMethod,
+    TuningStage,
+)
 from app.jobs.states import FINAL, State
 from app.jobs.tables import Job
+from app.models import service as models
 from app.queue import Db, transaction
 
 router = APIRouter(tags=["jobs"])
@@ -62,9 +71,18 @@ def list_jobs(
 
 
 @router.get(f"{BASE}/schema", name="api:jobs:schema")
-def schema(_who: Reader) -> dict[str, Any]:
-    """JSON Schema of `hyperparameters`: every field with its range, default and meaning."""
-    return Hyperparameters.model_json_schema()
+def schema(
+    who: Reader,
+    db: Db,
+    stage: TuningStage = "sft",
+    method: TuningMethod = "lora",
+    model: Annotated[str, Query(max_length=200)] = "",
+) -> dict[str, Any]:
+    """JSON Schema of `hyperparameters`: the fields that mean something to a stage and a method,
+    with range, meaning, and the default that they have there, and for `model` if one is named.
+    """
+    context = models.get(db, who.workspace_id, model).context_length if model else 0
+    return methods.schema(stage, method, context)
 
 
 @router.get(f"{BASE}/{{job_id}}", name="api:jobs:get")

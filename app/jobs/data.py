@@ -14,11 +14,12 @@ from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, DomainError, Invalid
 from app.jobs import mixing
+from app.jobs.methods import KINDS
 from app.jobs.mixing import Amount
 from app.jobs.spec import Split
 from app.jobs.tables import Job
 
-KINDS = {"sft": "sft"}  # stage → kind of row that it trains on
+ALSO = {("pretrain", "sft")}  # conversations are texts as well, once the template has them
 ROWS = {
     "sft": N_("conversations"),
     "pretrain": N_("plain texts"),
@@ -165,8 +166,8 @@ def find(
     except DomainError as error:
         error.field = field
         raise
-    kind = KINDS.get(stage, stage)
-    if version.kind != kind:
+    kind = KINDS[stage]
+    if version.kind != kind and (stage, version.kind) not in ALSO:
         raise Invalid(
             N_("“%(name)s” holds %(found)s, and this training needs %(wanted)s."),
             code="wrong_kind",

@@ -11,8 +11,8 @@ from app.accounts.auth import Principal, requires
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError
-from app.jobs import estimates, history, leaks, service, stream, view
-from app.jobs.data import KINDS, Data, form_values
+from app.jobs import estimates, history, leaks, methods, service, stream, view
+from app.jobs.data import ALSO, ROWS, Data, form_values
 from app.jobs.schemas import AUTO, DATASETS, NAME, JobForm, more_of
 from app.jobs.states import FINAL, MOVES
 from app.models import service as models
@@ -98,6 +98,7 @@ def create(
             return redirect(request, "jobs:detail", job_id=job.id)
         except DomainError as error:
             db.rollback()
+            error.field = (error.field or "").removeprefix("hyperparameters.") or None
             form.refuse(error)
     return form_page(request, who, db, dict(form.values), form)
 
@@ -110,13 +111,22 @@ def form_page(
     form: Parsed[JobForm] | None = None,
 ) -> Response:
     choices = models.visible(db, who.workspace_id)
-    data = offered(db, who)
-    for version in data:
+    published = datasets.list_published(db, who.workspace_id)
+    for version in published:
         if values.get("dataset") == version.dataset_id:
             values["dataset"] = version.id
     for model in choices:
         if values.get("model") == model.name:
             values["model"] = model.id
+    stages = methods.offered(service.kinds(db) or methods.EVERYWHERE)
+    stage = str(values.get("stage") or stage_for(published, values.get("dataset")))
+    stage = stage if stage in stages else next(iter(stages))
+    method = str(values.get("method"))
+    method = method if method in stages[stage] else stages[stage][0]
+    data = [version for version in published if version.kind in kinds_of(stage)]
+    values |= {"stage": stage, "method": method}
+    if form is None and values.get("dataset") not in {version.id for version in data}:
+        values["dataset"] = ""  # of another stage
     return render(
         request,
         "jobs/new.html",
@@ -126,16 +136,26 @@ def form_page(
         models=choices,
         datasets=data,
         more=mix_lines(values),
-        fields=view.form_fields(),
+        stages={name: (methods.STAGES[name], methods.ABOUT_STAGE[name]) for name in stages},
+        methods={
+            name: (methods.METHODS[name], methods.ABOUT_METHOD[name]) for name in stages[stage]
+        },
+        rows=ROWS[methods.KINDS[stage]],
+        fields=view.form_fields(stage, method),
         basic=view.BASIC,
         **guess(request, db, who, values),
     )
 
 
-def offered(db: Db, who: Principal) -> list[DatasetVersion]:
-    """The datasets that can be tuned on."""
-    found = datasets.list_published(db, who.workspace_id)
-    return [version for version in found if version.kind == KINDS["sft"]]
+def kinds_of(stage: str) -> set[str]:
+    """The kinds of rows that a stage can learn from."""
+    return {kind for name, kind in {*methods.KINDS.items(), *ALSO} if name == stage}
+
+
+def stage_for(published: list[DatasetVersion], chosen: Any) -> str:
+    """What a chosen dataset is for; conversations, if none is."""
+    kind = next((version.kind for version in published if version.id == chosen), "sft")
+    return next(stage for stage, wanted in methods.KINDS.items() if wanted == kind)
 
 
 def mix_lines(values: dict[str, Any]) -> list[dict[str, Any]]:
@@ -159,7 +179,10 @@ def mix_line(request: Request, who: Writer, db: Db) -> Response:
     row = {"number": max(taken, default=0) + 1, "dataset": "", "amount": 1, "by": "multiplier"}
     if len(taken) >= DATASETS - 1:
         return Response(status_code=204)
-    return render(request, "jobs/mix_line.html", row=row, datasets=offered(db, who))
+    kinds = kinds_of(request.query_params.get("stage", "sft"))
+    published = datasets.list_published(db, who.workspace_id)
+    data = [version for version in published if version.kind in kinds]
+    return render(request, "jobs/mix_line.html", row=row, datasets=data)
 
 
 @router.get("/estimate", name="jobs:estimate")

@@ -3,24 +3,28 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from app.jobs import data
+from app.jobs import data, methods
 from app.jobs.estimates import Preview
 from app.jobs.leaks import Found
-from app.jobs.spec import Hyperparameters, Split, complete
+from app.jobs.spec import Hyperparameters, Split
 from app.jobs.tables import Job
 
 NAME = 64  # characters
 AUTO = "auto"  # validation on rows held back
 DATASETS = 20  # in one mix
+TuningStage = Literal["sft", "pretrain", "dpo", "kto", "orpo", "reward"]
+TuningMethod = Literal["lora", "qlora", "freeze", "full"]
 
 
-def defaults_of(method: Any) -> dict[str, Any]:
-    """Every hyperparameter as it is when left out; the learning rate depends on the method."""
-    return complete("full" if method == "full" else "lora", {}).model_dump()
+def defaults(stage: Any, method: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the hyperparameters, those that a stage and a method have of their own."""
+    return methods.defaults(
+        str(stage or "sft"), str(method or "lora"), dpo_loss=given.get("dpo_loss")
+    )
 
 
 class MixItem(BaseModel):
@@ -57,8 +61,8 @@ class JobCreate(BaseModel):
     drop_leaks: bool = Field(
         False, description="Leave out validation rows that stand in the training data too."
     )
-    stage: Literal["sft"] = "sft"
-    method: Literal["lora", "full"] = "lora"
+    stage: TuningStage = "sft"
+    method: TuningMethod = "lora"
     hyperparameters: Hyperparameters = Hyperparameters()
 
     @field_validator("name")
@@ -74,7 +78,8 @@ class JobCreate(BaseModel):
         given = data.get("hyperparameters") or {}
         if not isinstance(given, dict):
             return data
-        return data | {"hyperparameters": defaults_of(data.get("method")) | given}
+        usual = defaults(data.get("stage"), data.get("method"), given)
+        return data | {"hyperparameters": usual | given}
 
 
 class JobForm(Hyperparameters):
@@ -93,7 +98,8 @@ class JobForm(Hyperparameters):
     split_most: int = Field(1000, ge=1, le=100_000)
     split_seed: int = Field(42, ge=0, lt=2**32)
     drop_leaks: bool = False
-    method: Literal["lora", "full"] = "lora"
+    stage: TuningStage = "sft"
+    method: TuningMethod = "lora"
 
     @model_validator(mode="before")
     @classmethod
@@ -109,10 +115,14 @@ class JobForm(Hyperparameters):
             by = "share" if typed.get(f"by-{number}") == "share" else "multiplier"
             amount = typed.get(f"amount-{number}", "" if by == "share" else 1)
             items.append({"dataset": typed.get(f"more-{number}"), by: amount})
-        return defaults_of(typed.get("method")) | rest | {"datasets": items}
+        for name, field in Hyperparameters.model_fields.items():
+            if get_origin(field.annotation) is list and isinstance(typed.get(name), str):
+                rest[name] = [line.strip() for line in typed[name].splitlines() if line.strip()]
+        usual = defaults(typed.get("stage"), typed.get("method"), typed)
+        return usual | rest | {"datasets": items}
 
     def job(self) -> JobCreate:
-        values = self.model_dump(include={"name", "model", "method", "drop_leaks"})
+        values = self.model_dump(include={"name", "model", "stage", "method", "drop_leaks"})
         if len(self.datasets) > 1 or self.datasets[0].multiplier != 1:
             values["datasets"] = self.datasets
         else:

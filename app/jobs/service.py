@@ -7,10 +7,11 @@ from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
 from app.cluster import service as cluster
+from app.cluster.tables import Device
 from app.datasets import service as datasets
 from app.db import new_id
 from app.errors import N_, Conflict, Invalid, NotFound
-from app.jobs import data
+from app.jobs import data, methods
 from app.jobs.schemas import NAME, JobCreate
 from app.jobs.states import FINAL, MESSAGES, note, switch
 from app.jobs.tables import Job
@@ -34,13 +35,13 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
     Invalid (model and method or data do not fit, or no such device will ever be free).
     """
     model = models.get(db, who.workspace_id, body.model)
-    if model.kind == "adapter" and body.method == "full":
+    adapter = model.kind == "adapter"
+    methods.check(body.stage, body.method, body.hyperparameters, kinds(db), adapter=adapter)
+    if model.scores and body.stage != "reward":
         raise Invalid(
-            N_(
-                "%(name)s is an adapter, and full tuning needs a whole model. "
-                "Merge it first, or choose LoRA to train the adapter further."
-            ),
-            field="method",
+            N_("%(name)s is a reward model: it scores answers, and writes none."),
+            code="reward_model",
+            field="model",
             name=model.name,
         )
     chosen = choose_data(db, who.workspace_id, body)
@@ -89,6 +90,11 @@ def create_merge(
     )
     enqueue(db, job)
     return job
+
+
+def kinds(db: Session) -> set[str]:
+    """Of the devices that nodes have; empty while none has said."""
+    return set(db.scalars(select(Device.kind).where(Device.healthy).distinct()))
 
 
 def choose_data(db: Session, workspace_id: str, body: JobCreate) -> data.Data:
@@ -146,6 +152,7 @@ def ask(db: Session, job: Job) -> None:
         workspace_id=job.workspace_id,
         devices=job.devices,
         memory=memory,
+        kind=methods.device_kind(job.stage, job.method),
         node_id=job.node_id if job.step and cluster.usable(db, job.node_id) else None,
     )
     send(db, SWEEP)

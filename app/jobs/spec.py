@@ -4,18 +4,20 @@ Pure pydantic, so that the console, the API and the stages share one definition.
 descriptions are msgids: the form shows them in the reader's language.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.errors import N_
 
-Stage = Literal["sft", "pretrain", "merge"]
-Method = Literal["lora", "full", ""]
+Stage = Literal["sft", "pretrain", "dpo", "kto", "orpo", "reward", "merge", "export"]
+Method = Literal["full", "freeze", "lora", "qlora", ""]
+Bits = Annotated[Literal[4, 8], BeforeValidator(lambda typed: {"4": 4, "8": 8}.get(typed, typed))]
 
 
 class Hyperparameters(BaseModel):
-    """The choices of one tuning run. The defaults suit a LoRA fine-tune; see `complete`.
+    """The choices of one tuning run. The defaults suit a LoRA fine-tune; see
+    `app.jobs.methods.complete`.
 
     A step is one update of the weights. It takes `batch_size * gradient_accumulation` rows, and
     its loss is the mean over all trained tokens of the step, however the rows are cut into
@@ -44,6 +46,11 @@ class Hyperparameters(BaseModel):
         le=1,
         title=N_("Learning rate"),
         description=N_("The highest rate. LoRA likes 1e-4 to 5e-4, full tuning 1e-6 to 5e-5."),
+    )
+    optimizer: Literal["adamw", "adafactor", "sgd"] = Field(
+        default="adamw",
+        title=N_("Optimizer"),
+        description=N_("AdamW suits nearly always; Adafactor and SGD need less memory."),
     )
     lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
         default="cosine",
@@ -122,6 +129,106 @@ class Hyperparameters(BaseModel):
         title=N_("LoRA dropout"),
         description=N_("The share of the adapter's inputs that is dropped while training."),
     )
+    lora_target: str = Field(
+        default="all-linear",
+        pattern=r"^(all-linear|[A-Za-z0-9_.]+( *, *[A-Za-z0-9_.]+)*)$",
+        max_length=1000,
+        title=N_("LoRA layers"),
+        description=N_("all-linear, or names of layers with commas between: q_proj, v_proj."),
+    )
+    use_rslora: bool = Field(
+        default=False,
+        title=N_("rsLoRA"),
+        description=N_("Scale by alpha / √rank, so that high ranks learn as fast as low ones."),
+    )
+    use_dora: bool = Field(
+        default=False,
+        title=N_("DoRA"),
+        description=N_(
+            "Learn size and direction of the weights apart: a little better at low ranks, and"
+            " slower. vLLM serves the result merged."
+        ),
+    )
+    lora_init: Literal["default", "pissa"] = Field(
+        default="default",
+        title=N_("LoRA start"),
+        description=N_(
+            "default begins with no change; pissa begins with the strongest directions of the"
+            " weights, learns faster, and is saved as a plain adapter of twice the rank."
+        ),
+    )
+    loraplus_ratio: float | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        title=N_("LoRA+ ratio"),
+        description=N_(
+            "How much higher the learning rate of the B matrices is; 16 is usual, empty: the same."
+        ),
+    )
+    chain: Literal["continue", "stack"] = Field(
+        default="continue",
+        title=N_("From an adapter"),
+        description=N_(
+            "continue trains the adapter itself further; stack keeps it as it is and trains a new"
+            " one on top. The result is one adapter of the same base either way."
+        ),
+    )
+    quantization_bits: Bits = Field(
+        default=4,
+        title=N_("Bits of the base model"),
+        description=N_("4 (NF4) needs a quarter of the memory of 16, 8 needs half of it."),
+    )
+    freeze_layers: int = Field(
+        default=2,
+        ge=1,
+        le=1000,
+        title=N_("Layers trained"),
+        description=N_("The last layers of the model, so many of them; all others stay."),
+    )
+    neftune_alpha: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        title=N_("NEFTune alpha"),
+        description=N_(
+            "Noise on the embeddings while training, which can make answers better; 5 is usual,"
+            " empty: none."
+        ),
+    )
+    beta: float = Field(
+        default=0.1,
+        gt=0,
+        le=100,
+        title=N_("Beta"),
+        description=N_("How strongly the model is kept near its start; of ORPO, the odds' weight."),
+    )
+    dpo_loss: Literal["sigmoid", "hinge", "ipo", "simpo"] = Field(
+        default="sigmoid",
+        title=N_("DPO loss"),
+        description=N_("sigmoid is DPO as published; simpo needs no reference model."),
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=0.5,
+        title=N_("Label smoothing"),
+        description=N_("The share of pairs that may be the wrong way round (robust DPO)."),
+    )
+    desirable_weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        title=N_("Weight of good answers"),
+        description=N_("Raise it where good answers are fewer than bad ones."),
+    )
+    undesirable_weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        title=N_("Weight of bad answers"),
+        description=N_("Raise it where bad answers are fewer than good ones."),
+    )
     gradient_checkpointing: bool = Field(
         default=False,
         title=N_("Gradient checkpointing"),
@@ -171,15 +278,6 @@ class Hyperparameters(BaseModel):
     )
 
 
-def complete(method: Method, given: dict[str, Any]) -> Hyperparameters:
-    """`given` with every other field at its default for `method`.
-
-    Raises pydantic.ValidationError, one error per bad field.
-    """
-    defaults = {"learning_rate": 1e-5} if method == "full" else {}
-    return Hyperparameters.model_validate(defaults | given)
-
-
 class Split(BaseModel):
     """Rows of the first dataset that are held back to validate with, chosen by what they say."""
 
@@ -217,7 +315,8 @@ class RunSpec(BaseModel):
     adapter: str | None = None
     """Directory of the adapter to merge, or to train further."""
     train: list[str] = []
-    """Segment directories, in order. Rows {id, messages, tools?}; `pretrain` also {id, text}."""
+    """Segment directories, in order. Rows {id, messages, tools?}; `pretrain` also {id, text};
+    dpo, orpo and reward {id, messages, chosen, rejected}; kto {id, messages, label}."""
     mix: list[Part] = []
     """In place of `train`: several datasets, or one not taken just once. The first is the main."""
     validation: list[str] = []

@@ -12,9 +12,8 @@ from app.config import settings
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, NotFound
-from app.jobs import history, service, stream, waiting
+from app.jobs import history, methods, service, stream, waiting
 from app.jobs.data import parts_of, versions_of
-from app.jobs.schemas import defaults_of
 from app.jobs.spec import Hyperparameters
 from app.jobs.states import FINAL
 from app.jobs.tables import Job
@@ -94,27 +93,28 @@ def detail(db: Session, job: Job, say: stream.Say) -> dict[str, Any]:
     }
 
 
-def form_fields() -> list[dict[str, Any]]:
-    """Every hyperparameter: {name, title, description, choices (or None), flag, default}.
+def form_fields(stage: str = "", method: str = "") -> list[dict[str, Any]]:
+    """The hyperparameters of a stage and a method, or all: {name, title, description, choices (or
+    None), flag, lines (several values), own (of this stage or method alone), default}.
 
     Titles and descriptions are msgids. `default` is what an empty field means, as text.
     """
-    lora, full = defaults_of("lora"), defaults_of("full")
+    usual = methods.complete(method or "lora", {}, stage=stage or "sft").model_dump()
     found = []
     for name, field in Hyperparameters.model_fields.items():
-        texts = ["" if one[name] is None else f"{one[name]}" for one in (lora, full)]
+        if stage and not methods.applies(name, stage, method):
+            continue
+        origin = get_origin(field.annotation)
         found.append(
             {
                 "name": name,
                 "title": field.title,
                 "description": field.description,
-                "choices": get_args(field.annotation)
-                if get_origin(field.annotation) is Literal
-                else None,
+                "choices": get_args(field.annotation) if origin is Literal else None,
                 "flag": field.annotation is bool,
-                "default": texts[0]
-                if texts[0] == texts[1]
-                else f"LoRA: {texts[0]} · full: {texts[1]}",
+                "lines": origin is list,
+                "own": name in methods.FOR_METHOD or name in methods.FOR_STAGE,
+                "default": "" if usual[name] in (None, []) else f"{usual[name]}",
             }
         )
     return found

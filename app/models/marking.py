@@ -58,7 +58,7 @@ class Text:
     text: str
     spans: list[Span] | None
     plain: bool = False  # no conversation: it gets the tokens that open and close a document
-    part: str = ""  # chosen or rejected, of a preference
+    part: str = ""  # chosen or rejected, of a preference; good or bad, of a judged answer
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class Marker:
                     for part in ("chosen", "rejected")
                 ]
             if kind == "kto":
-                return [Text(name, *self.ending(row["messages"], row))]
+                part = "good" if row["label"] else "bad"
+                return [Text(name, *self.ending(row["messages"], row), part=part)]
             return [Text(name, text, spans) for text, spans in self.answers(row)]
         except ChatTemplateError as error:
             raise Dropped("refused", str(error.params.get("reason", error))) from error

@@ -36,6 +36,11 @@ class Model(Base):
     created_at: Mapped[Created]
     deleted_at: Mapped[datetime | None]
 
+    @property
+    def scores(self) -> bool:
+        """A reward model: it judges answers, and writes none."""
+        return self.architecture.endswith("ForSequenceClassification")
+
 
 class ModelPin(Base):
     """A noun above needs this model; deleting what is pinned is refused."""

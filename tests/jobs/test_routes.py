@@ -80,7 +80,7 @@ def test_a_job_from_code(db: Session, api: Client) -> None:
         ({"model": "gpt-9"}, 404, "model"),
         ({"dataset": "ds_none"}, 404, "dataset"),
         ({"method": "magic"}, 422, "method"),
-        ({"stage": "dpo"}, 422, "stage"),
+        ({"stage": "ppo"}, 422, "stage"),
         ({"hyperparameters": {"epochs": 0}}, 422, "hyperparameters.epochs"),
         ({"hyperparameters": {"colour": 1}}, 422, "hyperparameters.colour"),
         ({"hyperparameters": [1]}, 422, "hyperparameters"),

@@ -17,8 +17,10 @@ os.environ |= {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
+import bitsandbytes  # noqa: F401
 import peft  # noqa: F401
 import torch  # noqa: F401
+import trl.trainer.dpo_trainer  # noqa: F401
 from transformers import (  # noqa: F401
     AutoModelForCausalLM,
     AutoTokenizer,

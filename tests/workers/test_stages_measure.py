@@ -73,7 +73,7 @@ def prepared(tmp_path, rows, *, template=None, max_length=10**6, kind="sft"):
         stops=set(words.stops),
         around=words.around,
         max_length=max_length,
-        pretrain=kind == "pretrain",
+        kind=kind,
         now=datetime(2026, 11, 21),
     )
     work.read({"id": f"dv_x.{at}"} | row for at, row in enumerate(rows))

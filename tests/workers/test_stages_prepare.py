@@ -45,7 +45,7 @@ class Words:
             stops={tokenizer.token_to_id(stop) for stop in stops},
             around=([], [tokenizer.im_end]),
             now=datetime(2026, 11, 21),
-            **{"max_length": 4096, "pretrain": False} | options,
+            **{"max_length": 4096, "kind": "sft"} | options,
         )
 
     def __call__(self, *rows):
@@ -254,9 +254,9 @@ def test_a_first_token_that_runs_into_the_prompt_is_reported(tmp_path, tokenizer
 
 
 def test_plain_text_is_trained_whole_and_in_pieces(words):
-    work = words(pretrain=True, max_length=4)
+    work = words(kind="pretrain", max_length=4)
     assert work({"text": "abcdef"}, {"text": "x"}) == ["a⟦bcd⟧", "d⟦ef>⟧", "x⟦>⟧"]
-    work = words(pretrain=True)
+    work = words(kind="pretrain")
     assert work(conversation(user("a"), answer("b")), {"text": ""}) == [
         "<⟦user\na>\n<assistant\nb>\n⟧"
     ]

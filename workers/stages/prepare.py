@@ -50,23 +50,28 @@ class Examples:
     starts: array = field(default_factory=lambda: array("q"))
     lengths: list[int] = field(default_factory=list)
     rows: array = field(default_factory=lambda: array("I"))  # of which row, as read, each came
+    good: array = field(default_factory=lambda: array("b"))  # 0: a rejected or bad answer
     stops: set[int] = field(default_factory=set)  # tokens seen to end a turn
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def add(self, ids: Sequence[int], trained: bytearray, row: int = 0) -> None:
+    def add(
+        self, ids: Sequence[int], trained: bytearray, row: int = 0, *, good: bool = True
+    ) -> None:
         self.starts.append(len(self.ids))
         self.ids.extend(ids)
         self.trained += trained
         self.lengths.append(len(ids))
         self.rows.append(row)
+        self.good.append(good)
 
     def repeat(self, number: int) -> None:
         """Once more, without a token of memory."""
         self.starts.append(self.starts[number])
         self.lengths.append(self.lengths[number])
         self.rows.append(self.rows[number])
+        self.good.append(self.good[number])
 
     def __getitem__(self, number: int) -> tuple[array, bytearray]:
         start = self.starts[number]
@@ -85,13 +90,12 @@ class Prepare:
     stops: set[int]  # ids at which the model's engine stops already
     around: tuple[list[int], list[int]]  # ids that open and close a plain text
     max_length: int
-    pretrain: bool
+    kind: str  # of the rows: sft, pretrain, preference or kto
     now: datetime  # what templates take for the present, the same for all rows
 
     def __post_init__(self) -> None:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.kind = "pretrain" if self.pretrain else "sft"
         self.marker = Marker(
             self.tokenizer, self.template, self.special, self.stops, self.around, self.now
         )
@@ -152,10 +156,10 @@ class Prepare:
         if len(ids) > self.max_length:
             ids, trained = ids[: self.max_length], trained[: self.max_length]
             if not any(trained):
-                self.dropped["too_long", ""].append(text.row)
+                note(self.dropped["too_long", ""], text.row)
                 return
-            self.truncated.append(text.row)
-        self.examples.add(ids, trained, row)
+            note(self.truncated, text.row)
+        self.examples.add(ids, trained, row, good=text.part not in {"rejected", "bad"})
 
     def probe(self, text: Text, ids: Sequence[int], place: int, first: int) -> None:
         """Whether serving would send the same tokens for the prompt, which ends at `place`."""
@@ -247,3 +251,9 @@ class Prepare:
         self.run.event(event, sentence, count=len(rows), rows=rows[:NAMED], **params)
         for start in range(0, len(rows), 1000):
             say(f"  {event}: {' '.join(rows[start : start + 1000])}")
+
+
+def note(rows: list[str], row: str) -> None:
+    """A row once, though both answers of a preference may have the same fate."""
+    if not rows or rows[-1] != row or row == "?":
+        rows.append(row)

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import N_
+from app.jobs import methods
 from app.jobs.spec import RunSpec
 from app.models import chat_template
 from app.models.chat_template import ChatTemplate
-from workers.stages import checkpoints, models
+from workers.stages import adapters, checkpoints, models
 from workers.stages.checkpoints import Progress
+from workers.stages.loading import bad_model, leave_out, load_model
 from workers.stages.mixing import Data
 from workers.stages.prepare import Examples, Prepare
-from workers.stages.run import Run, StageError, Stopped, execute, named, quiet, say
+from workers.stages.run import Run, StageError, Stopped, execute, quiet, say
 
 # Settings that change how a run is watched, but not what it computes.
 HARMLESS = {"logging_steps", "eval_steps", "save_steps", "save_seconds", "keep_checkpoints"}
@@ -34,8 +36,9 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     # -- setup: what are we given, and may we use it?
     say(f"Job {spec.job_id}, attempt {spec.fence}: {spec.stage} {spec.method}")
     quiet(spec.threads)
+    leave_out(spec)
     base = Path(spec.base)
-    config = models.check_base(base, weights=spec.stage == "sft")
+    config = models.check_base(base, weights=spec.stage != "pretrain")
     if spec.adapter:
         models.check_adapter(Path(spec.adapter))
     resume = Path(spec.resume_from) if spec.resume_from else None
@@ -63,10 +66,16 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
 
     # -- load: weights, and the matrices that will be trained
     run.enter("load")
-    model = load_model(spec, base, examples)
+    loaded = load_model(spec, base, examples)
+    model = loaded.model
     from workers.stages.trainer import StepTrainer, save_weights
 
-    trainer = StepTrainer(
+    shape: Any = StepTrainer
+    if spec.stage in methods.PREFERENCES:
+        from workers.stages.preferences import trainer_of
+
+        shape = trainer_of(spec, vocabulary.tokenizer, fresh=loaded.fresh)
+    trainer = shape(
         model,
         run,
         spec.hyperparameters,
@@ -89,12 +98,17 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
 
     # -- save: what a later stage or an engine needs, and nothing of this run's making
     run.enter("save")
-    target = run.directory / ("adapter" if spec.method == "lora" else "model")
-    if spec.method == "lora":
+    whole = spec.method not in methods.ADAPTERS or spec.stage == "reward"
+    target = run.directory / ("model" if whole else "adapter")
+    if spec.method in methods.ADAPTERS:
         model.peft_config["default"].base_model_name_or_path = base.name  # not a path of this node
+    if whole:
+        model = model.merge_and_unload() if hasattr(model, "peft_config") else model
+        save_weights(model.to(stored_dtype(config)), target)
+    elif loaded.before:
+        adapters.save_sum(model, loaded.before, target)
     else:
-        model.to(stored_dtype(config))
-    save_weights(model, target)
+        save_weights(model, target)
     models.carry_tokenizer(base, target, vocabulary.template)
     models.write_generation_config(base, target, stops)
     return {
@@ -132,7 +146,7 @@ def load_vocabulary(base: Path, spec: RunSpec) -> Vocabulary:
 
     disable_progress_bar()
     template = chat_template.load(base)
-    if template is None and spec.stage == "sft":
+    if template is None and spec.stage != "pretrain":
         raise StageError(
             "no_chat_template",
             N_("The model has no chat template, so conversations cannot be put into its words."),
@@ -197,7 +211,7 @@ def prepare(
         stops=set(vocabulary.stops),
         around=vocabulary.around,
         max_length=min(wanted, known),
-        pretrain=spec.stage == "pretrain",
+        kind=methods.KINDS[spec.stage],
         now=datetime.fromtimestamp(progress.began),  # noqa: DTZ006 - as the engine's own clock
     )
     try:
@@ -229,103 +243,17 @@ def stop_tokens(run: Run, vocabulary: Vocabulary, examples: Examples) -> list[in
 
 def fingerprint(spec: RunSpec, base: Path, examples: Examples) -> str:
     """Of everything that decides what the run computes."""
-    settings = spec.hyperparameters.model_dump_json(exclude=HARMLESS)
+    settings = spec.hyperparameters.model_dump_json(exclude=HARMLESS, exclude_defaults=True)
     digest = hashlib.sha256(f"{spec.stage} {spec.method} {settings}".encode())
     digest.update((base / "config.json").read_bytes())
     digest.update(memoryview(examples.ids))
     digest.update(examples.trained)
     digest.update(str(examples.lengths).encode())
+    if spec.stage in methods.PREFERENCES:
+        digest.update(memoryview(examples.good))
     if spec.mix:
         digest.update(memoryview(examples.starts))
     return digest.hexdigest()
-
-
-# -- load ----------------------------------------------------------------------------------
-
-
-def load_model(spec: RunSpec, base: Path, examples: Examples) -> Any:
-    """The model with everything frozen that the method does not train.
-
-    On a GPU a frozen base stays in bfloat16; what is trained is always float32.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
-
-    torch.set_num_threads(spec.threads)
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise StageError("no_device", N_("The node has no usable GPU for this run."))
-    hp = spec.hyperparameters
-    set_seed(hp.seed)
-    frozen = spec.device == "cuda" and spec.method == "lora" and torch.cuda.is_bf16_supported()
-    dtype = torch.bfloat16 if frozen else torch.float32
-    missing: list[str] = []
-    try:
-        if spec.stage == "pretrain" and not any(base.glob("*.safetensors")):
-            say("The base has no weights: starting from random ones")
-            config = AutoConfig.from_pretrained(base, local_files_only=True)
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        else:
-            model, about = AutoModelForCausalLM.from_pretrained(
-                base,
-                dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-            missing = sorted(about["missing_keys"])
-    except Exception as error:  # whatever a stranger's files make of our libraries
-        if named(error).code != "crashed":  # the disk or the memory, not the model
-            raise
-        raise bad_model(error) from error
-    if missing:
-        raise bad_model(ValueError(f"weights are missing: {', '.join(missing[:5])}"))
-    if (
-        int(torch.frombuffer(examples.ids, dtype=torch.int32).max())
-        >= model.get_input_embeddings().num_embeddings
-    ):
-        raise StageError(
-            "bad_model",
-            N_("The model's tokenizer has more tokens than the model."),
-            file="tokenizer",
-        )
-    if hp.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if spec.method == "lora" or spec.adapter:
-        model = with_adapter(spec, model)
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    whole = sum(weight.numel() for weight in model.parameters())
-    say(f"{whole:,} parameters, {trained:,} of them trained ({100 * trained / whole:.2f} %)")
-    return model
-
-
-def with_adapter(spec: RunSpec, model: Any) -> Any:
-    """`model` with a new adapter on all its linear layers, or with the given one to go on with."""
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    hp = spec.hyperparameters
-    if not spec.adapter:
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=hp.lora_rank,
-                lora_alpha=hp.lora_alpha,
-                lora_dropout=hp.lora_dropout,
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            ),
-        )
-    say("Goes on with the given adapter: its rank, alpha and dropout hold")
-    model = PeftModel.from_pretrained(
-        model, spec.adapter, is_trainable=spec.method == "lora", local_files_only=True
-    )
-    return model if spec.method == "lora" else model.merge_and_unload().requires_grad_(True)
-
-
-def bad_model(error: Exception) -> StageError:
-    return StageError(
-        "bad_model", N_("The model cannot be loaded: %(reason)s"), reason=str(error)[:1000]
-    )
 
 
 # -- save ----------------------------------------------------------------------------------

@@ -123,7 +123,8 @@ class StepTrainer(Trainer):
             weight_decay=hp.weight_decay,
             max_grad_norm=0,  # clipped in training_step
             seed=hp.seed,
-            optim="adamw_torch_fused" if cuda else "adamw_torch",
+            optim=optimizer_name(hp, cuda=cuda),
+            neftune_noise_alpha=hp.neftune_alpha,  # arXiv:2310.05914: ± alpha / √(tokens × width)
             use_cpu=not cuda,
             bf16=cuda and torch.cuda.is_bf16_supported(),
             logging_strategy="no",
@@ -143,6 +144,25 @@ class StepTrainer(Trainer):
         """Take all steps that are left. `run.stop_asked` tells whether it ended early."""
         self.train(resume_from_checkpoint=resume_from)
         return self.progress
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """LoRA+ (Hayou et al. 2024, arXiv:2402.12354) gives the B matrices a higher rate than A's:
+        with one rate for both, wide models learn less than they could.
+        """
+        model = model or self.model
+        if self.hp.loraplus_ratio is None or not hasattr(model, "peft_config"):
+            return super().create_optimizer(model)
+        from peft.optimizers import create_loraplus_optimizer
+
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = create_loraplus_optimizer(
+            model,
+            kind,
+            loraplus_lr_ratio=self.hp.loraplus_ratio,
+            loraplus_weight_decay=self.hp.weight_decay,
+            **options,
+        )
+        return self.optimizer
 
     # -- a step ----------------------------------------------------------------------------
 
@@ -277,10 +297,19 @@ class Milestones(TrainerCallback):
         control.should_training_stop = stop
 
 
+def optimizer_name(hp: Hyperparameters, *, cuda: bool) -> str:
+    """As the Trainer calls it."""
+    if hp.optimizer == "adamw":
+        return "adamw_torch_fused" if cuda else "adamw_torch"
+    return hp.optimizer
+
+
 def save_weights(model: Any, directory: Path) -> None:
     """Safetensors and config; of an adapter, only the adapter's."""
     if hasattr(model, "peft_config"):
-        model.save_pretrained(str(directory), save_embedding_layers=False)
+        model.save_pretrained(
+            str(directory), save_embedding_layers=False, selected_adapters=["default"]
+        )
         (directory / "README.md").unlink(missing_ok=True)
     else:
         model.save_pretrained(str(directory), max_shard_size="5GB")

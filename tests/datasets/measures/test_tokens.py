@@ -54,7 +54,7 @@ def prepared(directory: Path, row: dict[str, Any], tmp_path: Path, max_length: i
         stops=set(words.stops),
         around=words.around,
         max_length=max_length,
-        pretrain="text" in row,
+        kind="pretrain" if "text" in row else "sft",
         now=datetime.now(),
     )
     work.read([row])
