@@ -106,17 +106,6 @@ def test_a_draft_cannot_be_trained_on(db: Session, workspace: Workspace, who: Pr
     assert refusal.value.field == "dataset"
 
 
-def test_an_adapter_is_trained_further_with_lora_only(
-    db: Session, workspace: Workspace, who: Principal
-) -> None:
-    base = make_model(db)
-    adapter = make_model(db, workspace, kind="adapter", base_id=base.id)
-    assert service.create(db, who, body(db, workspace, model=adapter.id)).model_id == adapter.id
-    with pytest.raises(Invalid) as refusal:
-        service.create(db, who, body(db, workspace, model=adapter.id, method="full"))
-    assert refusal.value.field == "method"
-
-
 def test_a_merge_asks_for_a_small_share(db: Session, workspace: Workspace, who: Principal) -> None:
     make_node(db)
     base = make_model(db)
