@@ -4,7 +4,7 @@ Pure pydantic, so that the console, the API and the stages share one definition.
 descriptions are msgids: the form shows them in the reader's language.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,7 +19,9 @@ class Hyperparameters(BaseModel):
 
     A step is one update of the weights. It takes `batch_size * gradient_accumulation` rows, and
     its loss is the mean over all trained tokens of the step, however the rows are cut into
-    forward passes: 8 x 1 and 1 x 8 give the same curve.
+    forward passes and spread over devices: 8 x 1 and 1 x 8 give the same curve. An answer of
+    weight 0.3 pulls 0.3 times as hard as one of weight 1, whatever else is in its step: weights
+    multiply the loss of tokens, and do not change what their sum is divided by.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -141,6 +143,61 @@ class Hyperparameters(BaseModel):
         title=N_("Log every"),
         description=N_("Steps between two lines of the log. The curve has every step."),
     )
+    train_on: Literal["answers", "all", "last"] = Field(
+        default="answers",
+        title=N_("Train on"),
+        description=N_(
+            "The tokens that carry loss: all answers of the assistant, every token of the"
+            " conversation, or the last answer alone."
+        ),
+    )
+    packing: Literal["auto", "off", "isolated"] = Field(
+        default="auto",
+        title=N_("Packing"),
+        description=N_(
+            "Rows laid end to end without padding, none of them seeing another (isolated), or side"
+            " by side, padded to the longest. Auto takes what the device is faster with."
+        ),
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        title=N_("Precision"),
+        description=N_(
+            "What is computed with; trained weights stay in 32 bits. Auto takes bf16 where the"
+            " device has instructions for it."
+        ),
+    )
+    early_stopping_patience: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        title=N_("Early stopping"),
+        description=N_("Stop after this many evaluations without a lower loss; empty: never."),
+    )
+    keep_best: bool = Field(
+        default=True,
+        title=N_("Keep the best"),
+        description=N_(
+            "With validation data the result is the model of the evaluation with the lowest loss,"
+            " not that of the last step."
+        ),
+    )
+    sample_prompts: list[Annotated[str, Field(min_length=1, max_length=4000)]] = Field(
+        default=[],
+        max_length=5,
+        title=N_("Sample prompts"),
+        description=N_(
+            "Up to five questions that are answered at each evaluation, beside what the base model"
+            " said to them."
+        ),
+    )
+    sample_tokens: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        title=N_("Tokens in a sample"),
+        description=N_("The longest answer to a sample prompt."),
+    )
     eval_steps: int | None = Field(
         default=None,
         ge=1,
@@ -229,7 +286,14 @@ class RunSpec(BaseModel):
     resume_from: str | None = None
     """A complete checkpoint of an earlier attempt at the same job."""
     device: Literal["cpu", "cuda"] = "cpu"
+    devices: int = Field(default=1, ge=1, le=64)
+    """Processes, one for each device; torchrun starts them where there are several."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """With several devices: each holds the whole model, or a share of it."""
     threads: int = Field(default=1, ge=1, le=1024)
+    """Of each process."""
+    cache: str | None = None
+    """Directory of the node for prepared tokens; see workers.stages.tokens."""
 
     @model_validator(mode="after")
     def fits_its_stage(self) -> Self:
