@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Encoding, Tokenizer
 
@@ -21,7 +21,10 @@ from app.models.chat_template import ChatTemplate, ChatTemplateError
 # tokenised at once. A longer document is tokenised in parts that end with a line.
 BATCH_CHARS = 2**19
 
+FULL = 100  # hundredths: a weight of 1
+
 Row = dict[str, Any]
+TrainOn = Literal["answers", "all", "last"]
 Span = tuple[int, int]  # characters or tokens: [first, end)
 
 
@@ -59,6 +62,8 @@ class Text:
     spans: list[Span] | None
     plain: bool = False  # no conversation: it gets the tokens that open and close a document
     part: str = ""  # chosen or rejected, of a preference; good or bad, of a judged answer
+    percents: tuple[int, ...] = ()  # the weight of each span, in hundredths; empty: all of them 1
+    rest: int = 0  # the weight of all other tokens
 
 
 @dataclass(frozen=True)
@@ -67,17 +72,21 @@ class Marked:
 
     ids: Sequence[int]
     spans: list[Span]
+    percents: tuple[int, ...] = ()  # as in Text
+    rest: int = 0
 
     def carrying(self) -> list[Span]:
         """The spans of tokens that carry loss: nothing predicts the first token of all."""
         return [(max(first, 1), end) for first, end in self.spans if end > max(first, 1)]
 
     def trained(self) -> bytearray:
-        """A flag per token."""
-        flags = bytearray(len(self.ids))
-        for first, end in self.carrying():
-            flags[first:end] = b"\1" * (end - first)
-        return flags
+        """The weight of each token's loss, in hundredths: 0 where it is context."""
+        weights = bytearray([self.rest]) * len(self.ids)
+        for number, (first, end) in enumerate(self.spans):
+            percent = self.percents[number] if self.percents else FULL
+            weights[first:end] = bytearray([percent]) * (end - first)
+        weights[:1] = bytes(min(1, len(weights)))
+        return weights
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,7 @@ class Marker:
     stops: set[int]  # ids at which the model's engine stops already
     around: tuple[list[int], list[int]]  # ids that open and close a plain text
     now: datetime  # what templates take for the present, the same for all rows
+    train_on: TrainOn = "answers"  # of conversations that are trained as such
 
     # -- a row's texts ---------------------------------------------------------------------
 
@@ -111,7 +121,7 @@ class Marker:
             if kind == "kto":
                 part = "good" if row["label"] else "bad"
                 return [Text(name, *self.ending(row["messages"], row), part=part)]
-            return [Text(name, text, spans) for text, spans in self.answers(row)]
+            return self.answers(name, row)
         except ChatTemplateError as error:
             raise Dropped("refused", str(error.params.get("reason", error))) from error
 
@@ -121,7 +131,7 @@ class Marker:
             messages, row.get("tools"), add_generation_prompt=prompt, now=self.now
         )
 
-    def answers(self, row: Row) -> list[tuple[str, list[Span]]]:
+    def answers(self, name: str, row: Row) -> list[Text]:
         """Texts with the spans of their assistant turns; one of weight 0 is context.
 
         Some templates render a turn differently once others follow (reasoning is taken out of
@@ -130,28 +140,44 @@ class Marker:
         """
         messages = row["messages"]
         every = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        turns = [i for i in every if messages[i].get("weight") != 0]
-        if not turns:
+        asked = every[-1:] if self.train_on == "last" else every
+        turns = [i for i in asked if percent(messages[i])]
+        if not turns and self.train_on != "all":
             raise Dropped("unweighted" if every else "no_answer")
-        messages = messages[: turns[-1] + 1]
+        if self.train_on == "all":
+            turns, rest = every, FULL
+        else:
+            messages, rest = messages[: turns[-1] + 1], 0
         whole = self.render(messages, row)
-        shared: list[Span] = []
+        shared: list[tuple[Span, int]] = []
         texts = [(whole, shared)]
         for turn in turns:
             try:
                 prompt = self.render(messages[:turn], row, prompt=True)
             except ChatTemplateError:
-                if turn == 0 and len(turns) > 1:  # a greeting: context, nobody asked for it
+                if turn == 0 and (len(turns) > 1 or rest):  # a greeting: nobody asked for it
                     continue
                 raise
-            text = whole if turn == turns[-1] else self.render(messages[: turn + 1], row)
+            last = turn == len(messages) - 1
+            text = whole if last else self.render(messages[: turn + 1], row)
             if not text.startswith(prompt):
                 raise Dropped("unstable")
+            span = (len(prompt), len(text)), percent(messages[turn])
             if whole.startswith(text):
-                shared.append((len(prompt), len(text)))
-            else:
-                texts.append((text, [(len(prompt), len(text))]))
-        return [(text, spans) for text, spans in texts if spans]
+                shared.append(span)
+            elif span[1]:
+                texts.append((text, [span]))
+        return [
+            Text(
+                name,
+                text,
+                [span for span, _ in found],
+                percents=tuple(weight for _, weight in found),
+                rest=rest if found is shared else 0,
+            )
+            for text, found in texts
+            if found or rest
+        ]
 
     def ending(self, messages: list[Row], row: Row) -> tuple[str, list[Span]]:
         """The conversation, with the span of its last turn, which is the model's."""
@@ -194,7 +220,8 @@ class Marker:
             ids = whole
         if text.spans is None or isinstance(encoding, array):
             return Marked(ids, [(0, len(ids))])
-        return Marked(ids, [self.tokens(text, encoding, span) for span in text.spans])
+        spans = [self.tokens(text, encoding, span) for span in text.spans]
+        return Marked(ids, spans, text.percents, text.rest)
 
     def tokens(self, text: Text, encoding: Encoding, span: Span) -> Span:
         """The tokens [first, end) of an assistant turn, its stop token being the last.
@@ -235,6 +262,12 @@ class Marker:
                 if place and text.text[slice(*place)].strip():
                     break
         return chosen
+
+
+def percent(message: Row) -> int:
+    """The weight of an answer in hundredths; what is more than nothing is at least one."""
+    weight = message.get("weight", 1)
+    return max(round(FULL * weight), 1) if weight else 0
 
 
 def parts(document: str) -> Iterator[str]:

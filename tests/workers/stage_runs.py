@@ -164,4 +164,10 @@ def reviews(count: int, seed: int = 1) -> list[dict[str, Any]]:
 
 def slow(steps: int = 400, **more: Any) -> dict[str, Any]:
     """Settings of a run that takes long enough to be interrupted, with much left to chance."""
-    return {"max_steps": steps, "lora_dropout": 0.1, "batch_size": 4, "save_steps": 7} | more
+    return {
+        "max_steps": steps,
+        "lora_dropout": 0.1,
+        "batch_size": 4,
+        "save_steps": 7,
+        "keep_best": False,
+    } | more

@@ -101,7 +101,7 @@ def test_it_counts_what_training_prepares(tmp_path, template):
     found = measured(tmp_path, rows, template=template)
     work = prepared(tmp_path, rows, template=template)
     assert found["tokens"] == len(work.examples.ids)
-    assert found["trained"] == work.examples.trained.count(1)
+    assert found["trained"] == work.examples.carrying
     assert Counter(dict(histograms.unpack(found["texts"]))) == Counter(work.examples.lengths)
     assert found["untrained"]["count"] == sum(map(len, work.dropped.values()))
 
@@ -118,7 +118,7 @@ def test_any_maximum_length_is_answered_as_training_would_cut(tmp_path, max_leng
     assert cut.late == cut.untrained == late
     lost = sum(max(0, length - max_length) for length in whole.examples.lengths)
     assert cut.lost == lost
-    assert cut.trained_lost == whole.examples.trained.count(1) - kept.trained.count(1)
+    assert cut.trained_lost == whole.examples.carrying - kept.carrying
 
 
 def test_plain_text_is_cut_into_pieces_and_not_lost(tmp_path):
@@ -156,7 +156,7 @@ def test_the_answers_of_a_preference_are_both_measured(tmp_path):
     )
     both = [prepared(tmp_path, [{"messages": [*question, one]}]).examples for one in (good, bad)]
     assert found["tokens"] == sum(len(one.ids) for one in both)
-    assert found["trained"] == sum(one.trained.count(1) for one in both)
+    assert found["trained"] == sum(one.carrying for one in both)
     assert histograms.unpack(found["lengths"]) == [(max(len(one.ids) for one in both), 1)]
 
 
@@ -170,7 +170,7 @@ def test_of_a_judged_conversation_the_last_answer_is_trained(tmp_path):
     work = prepared(tmp_path, single)
     assert (found["tokens"], found["trained"]) == (
         len(work.examples.ids),
-        work.examples.trained.count(1),
+        work.examples.carrying,
     )
     assert found["labels"] == [{"value": "false", "rows": 2}, {"value": "true", "rows": 1}]
 
@@ -187,19 +187,25 @@ def test_an_answer_of_weight_0_is_context(tmp_path):
     assert found["untrained"]["kinds"] == [{"kind": "unweighted", "count": 1, "rows": [0]}]
 
 
-def test_the_vocabulary_is_that_of_training(tmp_path):
+def test_the_vocabulary_is_that_of_transformers(tmp_path):
     """Ids that can end a turn, stop tokens, what goes around a text, and a row's ids."""
     program = """
 import json, sys
 from pathlib import Path
-from app.jobs.spec import RunSpec
-from workers.stages.train import load_vocabulary
+from transformers import AutoTokenizer
+from app.models.vocabulary import stop_tokens
 base = Path(sys.argv[1])
-spec = RunSpec(job_id="j", fence=1, stage="sft", method="lora", base=str(base), train=["x"])
-words = load_vocabulary(base, spec)
-backend = words.tokenizer.backend_tokenizer
+words = AutoTokenizer.from_pretrained(base, local_files_only=True)
+closing = [words.eos_token_id]
+stops = stop_tokens(base) or closing
+special = {at for at, token in words.added_tokens_decoder.items() if token.special}
+special |= set(words.all_special_ids) | set(stops)
+opening = words.encode("a")[: -len(words.encode("a", add_special_tokens=False))]
+around = [token for token in opening if token == words.bos_token_id], closing
+backend = words.backend_tokenizer
+backend.no_truncation()
 ids = [backend.encode(text, add_special_tokens=False).ids for text in json.loads(sys.argv[2])]
-print(json.dumps([sorted(words.special), words.stops, words.around, ids]))
+print(json.dumps([sorted(special), stops, around, ids]))
 """
     texts = ["<|im_start|>user\n你好 hello<|im_end|>\n", "😀 a\tb", "<extra> 1234"]
     other = model(tmp_path)

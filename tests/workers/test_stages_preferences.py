@@ -101,7 +101,13 @@ def whole(stages, base, pairs) -> Ran:
 
 
 def dpo(**more):
-    rates = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "save_steps": 5}
+    rates = {
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 2e-3,
+        "save_steps": 5,
+        "keep_best": False,
+    }
     return rates | {"warmup_ratio": 0.0} | more
 
 

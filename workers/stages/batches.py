@@ -49,20 +49,39 @@ class Plan:
 
 
 def passes(
-    examples: Sequence[int], lengths: Sequence[int], *, most_rows: int, most_tokens: int
+    examples: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    most_rows: int,
+    most_tokens: int,
+    packed: bool = False,
 ) -> Iterator[list[int]]:
     """Cut `examples` into forward passes of at most `most_rows` rows and `most_tokens` tokens.
 
-    Tokens are counted as the device sees them, with padding to the longest row. Longest first:
-    what does not fit into memory fails at once, not after an hour. A row that is longer than
-    `most_tokens` goes alone.
+    Tokens are counted as the device sees them: with padding to the longest row, unless the rows
+    are `packed` end to end. Longest first: what does not fit into memory fails at once, not after
+    an hour. A row that is longer than `most_tokens` goes alone.
     """
     batch: list[int] = []
+    held = 0  # tokens of a packed batch
     for example in sorted(examples, key=lengths.__getitem__, reverse=True):
         widest = lengths[batch[0]] if batch else 0
-        if batch and (len(batch) == most_rows or widest * (len(batch) + 1) > most_tokens):
+        tokens = held + lengths[example] if packed else widest * (len(batch) + 1)
+        if batch and (len(batch) == most_rows or tokens > most_tokens):
             yield batch
-            batch = []
+            batch, held = [], 0
         batch.append(example)
+        held += lengths[example]
     if batch:
         yield batch
+
+
+def deal(examples: Sequence[int], lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """`examples` over several devices: longest first, each to whoever has least to do."""
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    tokens = [0] * ranks
+    for example in sorted(examples, key=lengths.__getitem__, reverse=True):
+        least = tokens.index(min(tokens))
+        shares[least].append(example)
+        tokens[least] += lengths[example]
+    return shares

@@ -7,7 +7,7 @@ whole checkpoint or none.
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from app.errors import N_
@@ -29,8 +29,13 @@ class Progress:
     tokens: int = 0  # of all steps, without padding
     seconds: float = 0.0  # spent on steps, over all attempts
     loss: float | None = None  # of the last step
-    eval_loss: float | None = None
+    eval_loss: float | None = None  # of the last evaluation
     eval_due: bool = False  # stopped before the evaluation of this step was done
+    best_loss: float | None = None  # the lowest of all evaluations
+    best_step: int = 0
+    worse: int = 0  # evaluations since then
+    early: bool = False  # it stops here, whatever the plan says
+    base_answers: list[str] = field(default_factory=list)  # to the sample prompts, untuned
 
 
 def load(checkpoint: Path) -> Progress:
@@ -57,18 +62,39 @@ def finish(checkpoint: Path, progress: Progress) -> None:
     flush(checkpoint)
 
 
-def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all but the `keep` newest complete checkpoints."""
-    found = sorted(
-        checkpoints.glob("checkpoint-*"),
-        key=lambda path: int(path.name.split("-")[1]),
-        reverse=True,
-    )
-    kept = [path for path in found if (path / COMPLETE).exists()][:keep]
+def prune(checkpoints: Path, keep: int, best: int = 0) -> None:
+    """Remove all but the `keep` newest complete checkpoints, and the one of the step `best`."""
+    found = sorted(checkpoints.glob("checkpoint-*"), key=step_of, reverse=True)
+    kept = [path for path in found if (path / COMPLETE).exists()]
+    kept = kept[:keep] + [path for path in kept[keep:] if step_of(path) == best]
     for path in found:
         if path not in kept:
             (path / COMPLETE).unlink(missing_ok=True)  # first: half a checkpoint is none
             shutil.rmtree(path, ignore_errors=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
+
+
+def carry(checkpoint: Path, target: Path) -> None:
+    """Have an earlier attempt's checkpoint among one's own, without a copy where disks allow."""
+    if not (checkpoint / COMPLETE).exists() or (target / checkpoint.name / COMPLETE).exists():
+        return
+    target.mkdir(exist_ok=True)
+    shutil.rmtree(target / checkpoint.name, ignore_errors=True)
+
+    def link(source: str, place: str) -> str:
+        try:
+            os.link(source, place)
+        except OSError:
+            shutil.copyfile(source, place)
+        return place
+
+    partial = target / f".{checkpoint.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(checkpoint, partial, copy_function=link)
+    partial.rename(target / checkpoint.name)
 
 
 def flush(path: Path) -> None:

@@ -20,7 +20,7 @@ from app.jobs import mixing
 from app.jobs.mixing import Amount
 from app.jobs.spec import Part, RunSpec
 from workers.stages.prepare import NAMED, Examples
-from workers.stages.run import Run, StageError, say
+from workers.stages.run import Run, StageError
 
 
 class Data:
@@ -165,7 +165,7 @@ class Data:
                 leaks=found[:NAMED],
             )
             for start in range(0, len(found), 1000):
-                say(f"  leaks: {' '.join(found[start : start + 1000])}")
+                self.run.line(f"  leaks: {' '.join(found[start : start + 1000])}")
         if self.spec.drop_leaks and len(found) == self.validated:
             raise StageError(
                 "nothing_to_validate",

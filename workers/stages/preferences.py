@@ -1,8 +1,8 @@
 """Learning from preferences: DPO, SimPO, KTO, ORPO and reward models, with TRL's own losses.
 
 Rows, tokens, batches, steps, records and checkpoints are ours (see trainer.py), so that a model
-is trained with the very tokens it is served with; TRL's trainers are given finished batches and
-asked for the loss of each, nothing else. With π the model, π₀ the model as training begins (the
+is trained with the very tokens it is served with; TRL's trainers get finished batches, and what is
+theirs is the loss. With π the model, π₀ the model as training begins (the
 reference), r = log π(y|x) − log π₀(y|x), c and b the chosen and the rejected answer:
 
     DPO     −log σ(β·(r_c − r_b))                          Rafailov et al. 2023, arXiv:2305.18290
@@ -19,23 +19,23 @@ training goes on from one, with a frozen copy of it. Without, its log probabilit
 once, before the first step.
 """
 
-import math
 import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
+from transformers.trainer_callback import PrinterCallback
 
 from app.jobs.methods import ADAPTERS
-from app.jobs.spec import RunSpec
-from workers.stages.batches import passes
+from app.jobs.spec import Hyperparameters, RunSpec
+from workers.stages.batches import Plan, passes
+from workers.stages.checkpoints import Progress
 from workers.stages.pairs import Batch, Rows, collate
 from workers.stages.prepare import Examples
+from workers.stages.records import Milestones, Recorded, Sampler, arguments
 from workers.stages.run import Run, say
-from workers.stages.trainer import StepTrainer, diverged
 
 GAMMA = 0.5  # SimPO's margin: its authors' choice for beta 2
 METRICS = {  # ours: TRL's
@@ -50,58 +50,76 @@ REWARD_METRICS = {"margin": "margin", "reward_accuracy": "accuracy"}
 class Steps:
     """What the Trainer iterates over: the rows of the plan's steps after those already taken."""
 
-    def __init__(self, trainer: "PreferenceTrainer") -> None:
-        self.trainer = trainer
+    def __init__(self, plan: Plan, done: int) -> None:
+        self.plan, self.done = plan, done
 
     def __len__(self) -> int:
-        return self.trainer.plan.total
+        return self.plan.total
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.trainer.progress.step + 1, len(self) + 1):
-            yield self.trainer.plan.step(step)
+        for step in range(self.done + 1, self.plan.total + 1):
+            yield self.plan.step(step)
 
 
-# -- the trainer ---------------------------------------------------------------------------
+class Preferences(Recorded):
+    """Mixed into a trainer of TRL's: see `trainer_of`. `fit` is the way in."""
 
-
-def trainer_of(spec: RunSpec, tokenizer: Any, *, fresh: bool) -> Any:
-    """`PreferenceTrainer` of this stage, to be called as `StepTrainer` is."""
-    return partial(PreferenceTrainer, spec=spec, tokenizer=tokenizer, fresh=fresh)
-
-
-class PreferenceTrainer(StepTrainer):
-    """The same loop with another loss. `fit` is the way in."""
+    # of TRL's trainer
+    state: Any
+    lr_scheduler: Any
+    remove_callback: Any
+    compute_loss: Any
+    compute_ref_log_probs: Any
+    _metrics: Any
+    _stored_metrics: Any
 
     def __init__(
         self,
         model: Any,
         run: Run,
-        *arguments: Any,
+        hyperparameters: Hyperparameters,
+        progress: Progress,
+        *,
+        cuda: bool,
+        bf16: bool,
         examples: Examples,
         validation: Examples | None,
+        sampler: Sampler | None,
         spec: RunSpec,
-        tokenizer: Any,
         fresh: bool,
-        **options: Any,
     ) -> None:
-        stage, seed = spec.stage, spec.hyperparameters.seed
-        rows: Any = Rows(examples, stage, seed)
-        held_out: Any = Rows(validation, stage, seed) if validation is not None else None
-        super().__init__(model, run, *arguments, examples=rows, validation=held_out, **options)
-        self.rows = rows
-        self.neftune_noise_alpha = None  # its noise would reach the reference too
-        self.style = "odds" if uses_odds(spec) else "kto" if stage == "kto" else stage
-        self.names = REWARD_METRICS if stage == "reward" else METRICS
-        weights = {weight: weight.data for weight in model.parameters() if weight.requires_grad}
-        self.trl = trl_trainer(spec, model, tokenizer, self.args)
-        for weight, data in weights.items():  # TRL makes adapters of a quantised base bfloat16
-            weight.data = data
+        hp, self.style = hyperparameters, style_of(spec)
+        self.rows = Rows(examples, spec.stage, hp.seed)
+        self.held_out = Rows(validation, spec.stage, hp.seed) if validation else None
+        self.plan = Plan(self.rows.lengths, hp)
+        self.watch(
+            run,
+            hp,
+            progress,
+            total=self.plan.total,
+            per_epoch=self.plan.per_epoch,
+            validates=self.held_out is not None,
+            sampler=sampler,
+        )
+        found = arguments(run, hp, self.plan.total, cuda=cuda, bf16=bf16)
+        trained = {weight: weight.data for weight in model.parameters() if weight.requires_grad}
+        tokenizer = load_tokenizer(spec)
+        super().__init__(  # type: ignore[call-arg]
+            model=model,
+            args=config_of(spec, found),
+            train_dataset=nothing(self.style),
+            processing_class=tokenizer,
+            callbacks=[Milestones(self)],
+        )
+        self.remove_callback(PrinterCallback)
         self.fill = int(tokenizer.pad_token_id)
+        for weight, data in trained.items():  # TRL makes adapters of a quantised base bfloat16
+            weight.data = data
         if "ref" in getattr(model, "peft_config", {}) and fresh:
             model.delete_adapter("ref")  # the model without its adapter is the same, and costs less
-        if spec.method not in ADAPTERS and stage in {"dpo", "kto"} and self.style != "odds":
-            for known in filter(None, (rows, held_out)):
-                self.ask_reference(known)
+        if self.style in {"dpo", "kto"} and spec.method not in ADAPTERS:
+            for rows in filter(None, (self.rows, self.held_out)):
+                self.ask_reference(rows)
 
     def ask_reference(self, rows: Rows) -> None:
         """Log probabilities of all answers before anything is learnt."""
@@ -110,97 +128,95 @@ class PreferenceTrainer(StepTrainer):
         self.model.eval()
         found: dict[int, tuple[float, float]] = {}
         for few in self.cut(rows, list(range(len(rows)))):
-            batch = self.on_device(collate(rows, few, self.style, self.fill))
-            first, second = self.trl.compute_ref_log_probs(self.model, batch)
+            first, second = self.compute_ref_log_probs(self.model, self.batch(rows, few))
             found |= dict(zip(few, zip(first.tolist(), second.tolist(), strict=True), strict=True))
         rows.reference = [found[row] for row in range(len(rows))]
 
+    # -- what TRL would do, and is done already ----------------------------------------------
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        pass
+
+    # -- batches ---------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> Any:
+        return Steps(self.plan, self.progress.step)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[list[int]], *_: Any) -> tuple[Any, None]:
+        following = next(epoch_iterator, None)
+        return ([] if following is None else [following]), None
+
     def cut(self, rows: Rows, chosen: list[int]) -> Iterator[list[int]]:
         return passes(
-            chosen, rows.lengths, most_rows=self.hp.batch_size, most_tokens=self.hp.batch_tokens
+            chosen,
+            rows.lengths,
+            most_rows=self.hp.batch_size,
+            most_tokens=self.hp.batch_tokens,
+            packed=False,
         )
 
-    def on_device(self, batch: Batch) -> Batch:
-        device = self.args.device
+    def batch(self, rows: Rows, few: list[int]) -> Batch:
+        batch, device = collate(rows, few, self.style, self.fill), self.args.device
         return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
-    def judge(
-        self, model: Any, rows: Rows, few: list[int]
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    def scored(self, model: Any, rows: Rows, few: list[int]) -> tuple[Any, dict[str, float]]:
         """TRL's loss of a batch, the mean over its rows, and what it says beside."""
-        batch = self.on_device(collate(rows, few, self.style, self.fill))
-        loss = self.trl.compute_loss(model, batch)
-        if self.style == "odds":
-            said = self.trl._stored_metrics["train"]  # noqa: SLF001 - there is no other way
-        else:
-            said = self.trl._metrics["train" if model.training else "eval"]  # noqa: SLF001
-        found = {ours: said[theirs][-1] for ours, theirs in self.names.items() if said.get(theirs)}
+        loss = self.compute_loss(model, self.batch(rows, few))
+        said: Any = self._stored_metrics if self.style == "odds" else self._metrics
+        said = said["eval" if self.style != "odds" and not model.training else "train"]
+        names = REWARD_METRICS if self.style == "reward" else METRICS
+        found = {ours: said[theirs][-1] for ours, theirs in names.items() if said.get(theirs)}
         said.clear()
         return loss, found
 
     # -- a step ----------------------------------------------------------------------------
 
-    def get_train_dataloader(self) -> Any:
-        return Steps(self)
-
-    def training_step(self, model: Any, inputs: Any, *_: Any) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: list[int], *_: Any) -> Any:
         """Gradients of one step, clipped: the mean over its rows, in however many passes."""
-        began = time.monotonic()
+        began, step = time.monotonic(), self.state.global_step + 1
         model.train()
-        step = self.state.global_step + 1
-        loss = torch.zeros((), device=self.args.device)
-        mean = Mean()
+        loss, mean = torch.zeros((), device=self.args.device), Mean()
         for few in self.cut(self.rows, inputs):
             self.run.check_overdue()
             share = len(few) / len(inputs)
-            part, said = self.judge(model, self.rows, few)
+            part, said = self.scored(model, self.rows, few)
             self.accelerator.backward(part * share)
             loss += part.detach() * share
             mean.add(said, len(few))
-        weights = [weight for weight in model.parameters() if weight.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, self.hp.max_grad_norm))
-        now = {
-            "loss": float(loss),
+        held = [weight for weight in model.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(held, self.hp.max_grad_norm)
+        (value, norms) = self.agree(loss, norm.detach())
+        self.now = {
+            "loss": value,
             **mean.result(),
             "lr": self.lr_scheduler.get_last_lr()[0],
-            "grad_norm": norm,
-            "tokens": self.tokens(step),
+            "grad_norm": norms,
+            "tokens": self.rows.tokens(inputs),
         }
-        if not math.isfinite(now["loss"]) or not math.isfinite(norm):
-            raise diverged(step)
-        self.now, self.took = now, time.monotonic() - began
+        self.finite(self.now, step)
+        self.took = time.monotonic() - began
         return loss
 
-    def tokens(self, step: int) -> int:
-        return int(self.rows.tokens(self.plan.step(step)))
-
-    # -- evaluation ------------------------------------------------------------------------
-
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+    def measure(self) -> dict[str, float] | None:
         """The mean loss over all rows of the validation data."""
-        self.control.should_evaluate = False
-        rows: Any = self.validation
-        if rows is None:
-            return {}
-        step, model = self.progress.step, self.model_wrapped
-        self.progress.eval_due = True
-        model.eval()
+        rows = self.held_out
+        assert rows
         total, mean = 0.0, Mean()
-        with torch.no_grad():
-            for few in self.cut(rows, list(range(len(rows)))):
-                if self.run.stop_asked:  # the next attempt begins with this evaluation
-                    self.control.should_save = self.control.should_training_stop = True
-                    return {}
-                loss, said = self.judge(model, rows, few)
-                total += float(loss) * len(few)
-                mean.add(said, len(few))
-        loss = total / len(rows)
-        self.progress.eval_due, self.progress.eval_loss = False, loss
-        epoch = round(step / self.plan.per_epoch, 4)
+        for few in self.cut(rows, list(range(len(rows)))):
+            self.run.check_overdue()
+            if self.run.stop_asked is not None:
+                return None
+            loss, said = self.scored(self.model_wrapped, rows, few)
+            total += float(loss) * len(few)
+            mean.add(said, len(few))
         found = {f"eval_{name}": value for name, value in mean.result().items()}
-        self.run.metric({"step": step, "epoch": epoch, "eval_loss": loss} | found)
-        say(f"step {step}/{self.plan.total}  epoch {epoch:.2f}  eval loss {loss:.4f}")
-        return {}
+        return {"eval_loss": total / len(rows)} | found
 
 
 class Mean:
@@ -221,20 +237,92 @@ class Mean:
 # -- TRL -----------------------------------------------------------------------------------
 
 
-def uses_odds(spec: RunSpec) -> bool:
-    """ORPO and SimPO: no reference, and batches of another form."""
+def style_of(spec: RunSpec) -> str:
+    """Which batches the loss takes; `odds` is ORPO's, and SimPO's, which have no reference."""
     simpo = spec.stage == "dpo" and spec.hyperparameters.dpo_loss == "simpo"
-    return spec.stage == "orpo" or simpo
+    return "odds" if spec.stage == "orpo" or simpo else spec.stage
 
 
-class Finished:
-    """Rows are tokenised, and reference log probabilities known: TRL has nothing to prepare."""
+def trainer_of(spec: RunSpec) -> Any:
+    """The class of the trainer: TRL's, with our batches, steps and records."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    if spec.stage == "reward":
+        from trl import RewardTrainer as Kind
+    elif spec.stage == "kto":
+        from trl import KTOTrainer as Kind
+    elif spec.stage == "orpo":
+        from trl.experimental.orpo import ORPOTrainer as Kind
+    elif style_of(spec) == "odds":
+        from trl.experimental.cpo import CPOTrainer as Kind
+    else:
+        from trl import DPOTrainer as Kind
+    return type(f"Our{Kind.__name__}", (Preferences, Kind), {})
 
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-        return dataset
 
-    def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
-        return dataset
+def config_of(spec: RunSpec, found: dict[str, Any]) -> Any:
+    """TRL's own arguments. `found` are those of any Trainer."""
+    hp = spec.hyperparameters
+    found |= {
+        "max_grad_norm": 0,  # clipped in training_step
+        "ignore_data_skip": True,
+        "neftune_noise_alpha": None,  # its noise would reach the reference too
+        "gradient_checkpointing": hp.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "max_length": hp.max_length if style_of(spec) == "odds" else None,  # rows are cut already
+    }
+    known = (
+        spec.method not in ADAPTERS
+    )  # the reference's log probabilities, as `ask_reference` says
+    if spec.stage == "reward":
+        from trl import RewardConfig
+
+        return RewardConfig(**found)
+    if spec.stage == "kto":
+        from trl import KTOConfig
+
+        return KTOConfig(
+            beta=hp.beta,
+            desirable_weight=hp.desirable_weight,
+            undesirable_weight=hp.undesirable_weight,
+            precompute_ref_log_probs=known,
+            train_sampling_strategy="sequential",
+            **found,
+        )
+    if spec.stage == "orpo":
+        from trl.experimental.orpo import ORPOConfig
+
+        return ORPOConfig(beta=hp.beta, **found)
+    if style_of(spec) == "odds":
+        from trl.experimental.cpo import CPOConfig
+
+        return CPOConfig(
+            beta=hp.beta,
+            loss_type="simpo",
+            cpo_alpha=0.0,
+            simpo_gamma=GAMMA,
+            label_smoothing=hp.label_smoothing,
+            **found,
+        )
+    from trl import DPOConfig
+
+    robust = hp.dpo_loss == "sigmoid" and hp.label_smoothing > 0
+    return DPOConfig(
+        beta=hp.beta,
+        loss_type=["robust" if robust else hp.dpo_loss],
+        label_smoothing=hp.label_smoothing,
+        precompute_ref_log_probs=known,
+        **found,
+    )
+
+
+def load_tokenizer(spec: RunSpec) -> Any:
+    """TRL asks for one, and takes the padding from it."""
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(spec.base, local_files_only=True, trust_remote_code=False)
+    if found.pad_token_id is None:
+        found.pad_token = found.eos_token
+    return found
 
 
 class Nothing(list[dict[str, int]]):
@@ -244,71 +332,9 @@ class Nothing(list[dict[str, int]]):
         return self
 
 
-def trl_trainer(spec: RunSpec, model: Any, tokenizer: Any, args: Any) -> Any:
-    """TRL's trainer of the stage, for its loss. It never trains by itself."""
-    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+def nothing(style: str) -> Any:
+    """A dataset for trainers that want one: no batch is made of it."""
     from datasets import Dataset
 
-    hp = spec.hyperparameters
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    common = {
-        "output_dir": args.output_dir,
-        "seed": hp.seed,
-        "use_cpu": args.use_cpu,
-        "bf16": args.bf16,
-        "gradient_checkpointing": hp.gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "max_length": None,
-        "report_to": [],
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-    }
-    given = {"model": model, "processing_class": tokenizer}
-    row = Dataset.from_list([{"number": 0}])
-    known = spec.method not in ADAPTERS  # the reference's log probabilities
-    if spec.stage == "reward":
-        from trl import RewardConfig, RewardTrainer
-
-        shape = type("Reward", (Finished, RewardTrainer), {})
-        return shape(args=RewardConfig(**common), train_dataset=row, **given)
-    if spec.stage == "kto":
-        from trl import KTOConfig, KTOTrainer
-
-        config = KTOConfig(
-            beta=hp.beta,
-            desirable_weight=hp.desirable_weight,
-            undesirable_weight=hp.undesirable_weight,
-            precompute_ref_log_probs=known,
-            train_sampling_strategy="sequential",
-            **common,
-        )
-        return type("Kto", (Finished, KTOTrainer), {})(args=config, train_dataset=row, **given)
-    if spec.stage == "orpo":
-        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-
-        config = ORPOConfig(beta=hp.beta, **common | {"max_length": hp.max_length})
-        return ORPOTrainer(args=config, train_dataset=Nothing([{"number": 0}]), **given)
-    if hp.dpo_loss == "simpo":
-        from trl.experimental.cpo import CPOConfig, CPOTrainer
-
-        config = CPOConfig(
-            beta=hp.beta,
-            loss_type="simpo",
-            cpo_alpha=0.0,
-            simpo_gamma=GAMMA,
-            label_smoothing=hp.label_smoothing,
-            **common | {"max_length": hp.max_length},
-        )
-        return CPOTrainer(args=config, train_dataset=Nothing([{"number": 0}]), **given)
-    from trl import DPOConfig, DPOTrainer
-
-    robust = hp.dpo_loss == "sigmoid" and hp.label_smoothing > 0
-    config = DPOConfig(
-        beta=hp.beta,
-        loss_type=["robust" if robust else hp.dpo_loss],
-        label_smoothing=hp.label_smoothing,
-        precompute_ref_log_probs=known,
-        **common,
-    )
-    return type("Dpo", (Finished, DPOTrainer), {})(args=config, train_dataset=row, **given)
+    row = [{"number": 0}]
+    return Nothing(row) if style == "odds" else Dataset.from_list(row)

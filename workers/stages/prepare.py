@@ -15,7 +15,16 @@ from tokenizers import Encoding, Tokenizer
 
 from app.errors import N_
 from app.models.chat_template import ChatTemplate
-from app.models.marking import BATCH_CHARS, Dropped, Marker, Row, StopUntrained, Text
+from app.models.marking import (
+    BATCH_CHARS,
+    FULL,
+    Dropped,
+    Marker,
+    Row,
+    StopUntrained,
+    Text,
+    TrainOn,
+)
 from workers.stages.run import Run, StageError, say
 
 BATCH = 500  # texts tokenised together
@@ -40,9 +49,9 @@ DROPPED = {
 
 @dataclass
 class Examples:
-    """Token ids and trained flags of all examples, end to end: 5 bytes per token.
+    """Token ids and the weights of their losses, end to end: 5 bytes per token.
 
-    An example that counts several times is there once, with several starts.
+    A weight is in hundredths; 0 is context. An example that counts several times is there once, with several starts.
     """
 
     ids: array = field(default_factory=lambda: array("i"))
@@ -55,6 +64,16 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def carrying(self) -> int:
+        """Tokens that carry loss."""
+        return len(self.trained) - self.trained.count(0)
+
+    def carried(self, number: int) -> int:
+        """The same, of one example."""
+        start, length = self.starts[number], self.lengths[number]
+        return length - self.trained.count(0, start, start + length)
 
     def add(
         self, ids: Sequence[int], trained: bytearray, row: int = 0, *, good: bool = True
@@ -92,12 +111,19 @@ class Prepare:
     max_length: int
     kind: str  # of the rows: sft, pretrain, preference or kto
     now: datetime  # what templates take for the present, the same for all rows
+    train_on: TrainOn = "answers"
 
     def __post_init__(self) -> None:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.marker = Marker(
-            self.tokenizer, self.template, self.special, self.stops, self.around, self.now
+            self.tokenizer,
+            self.template,
+            self.special,
+            self.stops,
+            self.around,
+            self.now,
+            self.train_on,
         )
         self.examples = Examples()
         self.rows = 0
@@ -147,7 +173,7 @@ class Prepare:
             # token but the first of the text is predicted once.
             for start in range(0, len(ids) - 1, self.max_length - 1):
                 piece = ids[start : start + self.max_length]
-                self.examples.add(piece, bytearray([0]) + b"\1" * (len(piece) - 1), row)
+                self.examples.add(piece, bytearray([0]) + bytes([FULL]) * (len(piece) - 1), row)
             return
         for span, (first, end) in zip(text.spans, marked.spans, strict=True):
             self.examples.stops.add(ids[end - 1])
@@ -192,7 +218,7 @@ class Prepare:
                 self.misaligned,
             )
         examples = self.examples
-        tokens, trained = len(examples.ids), examples.trained.count(1)
+        tokens, trained = len(examples.ids), examples.carrying
         self.run.event(
             "prepared",
             {
@@ -250,7 +276,7 @@ class Prepare:
     def tell(self, event: str, sentence: str, rows: list[str], **params: Any) -> None:
         self.run.event(event, sentence, count=len(rows), rows=rows[:NAMED], **params)
         for start in range(0, len(rows), 1000):
-            say(f"  {event}: {' '.join(rows[start : start + 1000])}")
+            self.run.line(f"  {event}: {' '.join(rows[start : start + 1000])}")
 
 
 def note(rows: list[str], row: str) -> None:

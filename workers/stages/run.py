@@ -3,6 +3,7 @@
     spec.json       in: what to do (app.jobs.spec), written once
     status.json     out: {state, phase, step, total, error}, replaced as a whole
     metrics.jsonl   out: one line per step, in order, each step once
+    tensorboard/    out: the same, as TensorBoard reads it
     events.jsonl    out: {t, kind, message, params}; the message is a msgid
     log             what the stage prints; whoever starts it redirects it there
 
@@ -29,8 +30,20 @@ from pydantic import BaseModel, ValidationError
 
 from app.errors import N_, DomainError
 from app.jobs.spec import RunSpec
+from workers.stages.board import Board
 
 Spec = TypeVar("Spec", bound=BaseModel)
+# What libraries say when a device or a peer has gone: another attempt may well succeed.
+LOST = (
+    "DistBackendError",
+    "DistNetworkError",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "gloo/transport",
+    "NCCL error",
+    "CUDA error: uncorrectable ECC",
+    "CUDA error: unspecified launch failure",
+)
 LEAVE_AFTER = 15.0  # seconds from SIGTERM until a step that still runs is given up
 
 
@@ -48,8 +61,15 @@ class Stopped(BaseException):
     """SIGTERM came, and there is nothing to wait for. No `except Exception` may swallow it."""
 
 
+def ranks() -> tuple[int, int]:
+    """Which of how many processes this is: torchrun says so where there are several."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def say(line: str) -> None:
-    """One line of the log."""
+    """One line of the log; of several processes only the first writes it."""
+    if ranks()[0]:
+        return
     print(time.strftime("%H:%M:%S"), line, flush=True)
 
 
@@ -64,6 +84,9 @@ class Run:
         self.patient = False  # SIGTERM waits for the next step boundary
         self.stop_asked: float | None = None
         self.said = 0.0
+        self.recorded: list[list[Any]] | None = None  # what is said, to be said again: see tokens
+        self.rank, self.ranks = ranks()
+        self.board = Board(directory / "tensorboard")
 
     def listen(self) -> None:
         """From now on SIGTERM (and Ctrl-C) ends the run in good order."""
@@ -101,7 +124,10 @@ class Run:
             self.status("running")
 
     def status(self, state: str, error: dict[str, Any] | None = None) -> None:
+        """The first process speaks for all. Of a failure, whichever met it first."""
         self.said = time.monotonic()
+        if self.ranks > 1 and ((self.rank and not error) or self.has_failed()):
+            return
         replace(
             self.directory / "status.json",
             {
@@ -113,19 +139,38 @@ class Run:
             },
         )
 
+    def has_failed(self) -> bool:
+        try:
+            return bool(json.loads((self.directory / "status.json").read_text())["error"])
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def line(self, line: str) -> None:
+        """A line of the log that belongs to an event."""
+        if self.recorded is not None:
+            self.recorded.append(["", line, {}])
+        say(line)
+
     def event(self, kind: str, message: str, **params: Any) -> None:
         """Something worth a line on the job's page, and in the log."""
+        if self.rank:
+            return
+        if self.recorded is not None:
+            self.recorded.append([kind, message, params])
         say(message % params if params else message)
         line = {"t": now(), "kind": kind, "message": message, "params": params}
         append(self.directory / "events.jsonl", line)
 
     def metric(self, line: dict[str, Any]) -> None:
+        if self.rank:
+            return
         append(self.directory / "metrics.jsonl", line | {"t": now()})
+        self.board.add(line["step"], line)
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that will be taken again, and a line cut short by a crash."""
         path = self.directory / "metrics.jsonl"
-        if not path.is_file():
+        if self.rank or not path.is_file():
             return
         kept = []
         for line in path.read_bytes().splitlines(keepends=True):
@@ -172,7 +217,8 @@ def execute(stage: Callable[[Run, Any], dict[str, Any]], shape: type[BaseModel] 
         run.listen()
         run.enter("prepare")
         result = stage(run, run.spec(shape))
-        replace(run.directory / "result.json", result)
+        if run.rank == 0:
+            replace(run.directory / "result.json", result)
         run.status("succeeded")
     except Stopped:
         return stopped(run)
@@ -196,6 +242,9 @@ def stopped(run: Run) -> int:
 
 def failed(run: Run, error: BaseException) -> int:
     known = named(error)
+    if known.code == "lost":  # no last word, so that the job is tried again from its checkpoint
+        traceback.print_exception(error)
+        return 1
     if known.code == "disk_full":  # make room for the last words
         for directory in run.checkpoints.glob("checkpoint-*"):
             if not (directory / "complete").exists():
@@ -216,7 +265,7 @@ def named(error: BaseException) -> StageError:
         return error
     if isinstance(error, DomainError):
         return StageError(error.code, error.message, **error.params)
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if disk_is_full(error):
         return disk_full()
     if "No space left on device" in text or "PytorchStreamWriter failed" in text:
         return disk_full()
@@ -228,7 +277,13 @@ def named(error: BaseException) -> StageError:
                 " maximum length, or switch on gradient checkpointing."
             ),
         )
+    if any(sign in text for sign in LOST):
+        return StageError("lost", N_("A device, or another process of the run, was lost."))
     return StageError("crashed", N_("The run ended with an error: %(reason)s"), reason=text)
+
+
+def disk_is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def disk_full() -> StageError:
@@ -236,6 +291,14 @@ def disk_full() -> StageError:
         "disk_full",
         N_("The disk of the node is full. Free some space, then resume the job or start it again."),
     )
+
+
+def leave_out(*names: str) -> None:
+    """Packages that this run has no use for, and that others would import because they are there:
+    to them they are not installed. Together they take seconds.
+    """
+    for name in names:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
 def quiet(threads: int) -> None:

@@ -10,8 +10,6 @@ import platform
 import resource
 import sys
 import time
-from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,24 +17,33 @@ from typing import Any
 from app.errors import N_
 from app.jobs import methods
 from app.jobs.spec import RunSpec
-from app.models import chat_template
-from app.models.chat_template import ChatTemplate
-from workers.stages import adapters, checkpoints, models
+from app.models import vocabulary
+from app.models.vocabulary import Vocabulary
+from workers.stages import adapters, checkpoints, models, tokens
 from workers.stages.checkpoints import Progress
-from workers.stages.loading import bad_model, leave_out, load_model
-from workers.stages.mixing import Data
-from workers.stages.prepare import Examples, Prepare
-from workers.stages.run import Run, StageError, Stopped, execute, quiet, say
+from workers.stages.loading import bf16, load_model
+from workers.stages.prepare import Examples
+from workers.stages.run import Run, StageError, Stopped, execute, leave_out, quiet, say
 
 # Settings that change how a run is watched, but not what it computes.
-HARMLESS = {"logging_steps", "eval_steps", "save_steps", "save_seconds", "keep_checkpoints"}
+HARMLESS = {
+    "logging_steps",
+    "eval_steps",
+    "save_steps",
+    "save_seconds",
+    "keep_checkpoints",
+    "keep_best",
+    "early_stopping_patience",
+    "sample_prompts",
+    "sample_tokens",
+}
 
 
 def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     # -- setup: what are we given, and may we use it?
     say(f"Job {spec.job_id}, attempt {spec.fence}: {spec.stage} {spec.method}")
     quiet(spec.threads)
-    leave_out(spec)
+    leave_out(*spare(spec))
     base = Path(spec.base)
     config = models.check_base(base, weights=spec.stage != "pretrain")
     if spec.adapter:
@@ -44,16 +51,14 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     resume = Path(spec.resume_from) if spec.resume_from else None
     progress = checkpoints.load(resume) if resume else Progress(began=time.time())
 
-    # -- prepare: rows to tokens and masks
-    vocabulary = load_vocabulary(base, spec)
-    source = open_data(run, spec)
-    mix = source.report_mix()
-    examples, data = prepare(run, spec, config, vocabulary, progress, source, "train")
-    source.spread(examples)
-    validation, checks = None, None
-    if source.validates:
-        validation, checks = prepare(run, spec, config, vocabulary, progress, source, "validation")
-    stops = stop_tokens(run, vocabulary, examples)
+    # -- prepare: rows to tokens and masks; of several processes the first does it for all
+    words = load_vocabulary(base, spec)
+    if run.rank:
+        made = tokens.wait(run)
+    else:
+        made = tokens.prepared(run, spec, config, words, progress.began)
+        tokens.tell(run, made)
+    examples, stops = made.train, stop_tokens(run, words, made.train)
     print_of_run = fingerprint(spec, base, examples)
     if resume and progress.fingerprint != print_of_run:
         raise StageError(
@@ -68,32 +73,37 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     run.enter("load")
     loaded = load_model(spec, base, examples)
     model = loaded.model
-    from workers.stages.trainer import StepTrainer, save_weights
+    from workers.stages.records import save_weights
+    from workers.stages.samples import sampler
 
-    shape: Any = StepTrainer
+    options: dict[str, Any] = {
+        "cuda": spec.device == "cuda",
+        "bf16": bf16(spec),
+        "examples": examples,
+        "validation": made.validation,
+        "sampler": sampler(run, spec, words, stops) if spec.stage != "reward" else None,
+    }
     if spec.stage in methods.PREFERENCES:
         from workers.stages.preferences import trainer_of
 
-        shape = trainer_of(spec, vocabulary.tokenizer, fresh=loaded.fresh)
-    trainer = shape(
-        model,
-        run,
-        spec.hyperparameters,
-        progress,
-        cuda=spec.device == "cuda",
-        examples=examples,
-        validation=validation,
-    )
+        shape = trainer_of(spec)
+        options |= {"spec": spec, "fresh": loaded.fresh}
+    else:
+        from workers.stages.trainer import StepTrainer
+
+        shape = StepTrainer
+        options["fsdp"] = spec.strategy == "fsdp" and run.ranks > 1
+    trainer = shape(model, run, spec.hyperparameters, progress, **options)
 
     # -- fit: from here on SIGTERM waits for the end of a step, and leaves a checkpoint
     run.patient = True
-    run.step, run.total = progress.step, trainer.plan.total
+    run.step, run.total = progress.step, trainer.total
     run.forget_after(progress.step)
     run.enter("train")
     if resume:
         run.event("resumed", N_("Goes on after step %(step)s."), step=progress.step)
     progress = trainer.fit(str(resume) if resume else None)
-    if progress.step < run.total or progress.eval_due:
+    if not trainer.ended():
         raise Stopped
 
     # -- save: what a later stage or an engine needs, and nothing of this run's making
@@ -109,7 +119,7 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
         adapters.save_sum(model, loaded.before, target)
     else:
         save_weights(model, target)
-    models.carry_tokenizer(base, target, vocabulary.template)
+    models.carry_tokenizer(base, target, words.template)
     models.write_generation_config(base, target, stops)
     return {
         "kind": target.name,
@@ -118,9 +128,11 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
         "seconds": round(progress.seconds, 3),
         "loss": progress.loss,
         "eval_loss": progress.eval_loss,
-        "data": data,
-        "mix": mix,
-        "validation": checks,
+        "best_step": progress.best_step or None,
+        "best_loss": progress.best_loss,
+        "data": made.data,
+        "mix": made.mix,
+        "validation": made.checks,
         "stop_token_ids": stops,
         "peak_memory": peak_memory(spec.device),
         "libraries": libraries(),
@@ -130,115 +142,44 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
 # -- prepare -------------------------------------------------------------------------------
 
 
-@dataclass
-class Vocabulary:
-    tokenizer: Any  # transformers' own, because the engine will use that too
-    template: ChatTemplate | None
-    special: set[int]
-    stops: list[int]  # where engines stop
-    around: tuple[list[int], list[int]]  # ids that open and close a document
+def spare(spec: RunSpec) -> set[str]:
+    """Libraries that this run does not need."""
+    found = {"datasets", "trl", "pandas", "sklearn", "scipy", "bitsandbytes"}
+    if spec.method == "qlora":
+        found -= {"bitsandbytes", "scipy"}
+    if spec.stage in methods.PREFERENCES:
+        found -= {"datasets", "trl", "pandas"}
+    return found
 
 
 def load_vocabulary(base: Path, spec: RunSpec) -> Vocabulary:
     """The model's tokenizer and template. Raises StageError when they cannot be trained with."""
-    from transformers import AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    template = chat_template.load(base)
-    if template is None and spec.stage != "pretrain":
-        raise StageError(
-            "no_chat_template",
-            N_("The model has no chat template, so conversations cannot be put into its words."),
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            base, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise bad_model(error) from error
-    if not tokenizer.is_fast:
+    if not (base / "tokenizer.json").is_file():
         raise StageError(
             "bad_model",
             N_("The model has no tokenizer.json, which training needs."),
             file="tokenizer",
         )
-    tokens = tokenizer.added_tokens_decoder.items()
-    special = {number for number, token in tokens if token.special}
-    opening = tokenizer.encode("a")[: -len(tokenizer.encode("a", add_special_tokens=False))]
-    closing = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    stops = models.stop_tokens(base) or closing
-    return Vocabulary(
-        tokenizer,
-        template,
-        special | set(tokenizer.all_special_ids) | set(stops),
-        stops,
-        ([token for token in opening if token == tokenizer.bos_token_id], closing),
-    )
-
-
-def open_data(run: Run, spec: RunSpec) -> Data:
-    """The rows to train and to validate on. Raises StageError."""
-    try:
-        return Data(run, spec)
-    except FileNotFoundError as error:
-        raise data_missing(error) from error
-
-
-def prepare(
-    run: Run,
-    spec: RunSpec,
-    config: dict[str, Any],
-    vocabulary: Vocabulary,
-    progress: Progress,
-    source: Data,
-    name: str,
-) -> tuple[Examples, dict[str, int]]:
-    """Tokenise the `train` or `validation` data, and say what became of its rows."""
-    wanted = spec.hyperparameters.max_length
-    known = (config.get("text_config") or config).get("max_position_embeddings") or wanted
-    if known < wanted and name == "train":
-        run.event(
-            "warning",
-            N_("The model reads at most %(known)s tokens, so rows are cut there."),
-            known=known,
+    words = vocabulary.load(base)
+    if words.template is None and spec.stage != "pretrain":
+        raise StageError(
+            "no_chat_template",
+            N_("The model has no chat template, so conversations cannot be put into its words."),
         )
-    work = Prepare(
-        run=run,
-        tokenizer=vocabulary.tokenizer.backend_tokenizer,
-        template=vocabulary.template,
-        special=vocabulary.special,
-        stops=set(vocabulary.stops),
-        around=vocabulary.around,
-        max_length=min(wanted, known),
-        kind=methods.KINDS[spec.stage],
-        now=datetime.fromtimestamp(progress.began),  # noqa: DTZ006 - as the engine's own clock
-    )
-    try:
-        work.read(source.training() if name == "train" else source.validating())
-    except FileNotFoundError as error:
-        raise data_missing(error) from error
-    leaks = source.report_leaks() if name == "validation" else {}
-    return work.examples, leaks | work.report(name)
+    return words
 
 
-def data_missing(error: FileNotFoundError) -> StageError:
-    return StageError(
-        "data_missing", N_("The data is not on this node: %(file)s"), file=error.filename
-    )
-
-
-def stop_tokens(run: Run, vocabulary: Vocabulary, examples: Examples) -> list[int]:
+def stop_tokens(run: Run, words: Vocabulary, examples: Examples) -> list[int]:
     """Where an engine has to stop: what the model says, and what its answers were trained with."""
-    if new := sorted(examples.stops - set(vocabulary.stops)):
+    if new := sorted(examples.stops - set(words.stops)):
         run.event(
             "warning",
             N_(
                 "Answers end with %(tokens)s, where the base model does not stop; the tuned one does."
             ),
-            tokens=" ".join(vocabulary.tokenizer.convert_ids_to_tokens(new)),
+            tokens=" ".join(words.tokenizer.id_to_token(one) or "" for one in new),
         )
-    return vocabulary.stops + new
+    return words.stops + new
 
 
 def fingerprint(spec: RunSpec, base: Path, examples: Examples) -> str:

@@ -2,94 +2,122 @@
 
 To the Trainer the run is one epoch of `plan.total` batches, and a batch is a whole step. The step
 is cut into forward passes here, so that its loss and its gradient are the mean over all its
-trained tokens, however many passes that takes.
+trained tokens, however many passes and devices that takes:
+
+    loss = 1/N  sum over tokens of  weight x -log p(token | those before it)
+
+with N the trained tokens of the step (weight > 0), over all passes of all devices.
 """
 
-import inspect
-import math
+import contextlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from app.errors import N_
 from app.jobs.spec import Hyperparameters
-from workers.stages import checkpoints
-from workers.stages.batches import Plan, passes
+from workers.stages import losses, packing
+from workers.stages.batches import Plan, deal, passes
 from workers.stages.checkpoints import Progress
 from workers.stages.prepare import Examples
-from workers.stages.run import Run, StageError, say
+from workers.stages.records import Milestones, Recorded, Sampler, arguments, save_weights
+from workers.stages.run import Run, say
 
-IGNORE = -100
-Pass = dict[str, torch.Tensor]
+__all__ = ["StepTrainer", "save_weights"]
 
 
-def collate(examples: Examples, rows: list[int]) -> Pass:
-    """{input_ids, labels: (rows, tokens) int64}; labels are shifted: what follows each token.
+@dataclass
+class Pass:
+    """One forward pass. Tokens without a label never reach the model's head."""
 
-    Padding stands on the right and carries no label. No token sees what comes after it, so no
-    token sees padding, and the attention needs no mask.
+    ids: Tensor  # (rows, tokens) int64; padding stands on the right
+    wanted: Tensor  # places, in the flattened ids, of the tokens whose next one carries loss
+    labels: Tensor  # the next tokens there
+    weights: Tensor  # of their losses, float32
+    lengths: list[int] | None = None  # of rows that lie end to end in one
+
+
+def collate(examples: Examples, rows: list[int], *, packed: bool) -> Pass:
+    """Side by side, padded to the longest, or end to end.
+
+    No token sees what comes after it, so no token sees padding: the attention needs no mask.
+    No rows: a pass of one token and no loss, for a device that has nothing else to do.
     """
-    widest = max(examples.lengths[row] for row in rows)
-    ids = torch.zeros(len(rows), widest, dtype=torch.int64)
-    labels = torch.full((len(rows), widest), IGNORE)
-    for place, row in enumerate(rows):
+    lengths = [examples.lengths[row] for row in rows] or [1]
+    widest = sum(lengths) if packed else max(lengths)
+    ids = torch.zeros(1 if packed else len(lengths), widest, dtype=torch.int64)
+    flat, places, labels, weights, start = ids.view(-1), [], [], [], 0
+    for row, length in zip(rows, lengths, strict=False):
         tokens, trained = examples[row]
-        length = len(tokens)
-        ids[place, :length] = torch.frombuffer(tokens, dtype=torch.int32)
-        following = torch.frombuffer(trained, dtype=torch.bool)[1:]
-        labels[place, : length - 1][following] = ids[place, 1:length][following]
-    return {"input_ids": ids, "labels": labels}
+        flat[start : start + length] = torch.frombuffer(tokens, dtype=torch.int32)
+        weight = torch.frombuffer(trained, dtype=torch.uint8)[1:]
+        at = weight.nonzero()[:, 0]
+        places.append(at + start)
+        labels.append(flat[start + 1 : start + length][at])
+        weights.append(weight[at])
+        start += length if packed else widest
+    empty = [torch.zeros(0, dtype=torch.int64)]
+    return Pass(
+        ids,
+        torch.cat(places or empty),
+        torch.cat(labels or empty),
+        torch.cat(weights or empty) / 100,
+        lengths if packed else None,
+    )
 
 
-def cut(examples: Examples, rows: list[int], hyperparameters: Hyperparameters) -> Iterator[Pass]:
-    """The forward passes of a step (or of an evaluation)."""
-    for few in passes(
-        rows,
-        examples.lengths,
-        most_rows=hyperparameters.batch_size,
-        most_tokens=hyperparameters.batch_tokens,
-    ):
-        yield collate(examples, few)
+def score(model: Any, batch: Pass, device: torch.device, *, scoring: bool) -> tuple[Tensor, Tensor]:
+    """The summed loss of a pass (nats), and how many tokens were guessed right.
 
-
-def nll(model: Any, batch: Pass, device: torch.device, *, narrow: bool) -> torch.Tensor:
-    """The summed negative log likelihood of a pass's trained tokens (nats).
-
-    With `narrow` the model makes logits only for the columns where some row has a label: with a
-    large vocabulary and long prompts they are most of the work.
+    `scoring`: the model does it itself, without logits of the whole batch; see losses.
     """
-    labels = batch["labels"].to(device, non_blocking=True)
-    ids = batch["input_ids"].to(device, non_blocking=True)
-    columns = (labels != IGNORE).any(0).nonzero()[:, 0]
-    extra = {"logits_to_keep": columns} if narrow else {}
-    logits = model(input_ids=ids, use_cache=False, **extra).logits
-    kept = labels[:, columns]
-    wanted = kept != IGNORE
-    chosen = logits[wanted] if narrow else logits[:, columns][wanted]
-    return cross_entropy(chosen.float(), kept[wanted], reduction="sum")
+    ids, wanted, labels, weights = (
+        one.to(device, non_blocking=True)
+        for one in (batch.ids, batch.wanted, batch.labels, batch.weights)
+    )
+    extra: dict[str, Any] = {}
+    if batch.lengths is not None:
+        lengths = torch.tensor(batch.lengths)
+        ends = lengths.cumsum(0)
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends]).to(device, torch.int32)
+        within = torch.arange(len(ids[0])) - (ends - lengths).repeat_interleave(lengths)
+        extra = {
+            "position_ids": within[None].to(device),
+            "cu_seq_lens_q": starts,
+            "lengths": batch.lengths,
+        }
+    if scoring:
+        extra |= {"wanted": wanted, "labels": labels, "weights": weights}
+        loss, right = model(input_ids=ids, use_cache=False, **extra)
+        return loss, right
+    logits = model(input_ids=ids, use_cache=False, **extra).logits.flatten(0, 1)[wanted].float()
+    nats = cross_entropy(logits, labels, reduction="none")
+    return (nats * weights).sum(), (logits.argmax(-1) == labels).sum()
 
 
 class Steps:
     """What the Trainer iterates over: the plan's steps after those already taken."""
 
-    def __init__(self, plan: Plan, examples: Examples, hp: Hyperparameters, done: int) -> None:
-        self.plan, self.examples, self.hp, self.done = plan, examples, hp, done
+    def __init__(self, trainer: "StepTrainer", done: int) -> None:
+        self.trainer, self.done = trainer, done
 
     def __len__(self) -> int:
-        return self.plan.total
+        return self.trainer.plan.total
 
     def __iter__(self) -> Iterator[list[Pass]]:
-        for step in range(self.done + 1, self.plan.total + 1):
-            yield list(cut(self.examples, self.plan.step(step), self.hp))
+        trainer = self.trainer
+        for step in range(self.done + 1, trainer.plan.total + 1):
+            yield list(trainer.cut(trainer.examples, trainer.plan.step(step)))
 
 
-class StepTrainer(Trainer):
+class StepTrainer(Recorded, Trainer):
     """See the module. `fit` is the way in."""
 
     def __init__(
@@ -100,71 +128,55 @@ class StepTrainer(Trainer):
         progress: Progress,
         *,
         cuda: bool,
+        bf16: bool,
         examples: Examples,
         validation: Examples | None,
+        fsdp: bool = False,
+        sampler: Sampler | None = None,
     ) -> None:
         hp = hyperparameters
-        self.run, self.hp, self.progress = run, hp, progress
+        self.examples, self.validation = examples, validation
         self.plan = Plan(examples.lengths, hp)
-        self.steps = Steps(self.plan, examples, hp, progress.step)
-        self.validation = validation
-        self.saved = time.monotonic()
-        self.saving = 0.0  # seconds that the last checkpoint took
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.narrow = "logits_to_keep" in inspect.signature(base.forward).parameters
-        arguments = TrainingArguments(
-            output_dir=str(run.checkpoints),
-            max_steps=self.plan.total,
-            learning_rate=hp.learning_rate,
-            lr_scheduler_type={"constant": "constant_with_warmup"}.get(
-                hp.lr_scheduler, hp.lr_scheduler
-            ),
-            warmup_steps=math.ceil(hp.warmup_ratio * self.plan.total),
-            weight_decay=hp.weight_decay,
-            max_grad_norm=0,  # clipped in training_step
-            seed=hp.seed,
-            optim=optimizer_name(hp, cuda=cuda),
-            neftune_noise_alpha=hp.neftune_alpha,  # arXiv:2310.05914: ± alpha / √(tokens × width)
-            use_cpu=not cuda,
-            bf16=cuda and torch.cuda.is_bf16_supported(),
-            logging_strategy="no",
-            save_strategy="no",
-            eval_strategy="no",
-            logging_nan_inf_filter=False,
-            ignore_data_skip=True,  # `steps` begins where the run does
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
+        self.watch(
+            run,
+            hp,
+            progress,
+            total=self.plan.total,
+            per_epoch=self.plan.per_epoch,
+            validates=validation is not None,
+            sampler=sampler,
         )
-        super().__init__(model=model, args=arguments, callbacks=[Milestones(self)])
+        causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.packed = isolates(hp, causal, cuda=cuda, bf16=bf16)
+        self.scoring = losses.install(causal)
+        self.steps = Steps(self, progress.step)
+        found = arguments(run, hp, self.plan.total, cuda=cuda, bf16=bf16, fsdp=fsdp)
+        found |= {"max_grad_norm": 0, "ignore_data_skip": True}  # both are seen to here
+        super().__init__(model=model, args=TrainingArguments(**found), callbacks=[Milestones(self)])
         self.remove_callback(PrinterCallback)
 
-    def fit(self, resume_from: str | None) -> Progress:
-        """Take all steps that are left. `run.stop_asked` tells whether it ended early."""
-        self.train(resume_from_checkpoint=resume_from)
-        return self.progress
+    # -- batches ---------------------------------------------------------------------------
 
-    def create_optimizer(self, model: Any = None) -> Any:
-        """LoRA+ (Hayou et al. 2024, arXiv:2402.12354) gives the B matrices a higher rate than A's:
-        with one rate for both, wide models learn less than they could.
-        """
-        model = model or self.model
-        if self.hp.loraplus_ratio is None or not hasattr(model, "peft_config"):
-            return super().create_optimizer(model)
-        from peft.optimizers import create_loraplus_optimizer
-
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer = create_loraplus_optimizer(
-            model,
-            kind,
-            loraplus_lr_ratio=self.hp.loraplus_ratio,
-            loraplus_weight_decay=self.hp.weight_decay,
-            **options,
-        )
-        return self.optimizer
-
-    # -- a step ----------------------------------------------------------------------------
+    def cut(self, examples: Examples, rows: list[int]) -> Iterator[Pass]:
+        """This process's forward passes of a step, or of an evaluation: as many as the others'."""
+        shares = [
+            list(
+                passes(
+                    share,
+                    examples.lengths,
+                    most_rows=self.hp.batch_size,
+                    most_tokens=self.hp.batch_tokens,
+                    packed=self.packed,
+                )
+            )
+            for share in (
+                deal(rows, examples.lengths, self.run.ranks) if self.run.ranks > 1 else [rows]
+            )
+        ]
+        mine = shares[self.run.rank]
+        idle = max(map(len, shares)) - len(mine)
+        for few in [*mine, *([[]] * idle)]:
+            yield collate(examples, few, packed=self.packed)
 
     def get_train_dataloader(self) -> Steps:
         return self.steps
@@ -173,155 +185,80 @@ class StepTrainer(Trainer):
         following = next(epoch_iterator, None)
         return ([] if following is None else [following]), None
 
-    def training_step(self, model: Any, inputs: list[Pass], *_: Any) -> torch.Tensor:
+    # -- a step ----------------------------------------------------------------------------
+
+    def training_step(self, model: Any, inputs: list[Pass], *_: Any) -> Tensor:
         """Gradients of one step, clipped. Raises StageError when they are no numbers any more."""
         began = time.monotonic()
         model.train()
         device = self.args.device
-        trained = sum(int((batch["labels"] != IGNORE).sum()) for batch in inputs)
+        step = self.state.global_step + 1
+        rows = self.plan.step(step)
+        trained = max(1, sum(self.examples.carried(row) for row in rows))
         loss = torch.zeros((), device=device)
-        for batch in inputs:
+        right = torch.zeros((), dtype=torch.int64, device=device)
+        for number, batch in enumerate(inputs, 1):
             self.run.check_overdue()
-            part = nll(model, batch, device, narrow=self.narrow) / trained
-            self.accelerator.backward(part)
-            loss += part.detach()
-        parameters = [weight for weight in model.parameters() if weight.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.hp.max_grad_norm)
-        now = {
-            "loss": float(loss),
+            # gradients are averaged over devices once, after the last pass
+            alone = self.run.ranks == 1 or number == len(inputs)
+            with contextlib.nullcontext() if alone else self.accelerator.no_sync(model):
+                nats, guessed = score(model, batch, device, scoring=self.scoring)
+                self.accelerator.backward(nats * (self.run.ranks / trained))
+            loss += nats.detach()
+            right += guessed
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        norm = get_total_norm(gradients, foreach=True)
+        held = [weight for weight in model.parameters() if weight.grad is not None]
+        clip_grads_with_norm_(held, self.hp.max_grad_norm, norm, foreach=True)
+        if hasattr(norm, "full_tensor"):
+            norm = norm.full_tensor()
+        nats_of_all, right_of_all, norms = self.agree(loss, right, norm.detach())
+        self.now = {
+            "loss": nats_of_all / trained,
+            "accuracy": right_of_all / trained,
             "lr": self.lr_scheduler.get_last_lr()[0],
-            "grad_norm": float(norm),
-            "tokens": self.tokens(self.state.global_step + 1),
+            "grad_norm": norms / self.run.ranks,
+            "tokens": sum(self.examples.lengths[row] for row in rows),
         }
-        if not math.isfinite(now["loss"]) or not math.isfinite(now["grad_norm"]):
-            raise diverged(self.state.global_step + 1)
-        self.now, self.took = now, time.monotonic() - began
+        self.finite(self.now, step)
+        self.took = time.monotonic() - began
         return loss
 
-    def tokens(self, step: int) -> int:
-        """Tokens of a step's rows, without padding."""
-        return sum(self.steps.examples.lengths[row] for row in self.plan.step(step))
-
-    def floating_point_ops(self, _: Any) -> int:
-        return 0  # nobody asks
-
-    def log(self, *_: Any) -> None:
-        """The Trainer's own records are not kept: they grow with the run, in memory and on disk."""
-
-    def record(self, step: int) -> None:
-        """The step's line in metrics.jsonl, and now and then in the log."""
-        now, progress = self.now, self.progress
-        progress.step, progress.loss = step, now["loss"]
-        progress.tokens += now["tokens"]
-        progress.seconds += self.took
-        epoch = round(step / self.plan.per_epoch, 4)
-        self.run.metric({"step": step, "epoch": epoch} | now)
-        self.run.progress(step)
-        if step % self.hp.logging_steps == 0 or step in {1, self.plan.total}:
-            say(
-                f"step {step}/{self.plan.total}  epoch {epoch:.2f}  loss {now['loss']:.4f}"
-                f"  lr {now['lr']:.2e}  grad {now['grad_norm']:.2f}"
-                f"  {now['tokens'] / max(self.took, 1e-6):,.0f} tokens/s"
-            )
-
-    # -- evaluation ------------------------------------------------------------------------
-
-    def eval_is_due(self, step: int) -> bool:
-        every = self.hp.eval_steps or self.plan.per_epoch
-        return self.validation is not None and (step % every == 0 or step == self.plan.total)
-
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+    def measure(self) -> dict[str, float] | None:
         """The mean loss over all trained tokens of the validation data."""
-        self.control.should_evaluate = False
         examples = self.validation
-        if examples is None:
-            return {}
-        step, model = self.progress.step, self.model_wrapped
-        self.progress.eval_due = True
-        model.eval()
-        total = 0.0
-        with torch.no_grad():
-            for batch in cut(examples, list(range(len(examples))), self.hp):
-                if self.run.stop_asked:  # the next attempt begins with this evaluation
-                    self.control.should_save = self.control.should_training_stop = True
-                    return {}
-                total += float(nll(model, batch, self.args.device, narrow=self.narrow))
-        loss = total / examples.trained.count(1)
-        self.progress.eval_due, self.progress.eval_loss = False, loss
-        epoch = round(step / self.plan.per_epoch, 4)
-        self.run.metric({"step": step, "epoch": epoch, "eval_loss": loss})
-        say(f"step {step}/{self.plan.total}  epoch {epoch:.2f}  eval loss {loss:.4f}")
-        return {}
-
-    # -- checkpoints -----------------------------------------------------------------------
-
-    def _save(self, output_dir: str | None = None, *_: Any, **__: Any) -> None:
-        """Weights only; the Trainer would add a pickle of its arguments."""
-        assert output_dir
-        save_weights(self.model, Path(output_dir))
-
-    def _save_checkpoint(self, *arguments: Any) -> None:
-        """The Trainer's, completed; from then on it counts, and older ones are dropped."""
-        began, step = time.monotonic(), self.progress.step
-        super()._save_checkpoint(*arguments)
-        checkpoints.finish(self.run.checkpoints / f"checkpoint-{step}", self.progress)
-        self.run.event("checkpoint", N_("Checkpoint at step %(step)s."), step=step)
-        checkpoints.prune(self.run.checkpoints, self.hp.keep_checkpoints)
-        self.saved = time.monotonic()
-        self.saving = self.saved - began
+        assert examples
+        device = self.args.device
+        totals = torch.zeros(2, dtype=torch.float64, device=device)
+        for batch in self.cut(examples, list(range(len(examples)))):
+            self.run.check_overdue()
+            nats, right = score(self.model_wrapped, batch, device, scoring=self.scoring)
+            totals += torch.stack([nats, right]).double()
+            if self.run.ranks == 1:
+                stop = self.run.stop_asked is not None
+            else:
+                self.agree()
+                stop = self.stops
+            if stop:
+                return None
+        nats_of_all, right_of_all = self.agree(*totals)
+        trained = examples.carrying
+        return {"eval_loss": nats_of_all / trained, "eval_accuracy": right_of_all / trained}
 
 
-class Milestones(TrainerCallback):
-    """After each step: record it, and decide whether to evaluate, to save, to stop."""
+def isolates(hp: Hyperparameters, causal: Any, *, cuda: bool, bf16: bool) -> bool:
+    """Whether rows are laid end to end; the model is set up for it then.
 
-    def __init__(self, trainer: StepTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        if self.trainer.progress.eval_due:
-            self.trainer.evaluate()
-
-    def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
-        trainer, step = self.trainer, int(state.global_step)
-        hp, stop = trainer.hp, trainer.run.stop_asked is not None
-        trainer.record(step)
-        if step == trainer.plan.total:
-            control.should_evaluate = trainer.eval_is_due(step)
-            return  # what was learnt is saved at once: no checkpoint
-        trainer.progress.eval_due = trainer.eval_is_due(step)
-        control.should_evaluate = trainer.progress.eval_due and not stop
-        # A checkpoint of a large model takes long: never spend more than a tenth of the time.
-        every = max(hp.save_seconds, 10 * trainer.saving)
-        by_step = hp.save_steps is not None and step % hp.save_steps == 0
-        control.should_save = stop or by_step or time.monotonic() - trainer.saved > every
-        control.should_training_stop = stop
-
-
-def optimizer_name(hp: Hyperparameters, *, cuda: bool) -> str:
-    """As the Trainer calls it."""
-    if hp.optimizer == "adamw":
-        return "adamw_torch_fused" if cuda else "adamw_torch"
-    return hp.optimizer
-
-
-def save_weights(model: Any, directory: Path) -> None:
-    """Safetensors and config; of an adapter, only the adapter's."""
-    if hasattr(model, "peft_config"):
-        model.save_pretrained(
-            str(directory), save_embedding_layers=False, selected_adapters=["default"]
-        )
-        (directory / "README.md").unlink(missing_ok=True)
-    else:
-        model.save_pretrained(str(directory), max_shard_size="5GB")
-
-
-def diverged(step: int) -> StageError:
-    return StageError(
-        "diverged",
-        N_(
-            "The loss is no number any more at step %(step)s: training diverged. Lower the learning"
-            " rate (a third of it is a good next try) or the maximum gradient norm, or lengthen the"
-            " warm-up."
-        ),
-        step=step,
-    )
+    `auto`: on a GPU, where one kernel takes rows of any length and padding is pure loss. On a
+    processor steps of rows of similar length are as quick (docs/training.md has the figures).
+    """
+    if hp.packing == "off" or (hp.packing == "auto" and not cuda):
+        return False
+    able = packing.possible(causal)
+    if able and cuda:
+        able = bf16 and packing.kernel_works(next(causal.parameters()).device)
+    if able:
+        packing.use(causal)
+    elif hp.packing == "isolated":
+        say("The rows of this model cannot be isolated when packed, so they are padded instead")
+    return able

@@ -66,9 +66,9 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         "parts": [one.part for one in texts],
         "part": part,
         "total": len(ids),
-        "trained": sum(trained),
+        "trained": sum(map(bool, trained)),
         "kept": min(most, len(ids)),
-        "kept_trained": sum(trained[:most]),
+        "kept_trained": sum(map(bool, trained[:most])),
         "offset": asked["offset"],
         "tokens": [
             {
