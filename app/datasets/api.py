@@ -44,7 +44,9 @@ FORM = {
 
 @router.post("", status_code=201, response_model=schemas.DatasetWithErrors, openapi_extra=FORM)
 def create(request: Request, who: Writer, upload: Received) -> schemas.DatasetWithErrors:
-    """Upload JSONL or a JSON array, `messages` or alpaca. Up to 32 MiB are validated at once."""
+    """Upload files of any format and container that docs/files.md names, or name `uploads` that were
+    sent in pieces. Up to 32 MiB are validated at once; larger ones are `validating` meanwhile.
+    """
     return report(request, work.take(who, upload))
 
 

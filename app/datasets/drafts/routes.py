@@ -1,6 +1,7 @@
 """The pages of a draft: a row, its form, deleted rows, undo, history."""
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 from starlette.datastructures import FormData
@@ -13,7 +14,7 @@ from app.datasets.rows import browse, search
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError, NotFound
 from app.queue import transaction
-from app.web import redirect, render, sentence
+from app.web import is_htmx, redirect, render, sentence
 
 router = APIRouter(prefix="/datasets/{dataset_id}", include_in_schema=False)
 Which = Annotated[str, Form()]
@@ -37,9 +38,14 @@ def permalink(
     """To the row with this id, wherever it now stands."""
     found = find(who, dataset_id, version)
     entry = finding.named(drafts.of(found), row_id)
-    page = f"?version={found.number}&offset={entry.number // PAGE * PAGE}&row={entry.number}"
-    path = request.app.url_path_for("datasets:detail", dataset_id=dataset_id)
-    return redirect(request, f"{path}{page}")
+    return redirect(request, address(request, found, entry.number))
+
+
+def address(request: Request, version: DatasetVersion, number: int, view: str = "") -> str:
+    """Of the page of rows, with this one open."""
+    path = request.app.url_path_for("datasets:detail", dataset_id=version.dataset_id)
+    asked = {"version": version.number, "offset": number // PAGE * PAGE, "row": number}
+    return f"{path}?{urlencode(asked | ({'view': view} if view else {}))}"
 
 
 @router.get("/rows/{number}", name="datasets:row")
@@ -51,14 +57,18 @@ def row(
     version: str = "",
     view: str = "chat",
 ) -> Response:
+    """The pane beside the list; for a browser that comes here by itself, the page with it."""
     found = find(who, dataset_id, version)
+    shown = panes.pane(found, number, view)
+    if not is_htmx(request):
+        return redirect(request, address(request, found, number, view))
     return render(
         request,
         "datasets/row.html",
         version=found,
         asked={"version": version},
         **panes.desk(request, found),
-        **panes.pane(found, number, view),
+        **shown,
     )
 
 
@@ -190,9 +200,7 @@ def open_draft(who: Principal, dataset_id: str, version: str) -> DatasetVersion:
 
 
 def to_row(request: Request, version: DatasetVersion, number: int) -> Response:
-    path = request.app.url_path_for("datasets:detail", dataset_id=version.dataset_id)
-    offset = number // PAGE * PAGE
-    return redirect(request, f"{path}?version={version.number}&offset={offset}&row={number}")
+    return redirect(request, address(request, version, number))
 
 
 def to_list(request: Request, dataset_id: str, version: str, offset: int = 0) -> Response:

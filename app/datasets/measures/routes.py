@@ -1,6 +1,7 @@
 """The Statistics tab, what a maximum length would cut, and a row as a model sees it."""
 
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.orm import Session
@@ -168,12 +169,15 @@ def row_tokens(
     part: Annotated[int, Query(ge=0, le=1000)] = 0,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
 ) -> Response:
-    """A fragment; the trouble that a template makes is shown in it."""
+    """A fragment, which shows the trouble that a template makes; by itself, the page with it."""
     with transaction() as db:
         found = service.version(db, who.workspace_id, dataset_id, version)
         bases = measures.bases(db, who.workspace_id)
         chosen = model_or_none(db, who, model)
     row = drafts.row(found, number)
+    if not is_htmx(request):
+        path = request.app.url_path_for("datasets:row", dataset_id=dataset_id, number=str(number))
+        return redirect(request, f"{path}?{urlencode({'version': version, 'view': 'tokens'})}")
     context: dict[str, Any] = {"look": None, "trouble": "", "refusals": tokens.REFUSALS}
     if chosen is not None:
         try:
