@@ -233,7 +233,8 @@ class Stretch:
 def clean_version(version_id: str, scoring: Scoring | None = None) -> None:
     """One stretch of a cleaning: the body of the task `workers.clean_dataset`."""
     if one := work.claim(version_id, IMPORTING):
-        stretch(one, scoring)
+        with work.until_room(one):
+            stretch(one, scoring)
 
 
 def stretch(one: DatasetVersion, scoring: Scoring | None = None) -> None:
