@@ -160,8 +160,9 @@ def events(db: Session, version_ids: list[str]) -> list[DatasetEvent]:
 
 
 def clean_name(name: str, file_name: str) -> str:
-    """Raises Invalid. Without a name, the file's is taken."""
-    name = name.strip() or file_name.rsplit(".", 1)[0].strip() or "dataset"
+    """Raises Invalid. Without a name, that of the file is taken, or of the folder (`name/`)."""
+    stem = file_name[:-1] if file_name.endswith("/") else file_name.rsplit(".", 1)[0]
+    name = name.strip() or stem.strip() or "dataset"
     if len(name) > NAME_LENGTH:
         raise Invalid(
             N_("A name has at most %(most)s characters."),
