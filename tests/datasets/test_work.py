@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.accounts.auth import Principal
-from app.datasets import service, work
+from app.datasets import service, sweep, work
 from app.datasets.intake.upload import Upload, scratch
 from app.datasets.rows import browse
 from app.datasets.tables import Dataset, DatasetVersion
@@ -74,7 +74,7 @@ def finish(db: Session, version_id: str) -> DatasetVersion:
 def nudges(db: Session) -> list[tuple[str, Any]]:
     db.rollback()
     db.expire_all()
-    service.resend(db)
+    sweep.resend(db)
     return sorted((task, args[0]) for task, args, _ in db.info.pop("outbox", []))
 
 
@@ -272,7 +272,7 @@ def test_a_full_disk_is_waited_out(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("app.datasets.containers.unpack", full)
+        patch.setattr("app.datasets.containers.unpacking.unpack", full)
         for _ in range(work.MAX_ATTEMPTS + 2):
             work.validate_version(made.id)
             waits = fresh(db, made.id)

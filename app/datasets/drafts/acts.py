@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
 from app.accounts.tables import User
-from app.datasets import drafts, service
-from app.datasets.drafts import Key, Overlay
+from app.datasets import service
+from app.datasets.drafts import overlay
+from app.datasets.drafts.overlay import Key, Overlay
 from app.datasets.states import DRAFT, PUBLISHED
 from app.datasets.tables import DatasetVersion, DraftAct, RowEdit
 from app.errors import N_, Conflict, NotFound
@@ -95,7 +96,7 @@ def change(
     for _ in range(TRIES):
         with transaction() as db:
             seen = draft(db, who, dataset_id, which)
-        over = drafts.of(seen)
+        over = overlay.of(seen)
         changes = find(seen, over)
         with transaction() as db:
             held = draft(db, who, dataset_id, seen.id)

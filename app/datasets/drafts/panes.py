@@ -6,8 +6,7 @@ from typing import Any
 from fastapi import Request
 
 from app.accounts.auth import Principal
-from app.datasets import drafts
-from app.datasets.drafts import acts, differing
+from app.datasets.drafts import acts, differing, overlay
 from app.datasets.rows import browse
 from app.datasets.states import DRAFT
 from app.datasets.tables import DatasetVersion
@@ -23,8 +22,8 @@ def pane(version: DatasetVersion, number: int | None, view: str) -> dict[str, An
     nothing = {"number": None, "row": None, "pretty": "", "mark": "", "view": view, "tell": TELL}
     if number is None:
         return nothing | {"last": 0}
-    over = drafts.of(version)
-    entry = drafts.entry(over, number)
+    over = overlay.of(version)
+    entry = overlay.entry(over, number)
     row = entry.row
     return {
         "number": number,
@@ -62,7 +61,7 @@ def desk(request: Request, version: DatasetVersion) -> dict[str, Any]:
         "undoable": back,
         "redoable": forth,
         "running": running,
-        "gone": len(drafts.of(version).gone),
+        "gone": len(overlay.of(version).gone),
     }
 
 
@@ -71,5 +70,5 @@ def first(page: browse.Page, version: DatasetVersion, wanted: int | None) -> int
     if wanted is None:
         return page.rows[0][0] if page.rows else None
     if not 0 <= wanted < version.rows:
-        raise NotFound(drafts.NO_ROW)
+        raise NotFound(overlay.NO_ROW)
     return wanted

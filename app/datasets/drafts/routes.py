@@ -7,8 +7,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from starlette.datastructures import FormData
 
 from app.accounts.auth import Principal
-from app.datasets import drafts
-from app.datasets.drafts import acts, edits, finding, panes, rewriting, row_form, schemas
+from app.datasets.drafts import acts, edits, finding, overlay, panes, rewriting, row_form, schemas
 from app.datasets.routes import Offset, Reader, Writer, find, show
 from app.datasets.rows import browse, search
 from app.datasets.tables import DatasetVersion
@@ -37,7 +36,7 @@ def permalink(
 ) -> Response:
     """To the row with this id, wherever it now stands."""
     found = find(who, dataset_id, version)
-    entry = finding.named(drafts.of(found), row_id)
+    entry = finding.named(overlay.of(found), row_id)
     return redirect(request, address(request, found, entry.number))
 
 
@@ -82,7 +81,7 @@ def edit_row(
     view: str = "turns",
 ) -> Response:
     found = open_draft(who, dataset_id, version)
-    entry = drafts.entry(drafts.of(found), number)
+    entry = overlay.entry(overlay.of(found), number)
     form = row_form.of_row(found.kind, entry.row, view, entry.hash)
     return form_page(request, found, form, entry.row["id"], number)
 
@@ -98,7 +97,7 @@ def save_row(
         return form_page(request, found, row_form.moved(form, str(what)), row_id, number)
     try:
         try:
-            old = finding.named(drafts.of(found), row_id).row
+            old = finding.named(overlay.of(found), row_id).row
         except NotFound:
             old = None  # deleted meanwhile: the edit says so
         made = row_form.to_row(form, old)
@@ -153,7 +152,7 @@ def refused(
     now = None
     if error.code == "row_changed":
         try:
-            now = finding.named(drafts.of(find_again(version)), row_id)
+            now = finding.named(overlay.of(find_again(version)), row_id)
             form.seen = now.hash
         except NotFound:
             now = None
@@ -176,7 +175,7 @@ def form_page(
     *,
     after: str = "",
     status: int = 200,
-    now: drafts.Entry | None = None,
+    now: overlay.Entry | None = None,
 ) -> Response:
     return show(
         request,

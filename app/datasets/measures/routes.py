@@ -7,7 +7,9 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal, requires
-from app.datasets import drafts, measures, routes, service
+from app.datasets import routes, service
+from app.datasets.drafts import overlay
+from app.datasets.measures import service as measures
 from app.datasets.measures import statistics, tokens
 from app.datasets.measures.statistics import DEFAULT_LENGTH, LONGEST
 from app.datasets.tables import DatasetVersion
@@ -174,7 +176,7 @@ def row_tokens(
         found = service.version(db, who.workspace_id, dataset_id, version)
         bases = measures.bases(db, who.workspace_id)
         chosen = model_or_none(db, who, model)
-    row = drafts.row(found, number)
+    row = overlay.row(found, number)
     if not is_htmx(request):
         path = request.app.url_path_for("datasets:row", dataset_id=dataset_id, number=str(number))
         return redirect(request, f"{path}?{urlencode({'version': version, 'view': 'tokens'})}")

@@ -18,8 +18,9 @@ import orjson
 import xxhash
 
 from app.datasets import formats
-from app.datasets.containers import Source, reader
+from app.datasets.containers import reader
 from app.datasets.containers.reader import Piece, Place
+from app.datasets.containers.unpacking import Source
 from app.datasets.formats import KINDS, BadRow
 from app.datasets.rows import segments
 from app.datasets.validation import quick
