@@ -53,14 +53,12 @@ def desk(request: Request, version: DatasetVersion) -> dict[str, Any]:
     if version.status != DRAFT or not mine:
         return {"editable": False, "undoable": None, "redoable": None, "running": None, "gone": 0}
     with transaction() as db:
-        running = acts.running(db, version.id)
-        back = acts.turning(db, version.id, back=True)
-        forth = acts.turning(db, version.id, back=False)
+        found = acts.standing(db, version.id)
     return {
-        "editable": running is None,
-        "undoable": back,
-        "redoable": forth,
-        "running": running,
+        "editable": "running" not in found,
+        "undoable": found.get("done"),
+        "redoable": found.get("undone"),
+        "running": found.get("running"),
         "gone": len(overlay.of(version).gone),
     }
 
