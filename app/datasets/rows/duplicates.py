@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SIZE = 16
-PART = 500_000  # rows that are told apart at a time, more or less
+FEW = 500_000  # rows that are told apart in one go; of more, PART at a time, more or less
+PART = 200_000
 CHUNK = 2**20  # bytes
 
 
@@ -113,4 +114,5 @@ def common(mine: Sequence[Hashes], others: Sequence[Hashes]) -> Iterator[tuple[i
 
 
 def parts_of(files: Sequence[Hashes]) -> int:
-    return sum(file.path.stat().st_size // file.width for file in files) // PART + 1
+    rows = sum(file.path.stat().st_size // file.width for file in files)
+    return rows // PART + 1 if rows > FEW else 1

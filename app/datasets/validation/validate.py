@@ -28,7 +28,7 @@ from app.datasets.validation.parsing import parse
 from app.errors import N_
 
 STEP_BYTES = 64 * 2**20
-BATCH = 2**17  # bytes of JSONL that are cut into lines together, and become a frame
+BATCH = 2**16  # bytes of JSONL that are cut into lines together, and become a frame
 MAX_ISSUES = 100_000  # a version with more bad rows than this is refused as a whole
 MAX_FIELDS = 50  # different unused fields that are named
 
