@@ -214,6 +214,8 @@ def unexpected(request: Request, error: Exception) -> Response:
 
 def is_full(error: BaseException | None) -> bool:
     """Is it that a disk is full, the database's or ours?"""
+    if isinstance(error, Unavailable):
+        return error.code == "disk_full"
     if isinstance(error, OperationalError):
         return isinstance(error.orig, DiskFull)
     return isinstance(error, OSError) and error.errno == errno.ENOSPC

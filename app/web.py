@@ -213,6 +213,26 @@ def here(request: Request) -> str:
     return urlsplit(request.headers.get("referer", "")).path or "/"
 
 
+def address(app: Any, route: str, /, **params: Any) -> str:
+    """The path of the route with this name. A page asks for a hundred of them."""
+    values = {name: str(value) for name, value in params.items()}
+    if not all(value and "/" not in value for value in values.values()):
+        return str(app.url_path_for(route, **params))  # which says what is wrong with it
+    return shape(app, route, tuple(values)).format_map(values)
+
+
+@lru_cache(maxsize=1024)
+def shape(app: Any, route: str, names: tuple[str, ...]) -> str:
+    """The path of a route with `{name}` in the place of each parameter: a search for the route
+    goes through all there are.
+    """
+    marks = {name: f"-{at}-" for at, name in enumerate(names)}
+    path = str(app.url_path_for(route, **marks))
+    for name, mark in marks.items():
+        path = path.replace(mark, f"{{{name}}}")
+    return path
+
+
 def render(
     request: Request,
     name: str,
@@ -234,7 +254,7 @@ def render(
         "here": here(request),
         "theme": theme_of(request),
         "said": lambda error: said(request, error),
-        "url": lambda route, **params: str(request.app.url_path_for(route, **params)),
+        "url": partial(address, request.app),
     }
     if block:
         return HTMLResponse(render_block(env, name, block, context), status_code=status)
@@ -260,7 +280,7 @@ def is_htmx(request: Request) -> bool:
 
 def redirect(request: Request, to: str, **params: Any) -> Response:
     """After a post: 303 for a browser, HX-Redirect for htmx. `to` is a route name or a path."""
-    target = to if to.startswith("/") else str(request.app.url_path_for(to, **params))
+    target = to if to.startswith("/") else address(request.app, to, **params)
     if is_htmx(request):
         return Response(status_code=200, headers={"HX-Redirect": target})
     return RedirectResponse(target, status_code=303)

@@ -33,7 +33,7 @@ const filled = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[
 
 // -- what this browser remembers ----------------------------------------------------------
 
-const keyOf = (file) => `${MARK}${file.name} ${file.size} ${file.lastModified}`;
+const keyOf = (file, place) => `${MARK}${place} ${file.size} ${file.lastModified}`;
 
 function remembered() {
   const found = [];
@@ -100,11 +100,12 @@ const json = (value) => ({ body: JSON.stringify(value), headers: { "Content-Type
 // -- one file ------------------------------------------------------------------------------
 
 class Upload {
-  constructor(form, file, row) {
-    Object.assign(this, { form, file, row, offset: 0, state: "waiting", control: {}, marks: [] });
-    this.key = keyOf(file);
+  // `place` is the file's name, with its folders where a folder was chosen
+  constructor(form, { file, place }, row) {
+    Object.assign(this, { form, file, place, row, offset: 0, state: "waiting", control: {}, marks: [] });
+    this.key = keyOf(file, place);
     this.id = remembered().find((one) => one.key === this.key)?.id ?? null;
-    row.querySelector(".upload-name").textContent = file.name;
+    row.querySelector(".upload-name").textContent = place;
     row.addEventListener("click", (event) => this.act(event.target.closest("[data-act]")?.dataset.act));
     this.show();
   }
@@ -178,11 +179,11 @@ class Upload {
   async further() {
     const { file, control } = this;
     if (!this.id) {
-      const made = this.checked(await ask("POST", "/api/v1/uploads", { ...json({ file_name: file.name, size: file.size }), control }));
+      const made = this.checked(await ask("POST", "/api/v1/uploads", { ...json({ file_name: this.place, size: file.size }), control }));
       this.id = made.answer.id;
       this.offset = 0;
       this.known = true;
-      remember(this.key, { id: this.id, name: file.name, size: file.size });
+      remember(this.key, { id: this.id, name: this.place, size: file.size });
     }
     if (!this.known) {
       const found = await ask("GET", `/api/v1/uploads/${this.id}`, { control });
@@ -248,6 +249,26 @@ class Upload {
   }
 }
 
+// What was dropped: files, and those in folders, with their places.
+async function dropped(transfer) {
+  const walk = async (entry) => {
+    if (entry.name.startsWith(".")) return [];
+    if (entry.isFile) {
+      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+      return [{ file, place: entry.fullPath.slice(1) }];
+    }
+    const found = [];
+    const reader = entry.createReader();
+    for (let some = [0]; some.length; ) {
+      some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)); // 100 at a time
+      for (const one of some) found.push(...(await walk(one)));
+    }
+    return found;
+  };
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+  return (await Promise.all(entries.map(walk))).flat();
+}
+
 // -- the form ------------------------------------------------------------------------------
 
 function take(form) {
@@ -255,19 +276,21 @@ function take(form) {
   const list = form.querySelector("[data-uploads]");
   const button = form.querySelector("button:not([type=button])");
   const drop = form.querySelector("[data-drop]");
+  const folder = form.querySelector("[data-folder]");
   let uploads = [];
   let busy = false;
 
-  const keep = (files) => {
+  const keep = (chosen) => {
     const all = new DataTransfer();
-    for (const file of files) all.items.add(file);
+    for (const { file } of chosen) all.items.add(file);
     input.files = all.files;
   };
 
-  function choose() {
+  const plain = (files) => [...files].map((file) => ({ file, place: file.webkitRelativePath || file.name }));
+  function choose(chosen) {
     if (busy) return;
     const rows = form.querySelector("template[data-upload]").content;
-    uploads = [...input.files].map((file) => new Upload(form, file, rows.firstElementChild.cloneNode(true)));
+    uploads = chosen.map((one) => new Upload(form, one, rows.firstElementChild.cloneNode(true)));
     list.replaceChildren(...uploads.map((one) => one.row));
     form.querySelector("[data-unfinished]").replaceChildren();
     form.querySelector("#e-file")?.remove();
@@ -321,27 +344,35 @@ function take(form) {
     }
   }
 
-  input.addEventListener("change", choose);
+  input.addEventListener("change", () => choose(plain(input.files)));
+  folder.hidden = false;
+  folder.querySelector("button").addEventListener("click", () => folder.querySelector("input").click());
+  folder.querySelector("input").addEventListener("change", ({ target }) => {
+    const seen = plain(target.files).filter(({ place }) => !/(^|\/)\./.test(place));
+    keep(seen);
+    choose(seen);
+  });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!busy && input.files.length) submit();
+    if (!busy && uploads.length) submit();
   });
   form.addEventListener("upload:gone", ({ detail }) => {
     detail.row.remove();
     uploads = uploads.filter((one) => one !== detail);
-    keep(uploads.map((one) => one.file));
+    keep(uploads);
   });
   for (const kind of ["dragover", "dragleave", "drop"]) {
-    drop.addEventListener(kind, (event) => {
+    drop.addEventListener(kind, async (event) => {
       event.preventDefault();
       drop.classList.toggle("drop-over", kind === "dragover");
       if (kind !== "drop" || busy) return;
-      keep([...input.files, ...event.dataTransfer.files]);
-      choose();
+      const chosen = [...uploads, ...(await dropped(event.dataTransfer))].map(({ file, place }) => ({ file, place }));
+      keep(chosen);
+      choose(chosen);
     });
   }
   unfinished(form);
-  if (input.files.length) choose(); // a page that the browser brought back
+  if (input.files.length) choose(plain(input.files)); // a page that the browser brought back
 }
 
 // Files that were on their way when the page was closed: they go on once they are chosen again.

@@ -6,6 +6,7 @@ import re
 import pytest
 from bs4 import BeautifulSoup
 from pydantic import BaseModel
+from starlette.routing import NoMatchFound
 
 from app import web
 from app.config import ROOT
@@ -225,3 +226,18 @@ def test_an_account_without_a_workspace_is_told_so(db, anonymous: Client):
     response = anonymous.get("/")
     assert response.status_code == 403
     assert "Your account is in no workspace yet." in response.text
+
+
+def test_an_address_is_what_the_router_says():
+    from app.main import app
+
+    for params in ({"dataset_id": "ds_1", "number": 7}, {"dataset_id": "数据 {a}", "number": "0"}):
+        for _ in range(2):
+            found = web.address(app, "datasets:row", **params)
+            assert found == app.url_path_for("datasets:row", **params)
+    assert web.address(app, "datasets:list") == "/datasets"
+    for wrong in ("a/b", ""):
+        with pytest.raises(AssertionError):
+            web.address(app, "datasets:row", dataset_id=wrong, number=1)
+    with pytest.raises(NoMatchFound):
+        web.address(app, "datasets:row", dataset_id="ds_1")

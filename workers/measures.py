@@ -17,7 +17,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app import storage
 from app.config import ROOT, settings
-from app.datasets import drafts, measures
+from app.datasets.drafts import overlay
+from app.datasets.measures import service as measures
 from app.datasets.tables import DatasetMeasure, DatasetVersion
 from app.errors import N_, DomainError
 from app.models.tables import Model
@@ -124,15 +125,15 @@ def start(one: DatasetMeasure, directory: Path, version: DatasetVersion, model: 
 
 def write_edits(version: DatasetVersion, directory: Path) -> str | None:
     """A draft's edits, [place, rank, row or null] in order, one a line; None without any."""
-    over = drafts.of(version)
+    over = overlay.of(version)
     touched = sorted({*over.edits, *((place, "") for place in over.deleted)})
     if not touched:
         return None
     path = directory / "edits.jsonl"
     with path.open("wb") as file:
-        for at in range(0, len(touched), drafts.BATCH):
-            part = touched[at : at + drafts.BATCH]
-            found = drafts.contents([over.edits[key] for key in part if key in over.edits])
+        for at in range(0, len(touched), overlay.BATCH):
+            part = touched[at : at + overlay.BATCH]
+            found = overlay.contents([over.edits[key] for key in part if key in over.edits])
             for key in part:
                 row = found[over.edits[key]] if key in over.edits else b"null"
                 file.write(b"[%d,%b,%b]\n" % (key[0], orjson.dumps(key[1]), row))

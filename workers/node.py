@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import logs, tables
 from app.cluster import service as cluster
 from app.config import settings
-from app.datasets import measures as wanted_measures
+from app.datasets.measures import service as wanted_measures
 from app.deployments import replicas as deployments
 from app.jobs import runs as jobs
 from app.queue import transaction

@@ -11,10 +11,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.cluster import service as cluster
-from app.datasets import measures
-from app.datasets import service as datasets
+from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
 from app.datasets.intake import incoming
+from app.datasets.measures import service as measures
 from app.deployments import replicas, wanted
 from app.errors import N_
 from app.jobs import runs as jobs

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.accounts.auth import Principal, requires
-from app.datasets import drafts, schemas, service, work
-from app.datasets.drafts import redraft
+from app.datasets import schemas, service, work
+from app.datasets.drafts import overlay, redraft
 from app.datasets.intake.incoming import Pieces, Received
 from app.datasets.rows import search
 from app.datasets.tables import DatasetVersion
@@ -44,7 +44,9 @@ FORM = {
 
 @router.post("", status_code=201, response_model=schemas.DatasetWithErrors, openapi_extra=FORM)
 def create(request: Request, who: Writer, upload: Received) -> schemas.DatasetWithErrors:
-    """Upload JSONL or a JSON array, `messages` or alpaca. Up to 32 MiB are validated at once."""
+    """Upload files of any format and container that docs/files.md names, or name `uploads` that were
+    sent in pieces. Up to 32 MiB are validated at once; larger ones are `validating` meanwhile.
+    """
     return report(request, work.take(who, upload))
 
 
@@ -117,7 +119,7 @@ def rows(
             "min_length": min_length, "max_length": max_length,
         }
     )  # fmt: skip
-    page = drafts.page(found, offset=offset if row is None else row, limit=limit, **filters)
+    page = overlay.page(found, offset=offset if row is None else row, limit=limit, **filters)
     body = orjson.dumps(schemas.rows_out(found, page).model_dump())
     return Response(body, media_type="application/json")
 
@@ -169,7 +171,7 @@ def attachment(version: DatasetVersion) -> StreamingResponse:
     plain = "".join(char if char.isascii() and char.isalnum() else "-" for char in name[:-6])
     disposition = f"attachment; filename=\"{plain}.jsonl\"; filename*=UTF-8''{quote(name, safe='')}"
     return StreamingResponse(
-        drafts.download(version),
+        overlay.download(version),
         media_type="application/jsonl",
         headers={"content-disposition": disposition},
     )

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app import storage
 from app.config import settings
 from app.datasets import formats
-from app.datasets.containers import Source
+from app.datasets.containers.unpacking import Source
 from app.datasets.rows import segments
 from app.datasets.states import DRAFT, PUBLISHED, PUBLISHING, VALIDATING, switch
 from app.datasets.tables import Dataset, DatasetVersion

@@ -6,10 +6,10 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
 
 from app.accounts.auth import Principal, requires
-from app.datasets import drafts, schemas, service, states, work
-from app.datasets.drafts import panes
+from app.datasets import schemas, service, states, work
+from app.datasets.drafts import overlay, panes
 from app.datasets.intake.incoming import Received
-from app.datasets.rows import browse, facts, search
+from app.datasets.rows import browse, facts, search, warnings
 from app.datasets.rows.languages import LANGUAGES
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError
@@ -134,7 +134,8 @@ def detail(
     if jump.isascii() and jump.isdecimal():
         row = min(max(int(jump), 1), max(found.rows, 1)) - 1 if found.rows else None
         offset = (row or 0) if filters else (row or 0) // limit * limit
-    page = drafts.page(found, offset=offset, limit=limit, **filters)
+    over = overlay.of(found)
+    page = overlay.page(found, offset=offset, limit=limit, **filters)
     number = panes.first(page, found, row)
     asked = {"version": version, "q": "", **filters, "limit": limit}
     return show(
@@ -147,10 +148,10 @@ def detail(
         query=f"?{urlencode(asked)}",
         filters=filters,
         roles=tuple(facts.ROLES),
-        flags=search.ALL_FLAGS,
+        flags=warnings.FLAGS if over.ids else search.ALL_FLAGS,
         languages=LANGUAGES,
         offset=offset,
-        marks=drafts.of(found).mark,
+        marks=over.mark,
         **panes.desk(request, found),
         **panes.pane(found, number, view),
     )

@@ -6,9 +6,9 @@ What reads or writes rows is in `app.datasets.work`, as it takes longer than a q
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select, and_, delete, exists, func, or_, select
+from sqlalchemy import Select, and_, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import distinct_on, insert
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, joinedload, with_expression
 
 from app.accounts.auth import Principal
 from app.datasets import presets
@@ -18,7 +18,6 @@ from app.datasets.states import (
     MOVING,
     PUBLISHED,
     PUBLISHING,
-    READING,
     STATES,
     VALIDATING,
     switch,
@@ -27,9 +26,9 @@ from app.datasets.tables import (
     Dataset,
     DatasetEvent,
     DatasetIssue,
+    DatasetMeasure,
     DatasetPin,
     DatasetVersion,
-    DraftAct,
 )
 from app.db import now
 from app.errors import N_, Conflict, Forbidden, Invalid, NotFound
@@ -37,6 +36,17 @@ from app.queue import send
 
 STALE = timedelta(seconds=120)  # a claim this old belongs to somebody who died
 NAME_LENGTH = 120
+MEASURED = (  # tokens of a version whose rows are as they were measured
+    select(DatasetMeasure.result["tokens"].as_integer())
+    .where(
+        DatasetMeasure.version_id == DatasetVersion.id,
+        DatasetMeasure.result.is_not(None),
+        DatasetVersion.edition == 0,
+    )
+    .order_by(DatasetMeasure.created_at.desc())
+    .limit(1)
+    .scalar_subquery()
+)
 SORTS: dict[str, Any] = {
     "name": func.lower(Dataset.name),
     "rows": DatasetVersion.rows,
@@ -89,7 +99,9 @@ def version(db: Session, workspace_id: str, dataset_id: str, which: str = "") ->
     query = (
         select(DatasetVersion)
         .join(DatasetVersion.dataset)
-        .options(joinedload(DatasetVersion.dataset))
+        .options(
+            joinedload(DatasetVersion.dataset), with_expression(DatasetVersion.tokens, MEASURED)
+        )
         .where(DatasetVersion.dataset_id == dataset_id, visible(workspace_id))
         .order_by(DatasetVersion.number.desc())
         .limit(1)
@@ -160,8 +172,9 @@ def events(db: Session, version_ids: list[str]) -> list[DatasetEvent]:
 
 
 def clean_name(name: str, file_name: str) -> str:
-    """Raises Invalid. Without a name, the file's is taken."""
-    name = name.strip() or file_name.rsplit(".", 1)[0].strip() or "dataset"
+    """Raises Invalid. Without a name, that of the file is taken, or of the folder (`name/`)."""
+    stem = file_name[:-1] if file_name.endswith("/") else file_name.rsplit(".", 1)[0]
+    name = name.strip() or stem.strip() or "dataset"
     if len(name) > NAME_LENGTH:
         raise Invalid(
             N_("A name has at most %(most)s characters."),
@@ -347,50 +360,3 @@ MAKING = {"import": "workers.import_dataset", "cleaning": "workers.clean_dataset
 
 def nudge(db: Session, one: DatasetVersion) -> None:
     send(db, TASKS.get(one.status) or MAKING[one.recipe["made"]], one.id)
-
-
-def resend(db: Session) -> None:
-    """Nudge whoever takes the next stretch of what nobody is at, and what is to be cleared."""
-    for one in db.scalars(
-        select(DatasetVersion)
-        .where(
-            DatasetVersion.status.in_(MOVING),
-            or_(DatasetVersion.claimed_at.is_(None), DatasetVersion.claimed_at < now() - STALE),
-        )
-        .order_by(DatasetVersion.created_at)
-        .limit(100)
-    ):
-        nudge(db, one)
-    unknown = (
-        select(DatasetVersion.id)
-        .join(DatasetVersion.dataset)
-        .where(
-            DatasetVersion.status.in_((DRAFT, PUBLISHED)),
-            DatasetVersion.segments != [],
-            DatasetVersion.checks["of"].is_distinct_from(DatasetVersion.segments),
-            Dataset.deleted_at.is_(None),
-        )
-        .order_by(DatasetVersion.created_at.desc())
-    )
-    for version_id in db.scalars(unknown.limit(10)):
-        send(db, "workers.check_dataset", version_id)
-    left = exists().where(
-        DatasetVersion.dataset_id == Dataset.id,
-        or_(
-            # the upload of what is validated, or failed
-            and_(DatasetVersion.upload != "", DatasetVersion.status.not_in(READING)),
-            and_(
-                or_(Dataset.deleted_at.is_not(None), DatasetVersion.status == FAILED),
-                DatasetVersion.segments != [],
-            ),
-            # what only undoing would need
-            and_(
-                or_(
-                    Dataset.deleted_at.is_not(None), DatasetVersion.status.in_((PUBLISHED, FAILED))
-                ),
-                exists().where(DraftAct.version_id == DatasetVersion.id, DraftAct.segments != {}),
-            ),
-        ),
-    )
-    for dataset_id in db.scalars(select(Dataset.id).where(left).limit(100)):
-        send(db, "workers.clear_dataset", dataset_id)

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, query_expression, relationship
 
 from app.db import Base, Created, new_id
 
@@ -53,6 +53,7 @@ class DatasetVersion(Base):
     published_at: Mapped[datetime | None]
 
     dataset: Mapped[Dataset] = relationship(lazy="raise")
+    tokens: Mapped[int | None] = query_expression()  # as last measured; where service.version reads
 
 
 class DatasetIssue(Base):

@@ -6,11 +6,14 @@ middle, does no harm. A long work goes in stretches of seconds, each with a nudg
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
 import zstandard
 from sqlalchemy import delete, select
+from sqlalchemy.exc import OperationalError
 
 from app import storage
 from app.accounts.auth import Principal
@@ -31,12 +34,15 @@ from app.datasets.states import (
 from app.datasets.tables import Dataset, DatasetEvent, DatasetIssue, DatasetVersion
 from app.datasets.validation import checking
 from app.db import new_id, now
-from app.errors import N_, Invalid, NotFound
+from app.errors import DISK_FULL, N_, Invalid, NotFound, Unavailable
+from app.failures import is_full
 from app.queue import transaction
 
 log = structlog.get_logger()
 
-INLINE_BYTES = 32 * 2**20  # a file up to this size is validated while the uploader waits
+INLINE_BYTES = 32 * 2**20  # an upload up to this size is validated while the uploader waits
+PACKED_BYTES = 2**20  # and up to this one, where a file in it is compressed
+PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK", b"PAR1")  # gzip, zstd, zip and XLSX, Parquet
 MAX_ATTEMPTS = 5
 
 GIVEN_UP: dict[str, Any] = {
@@ -84,7 +90,7 @@ def take(who: Principal, upload: Upload, dataset_id: str = "") -> DatasetVersion
         added.claimed_at = now()  # by us: the sweep leaves it alone
     try:
         storage.move(upload.directory, added.upload)
-        if upload.size <= INLINE_BYTES:
+        if upload.size <= (min(PACKED_BYTES, INLINE_BYTES) if packed(added) else INLINE_BYTES):
             finish(added)
         else:
             release(version_id)
@@ -92,6 +98,15 @@ def take(who: Principal, upload: Upload, dataset_id: str = "") -> DatasetVersion
         discard(version_id)
         raise
     return settled(who, added)
+
+
+def packed(added: DatasetVersion) -> bool:
+    """May the files be much larger than they look?"""
+    for file in checking.uploaded(added):
+        with file.path.open("rb") as opened:
+            if opened.read(4).startswith(PACKED):
+                return True
+    return False
 
 
 def settled(who: Principal, added: DatasetVersion) -> DatasetVersion:
@@ -148,8 +163,26 @@ def claim(version_id: str, status: str) -> DatasetVersion | None:
             switch(db, one, FAILED, error=GIVEN_UP)
             return None
         one.attempts += 1
-        one.claimed_at = now()
+        one.claimed_at, one.error = now(), None
     return one
+
+
+@contextmanager
+def until_room(one: DatasetVersion) -> Iterator[None]:
+    """Wait out a full disk: the version says so, the attempt does not count, and the sweep tries
+    again when the claim is stale.
+    """
+    try:
+        yield
+    except (OSError, OperationalError, Unavailable) as error:
+        if not is_full(error):
+            raise
+        log.warning("the disk is full, so a version waits", version=one.id)
+        with transaction() as db:
+            held = db.get(DatasetVersion, one.id, with_for_update=True)
+            if held is not None and (held.status, held.cursor) == (one.status, one.cursor):
+                held.attempts = max(held.attempts - 1, 0)
+                held.error = {"code": "disk_full", "message": DISK_FULL, "params": {}}
 
 
 # -- validating --------------------------------------------------------------------------
@@ -158,7 +191,8 @@ def claim(version_id: str, status: str) -> DatasetVersion | None:
 def validate_version(version_id: str) -> None:
     """One stretch of a validation: the body of the task `workers.validate_dataset`."""
     if one := claim(version_id, VALIDATING):
-        stretch(one)
+        with until_room(one):
+            stretch(one)
 
 
 def stretch(one: DatasetVersion, *, ours: bool = False) -> DatasetVersion | None:
@@ -200,7 +234,8 @@ def publish(
 def publish_version(version_id: str) -> None:
     """One segment of a publication: the body of the task `workers.publish_dataset`."""
     if one := claim(version_id, PUBLISHING):
-        freeze(one)
+        with until_room(one):
+            freeze(one)
 
 
 def freeze(one: DatasetVersion) -> DatasetVersion | None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.cluster import overview
-from app.datasets import measures
+from app.datasets.measures import service as measures
 from app.datasets.measures import statistics
 from app.datasets.rows import segments
 from app.datasets.tables import DatasetVersion

@@ -6,6 +6,8 @@ from typing import Any
 
 from app.config import settings
 
+HTMX = {"hx-request": "true"}  # asks for a fragment: by itself, it comes with its page
+
 
 def row(question: str = "问", answer: str = "答") -> dict[str, Any]:
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

@@ -8,7 +8,7 @@ from bs4 import BeautifulSoup, Tag
 from sqlalchemy.orm import Session
 
 from tests.conftest import Client
-from tests.datasets.files import BAD, jsonl, many, row, stored
+from tests.datasets.files import BAD, HTMX, jsonl, many, row, stored
 from tests.factories import make_dataset, make_workspace
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{7*7}}"
@@ -57,7 +57,7 @@ def test_an_empty_list_offers_the_upload(client: Client) -> None:
 def test_upload_and_list(client: Client, db: Session) -> None:
     form = one(page(client.get("/datasets/new")), 'form[action="/datasets"]')
     assert form["enctype"] == "multipart/form-data"
-    names = [field["name"] for field in form.select("input")]
+    names = [field["name"] for field in form.select("input[name]")]
     assert names == ["name", "file"]
     one(form, test_id("dataset-submit"))  # type: ignore[arg-type]
     path = uploaded(client, BAD)
@@ -160,10 +160,10 @@ def test_a_row_by_its_address(client: Client) -> None:
     whole = page(client.get(str(item["href"])))
     assert "answer 7" in one(whole, "#row").get_text()
     assert one(whole, "[data-pick][aria-current]").get_text() == item.get_text()
-    fragment = client.get(str(item["hx-get"]))
+    fragment = client.get(str(item["hx-get"]), headers=HTMX)
     assert fragment.text.strip().startswith('<div class="card" id="row"')
     assert "answer 7" in fragment.text
-    as_json = client.get(f"{path}/rows/7?view=json").text
+    as_json = client.get(f"{path}/rows/7?view=json", headers=HTMX).text
     assert "&#34;content&#34;: &#34;answer 7&#34;" in as_json
     for wrong in ("30", "-1", "99999999999999999999"):
         assert client.get(f"{path}/rows/{wrong}").status_code == 404
@@ -226,7 +226,7 @@ def test_html_is_only_text(client: Client) -> None:
         f"{path}/status",
         f"{path}/rows/0",
     ):
-        inert(page(client.get(address)))
+        inert(page(client.get(address, headers=HTMX if "/rows/" in address else {})))
     assert EVIL in page(client.get(path)).get_text()
     assert "<script>alert" in page(client.get(f"{path}/validation")).get_text()
 

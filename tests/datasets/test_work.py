@@ -1,5 +1,7 @@
 """Validating and publishing in stretches: killed, doubled, late, and without their files."""
 
+import errno
+import gzip
 import shutil
 from datetime import timedelta
 from typing import Any
@@ -10,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.accounts.auth import Principal
-from app.datasets import service, work
+from app.datasets import service, sweep, work
 from app.datasets.intake.upload import Upload, scratch
 from app.datasets.rows import browse
 from app.datasets.tables import Dataset, DatasetVersion
@@ -72,7 +74,7 @@ def finish(db: Session, version_id: str) -> DatasetVersion:
 def nudges(db: Session) -> list[tuple[str, Any]]:
     db.rollback()
     db.expire_all()
-    service.resend(db)
+    sweep.resend(db)
     return sorted((task, args[0]) for task, args, _ in db.info.pop("outbox", []))
 
 
@@ -256,3 +258,40 @@ def test_what_is_not_in_the_store_is_not_published(
     assert frozen.status == "failed"
     assert frozen.error
     assert frozen.error["code"] == "rows.lost"
+
+
+# -- room --------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_waited_out(
+    db: Session, who: Principal, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = work.take(who, upload(many(50)))
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.datasets.containers.unpacking.unpack", full)
+        for _ in range(work.MAX_ATTEMPTS + 2):
+            work.validate_version(made.id)
+            waits = fresh(db, made.id)
+            assert (waits.status, waits.attempts) == ("validating", 0)
+            assert waits.error
+            assert waits.error["code"] == "disk_full"
+            assert nudges(db) == []  # not before the claim is stale
+            waits.claimed_at = now() - service.STALE * 2
+            db.commit()
+    assert ("workers.validate_dataset", made.id) in nudges(db)
+    done = finish(db, made.id)
+    assert (done.status, done.rows, done.error) == ("draft", 50, None)
+
+
+def test_what_may_be_larger_than_it_looks_is_not_read_while_its_uploader_waits(
+    db: Session, who: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.datasets.work.PACKED_BYTES", 100)
+    assert work.take(who, upload(many(50))).status == "draft"
+    made = work.take(who, upload(gzip.compress(many(5000))))
+    assert made.status == "validating"
+    assert finish(db, made.id).rows == 5000

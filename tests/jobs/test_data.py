@@ -203,7 +203,7 @@ def test_the_preview_counts_rows_and_tokens(
     model = make_model(db)
     main = stored(db, workspace, tmp_path, [chat(f"{i:036}", "yes.") for i in range(200)])
     more = stored(db, workspace, tmp_path, [chat(f"other {i}") for i in range(100)])
-    monkeypatch.setattr("app.datasets.measures.digest", lambda _: "words")
+    monkeypatch.setattr("app.datasets.measures.service.digest", lambda _: "words")
     key = estimates.measures.key(more, model)
     result = {"kind": "sft", "tokens": 900, "rows": 100, "trained": 300, "untrained": {"count": 0}}
     pack = estimates.statistics.histograms.pack

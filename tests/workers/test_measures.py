@@ -10,8 +10,8 @@ import pytest
 from app import storage
 from app.accounts.auth import Principal
 from app.config import settings
-from app.datasets import drafts, measures
-from app.datasets.drafts import edits
+from app.datasets.drafts import edits, overlay
+from app.datasets.measures import service as measures
 from app.datasets.tables import Dataset, DatasetMeasure, DatasetVersion
 from app.db import now
 from app.queue import transaction
@@ -205,7 +205,7 @@ def test_a_draft_is_measured_as_edited_and_anew_after_each_change(db):
     with transaction() as session:  # what the draft no longer is, is forgotten
         assert session.query(DatasetMeasure).count() == 1
         shown = [
-            drafts.row(session.get_one(DatasetVersion, version.id), number)["messages"][0][
+            overlay.row(session.get_one(DatasetVersion, version.id), number)["messages"][0][
                 "content"
             ]
             for number in range(5)

@@ -6,11 +6,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from app.accounts.auth import Principal, requires
-from app.datasets import api, drafts, schemas
+from app.datasets import api, schemas
 from app.datasets.cleaning import run
 from app.datasets.cleaning.operators import GROUPS, TABLE, Operator
 from app.datasets.cleaning.pipeline import Pipeline, check, schema
 from app.datasets.cleaning.preview import Example, Preview, preview
+from app.datasets.drafts import overlay
 from app.queue import transaction
 from app.web import said, translate
 
@@ -120,7 +121,7 @@ def tried(who: Principal, dataset_id: str, which: str, pipeline: Pipeline) -> Pr
     with transaction() as db:
         found = run.cleanable(db, who, dataset_id, which)
         run.check_models(db, who, pipeline)
-    return preview(pipeline, lambda start: drafts.lines(found, start), drafts.of(found).rows)
+    return preview(pipeline, lambda start: overlay.lines(found, start), overlay.of(found).rows)
 
 
 def operator_out(request: Request, operator: Operator) -> OperatorOut:

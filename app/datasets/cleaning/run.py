@@ -23,12 +23,13 @@ from sqlalchemy.orm import Session
 from app import storage
 from app.accounts.auth import Principal
 from app.config import settings
-from app.datasets import drafts, service, work
+from app.datasets import service, work
 from app.datasets.cleaning import duplicates
 from app.datasets.cleaning.duplicates import Index
 from app.datasets.cleaning.filters import Score
 from app.datasets.cleaning.operators import OPERATORS
 from app.datasets.cleaning.pipeline import Outcome, Pipeline, Runner, check
+from app.datasets.drafts import overlay
 from app.datasets.files import drop, room
 from app.datasets.rows import segments
 from app.datasets.states import DRAFT, FAILED, IMPORTING, PUBLISHED, switch
@@ -86,7 +87,7 @@ def begin(
     with transaction() as db:
         dataset = service.own(db, who, dataset_id)
         parent = cleanable(db, who, dataset_id, which)
-        total = drafts.of(parent).rows
+        total = overlay.of(parent).rows
         scored = check_models(db, who, pipeline)
         added = service.add_version(
             db,
@@ -233,7 +234,8 @@ class Stretch:
 def clean_version(version_id: str, scoring: Scoring | None = None) -> None:
     """One stretch of a cleaning: the body of the task `workers.clean_dataset`."""
     if one := work.claim(version_id, IMPORTING):
-        stretch(one, scoring)
+        with work.until_room(one):
+            stretch(one, scoring)
 
 
 def stretch(one: DatasetVersion, scoring: Scoring | None = None) -> None:
@@ -284,7 +286,7 @@ def clean(
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal known
         read = 0
-        for number, line in enumerate(drafts.lines(parent, start), start=start):
+        for number, line in enumerate(overlay.lines(parent, start), start=start):
             late = number > start and time.monotonic() > until
             if read >= STRETCH_BYTES or late or number >= total:
                 return

@@ -5,13 +5,14 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from app.datasets import drafts, service
+from app.datasets import service
 from app.datasets.api import Limit, Offset, Reader, Writer, find
 from app.datasets.drafts import (
     acts,
     comparing,
     edits,
     finding,
+    overlay,
     redraft,
     replacing,
     rewriting,
@@ -47,7 +48,7 @@ router = APIRouter(prefix="/api/v1/datasets/{dataset_id}", tags=["drafts"])
 @router.get("/rows/{row}")
 def row(dataset_id: str, row: str, who: Reader, version: str = "") -> Response:
     """One row by its id or number, with the `hash` that a change of it needs."""
-    found = finding.named(drafts.of(find(who, dataset_id, version)), row)
+    found = finding.named(overlay.of(find(who, dataset_id, version)), row)
     return Response(orjson.dumps(row_out(found)), media_type="application/json")
 
 

@@ -21,8 +21,9 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.accounts.auth import Principal
-from app.datasets import drafts, service
-from app.datasets.drafts import Entry, Overlay
+from app.datasets import service
+from app.datasets.drafts import overlay
+from app.datasets.drafts.overlay import Entry, Overlay
 from app.datasets.files import room
 from app.datasets.states import DRAFT, PUBLISHED, PUBLISHING
 from app.datasets.tables import DatasetComparison, DatasetVersion
@@ -229,7 +230,7 @@ def build(one: DatasetComparison, until: float | None = None) -> DatasetComparis
     """Compare, store what differs, and say so. Raises TooLong after `until`."""
     with transaction() as db:
         sides = [db.get_one(DatasetVersion, id_) for id_ in (one.old_id, one.new_id)]
-    overs = [drafts.of(side) for side in sides]
+    overs = [overlay.of(side) for side in sides]
     plans = plan(overs[0], overs[1]), plan(overs[1], overs[0])
     total = sum(stop - start for cut in plans for start, stop, _ in cut) or 1
     artefact = f"comparisons/{one.id}"
@@ -242,7 +243,7 @@ def build(one: DatasetComparison, until: float | None = None) -> DatasetComparis
             batch = []
             work.execute("BEGIN")
             for entry in picked(over, cut):
-                batch.append((drafts.id_of(entry.line), bytes.fromhex(entry.hash), entry.number))
+                batch.append((overlay.id_of(entry.line), bytes.fromhex(entry.hash), entry.number))
                 read += 1
                 if len(batch) == BATCH:
                     work.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", batch)  # noqa: S608
@@ -330,7 +331,7 @@ def edited(over: Overlay, start: int, end: int) -> list[int]:
 
 def picked(over: Overlay, cut: Cut) -> Iterator[Entry]:
     for start, stop, places in cut:
-        for entry in drafts.entries(over, start, stop):
+        for entry in overlay.entries(over, start, stop):
             if places is None or entry.key[0] in places:
                 yield entry
 

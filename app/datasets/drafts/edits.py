@@ -7,9 +7,10 @@ from sqlalchemy import func, select
 
 from app.accounts.auth import Principal
 from app.config import settings
-from app.datasets import drafts, formats
-from app.datasets.drafts import Entry, Key, Overlay, acts, finding
+from app.datasets import formats
+from app.datasets.drafts import acts, finding, overlay
 from app.datasets.drafts.acts import Change, Done
+from app.datasets.drafts.overlay import Entry, Key, Overlay
 from app.datasets.tables import DatasetVersion, RowEdit
 from app.errors import N_, Conflict, Invalid, NotFound
 from app.queue import transaction
@@ -64,7 +65,7 @@ def same(version: DatasetVersion, over: Overlay, row: str, seen: str | None) -> 
 
 
 def is_row(line: bytes, seen: str) -> bool:
-    return drafts.row_hash(line) == seen
+    return overlay.row_hash(line) == seen
 
 
 def add(
@@ -146,7 +147,7 @@ def few(count: int) -> None:
 
 
 def entry_of(done: Done, one: Change) -> Entry:
-    return Entry(drafts.of(done.version).before(one.key), one.key, one.after or b"")
+    return Entry(overlay.of(done.version).before(one.key), one.key, one.after or b"")
 
 
 def checked(version: DatasetVersion, raw: Any, row_id: str, prefix: str = "") -> bytes:
@@ -197,7 +198,7 @@ def paths(old: Any, new: Any, at: str = "") -> list[str]:
 
 def deleted(version: DatasetVersion, *, offset: int = 0, limit: int = 50) -> list[dict[str, Any]]:
     """Rows that can be restored, the last deleted first."""
-    gone = drafts.of(version).gone[offset : offset + limit]
+    gone = overlay.of(version).gone[offset : offset + limit]
     with transaction() as db:
         query = select(RowEdit.id, RowEdit.before).where(RowEdit.id.in_(gone))
         found = {edit: before for edit, before in db.execute(query) if before}

@@ -2,22 +2,22 @@
 
 import orjson
 
-from app.datasets import drafts
-from app.datasets.drafts import Entry, Overlay
+from app.datasets.drafts import overlay
+from app.datasets.drafts.overlay import Entry, Overlay
 from app.errors import NotFound
 
 
 def named(over: Overlay, which: str) -> Entry:
     """The row with this id, or of this number. Raises NotFound."""
     if which.isdecimal():
-        return drafts.entry(over, int(which) if len(which) < 16 else -1)
+        return overlay.entry(over, int(which) if len(which) < 16 else -1)
     key = over.ids.get(which)
     if key is None:
         place = guess(over, which)
         key = (scan(over, which) if place is None else place, "")
     elif key not in over.edits:  # it is deleted
-        raise NotFound(drafts.NO_ROW)
-    return drafts.entry(over, over.before(key))
+        raise NotFound(overlay.NO_ROW)
+    return overlay.entry(over, over.before(key))
 
 
 def guess(over: Overlay, row_id: str) -> int | None:
@@ -32,7 +32,7 @@ def guess(over: Overlay, row_id: str) -> int | None:
             break
         # few lines of a file are left out, so the number tells nearly where the row stands
         at = (low + high) // 2 if tries > 4 else min(max(at, low), high)
-        other, _, number = drafts.id_of(next(drafts.base_lines(over, at))).rpartition(".")
+        other, _, number = overlay.id_of(next(overlay.base_lines(over, at))).rpartition(".")
         if other != prefix or not number.isdecimal():
             break
         if int(number) == wanted:
@@ -45,7 +45,7 @@ def guess(over: Overlay, row_id: str) -> int | None:
 def scan(over: Overlay, row_id: str) -> int:
     """Raises NotFound."""
     begins = b'{"id":' + orjson.dumps(row_id) + b","
-    for place, line in enumerate(drafts.base_lines(over, 0)):
+    for place, line in enumerate(overlay.base_lines(over, 0)):
         if line.startswith(begins):
             return place
-    raise NotFound(drafts.NO_ROW)
+    raise NotFound(overlay.NO_ROW)

@@ -6,8 +6,7 @@ from typing import Any
 from fastapi import Request
 
 from app.accounts.auth import Principal
-from app.datasets import drafts
-from app.datasets.drafts import acts, differing
+from app.datasets.drafts import acts, differing, overlay
 from app.datasets.rows import browse
 from app.datasets.states import DRAFT
 from app.datasets.tables import DatasetVersion
@@ -23,8 +22,8 @@ def pane(version: DatasetVersion, number: int | None, view: str) -> dict[str, An
     nothing = {"number": None, "row": None, "pretty": "", "mark": "", "view": view, "tell": TELL}
     if number is None:
         return nothing | {"last": 0}
-    over = drafts.of(version)
-    entry = drafts.entry(over, number)
+    over = overlay.of(version)
+    entry = overlay.entry(over, number)
     row = entry.row
     return {
         "number": number,
@@ -54,15 +53,13 @@ def desk(request: Request, version: DatasetVersion) -> dict[str, Any]:
     if version.status != DRAFT or not mine:
         return {"editable": False, "undoable": None, "redoable": None, "running": None, "gone": 0}
     with transaction() as db:
-        running = acts.running(db, version.id)
-        back = acts.turning(db, version.id, back=True)
-        forth = acts.turning(db, version.id, back=False)
+        found = acts.standing(db, version.id)
     return {
-        "editable": running is None,
-        "undoable": back,
-        "redoable": forth,
-        "running": running,
-        "gone": len(drafts.of(version).gone),
+        "editable": "running" not in found,
+        "undoable": found.get("done"),
+        "redoable": found.get("undone"),
+        "running": found.get("running"),
+        "gone": len(overlay.of(version).gone),
     }
 
 
@@ -71,5 +68,5 @@ def first(page: browse.Page, version: DatasetVersion, wanted: int | None) -> int
     if wanted is None:
         return page.rows[0][0] if page.rows else None
     if not 0 <= wanted < version.rows:
-        raise NotFound(drafts.NO_ROW)
+        raise NotFound(overlay.NO_ROW)
     return wanted

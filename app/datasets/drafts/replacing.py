@@ -13,8 +13,7 @@ from typing import Any
 import orjson
 import re2
 
-from app.datasets import drafts
-from app.datasets.drafts import edits
+from app.datasets.drafts import edits, overlay
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, Invalid
 
@@ -210,10 +209,10 @@ class Preview:
 def preview(version: DatasetVersion, wanted: Wanted, *, offset: int = 0) -> Preview:
     """Look from row `offset` on, for a second. Raises Invalid."""
     pattern = compiled(wanted)
-    over = drafts.of(version)
+    over = overlay.of(version)
     found = Preview(next_offset=offset, total=over.rows)
     until = time.monotonic() + PREVIEW_SECONDS
-    for entry in drafts.entries(over, offset):
+    for entry in overlay.entries(over, offset):
         if entry.number % 64 == 0 and entry.number > offset and time.monotonic() > until:
             break
         made = changed(version, pattern, entry)
@@ -227,13 +226,13 @@ def preview(version: DatasetVersion, wanted: Wanted, *, offset: int = 0) -> Prev
         found.rows += line != entry.line
         found.matches += count
         if len(found.examples) < EXAMPLES and line != entry.line:
-            found.examples.append((entry.number, drafts.id_of(line), hits))
+            found.examples.append((entry.number, overlay.id_of(line), hits))
     found.has_more = found.next_offset < over.rows
     return found
 
 
 def changed(
-    version: DatasetVersion, pattern: Pattern, entry: drafts.Entry
+    version: DatasetVersion, pattern: Pattern, entry: overlay.Entry
 ) -> tuple[bytes | None, int, list[Hit]] | None:
     """The row's new JSON, or None where a rule forbids it; None at all without a match."""
     try:

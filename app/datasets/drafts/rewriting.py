@@ -19,9 +19,10 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.accounts.auth import Principal
-from app.datasets import drafts, service
-from app.datasets.drafts import Entry, Overlay, acts, replacing
+from app.datasets import service
+from app.datasets.drafts import acts, overlay, replacing
 from app.datasets.drafts.acts import Change
+from app.datasets.drafts.overlay import Entry, Overlay
 from app.datasets.drafts.replacing import Wanted
 from app.datasets.files import drop, of_acts, room
 from app.datasets.rows import segments
@@ -165,7 +166,7 @@ def stretch(act: DraftAct, seconds: float = STRETCH_SECONDS) -> DraftAct:
     """Go on from the act's cursor, and say so in the database. The act as it then is."""
     with transaction() as db:
         version = db.get_one(DatasetVersion, act.version_id)
-    over = drafts.of(version)
+    over = overlay.of(version)
     alter, refused = alteration(version, act)
     if "at" in act.cursor:
         return fold(version, over, act, alter, refused)
@@ -173,11 +174,11 @@ def stretch(act: DraftAct, seconds: float = STRETCH_SECONDS) -> DraftAct:
     changes: list[Change] = []
     number = begun
     until = time.monotonic() + seconds
-    for entry in drafts.entries(over, begun):
+    for entry in overlay.entries(over, begun):
         after = alter(entry)
         number = entry.number + 1
         if after != entry.line:
-            changes.append(Change(entry.key, drafts.id_of(entry.line), entry.line, after))
+            changes.append(Change(entry.key, overlay.id_of(entry.line), entry.line, after))
             if act.rows + len(changes) > MOST_CHANGES:
                 break
         if number % 64 == 0 and time.monotonic() > until:
@@ -238,7 +239,7 @@ def alteration(version: DatasetVersion, act: DraftAct) -> tuple[Alter, list[int]
 
         return put, refused
     if act.what == "delete":
-        found = drafts.finder(**act.params["filters"])
+        found = overlay.finder(**act.params["filters"])
         return lambda entry: None if found(entry.line) else entry.line, refused
     return lambda entry: entry.line, refused
 
@@ -293,7 +294,7 @@ def fold(
     counts = {"rows": 0, "growth": 0}
 
     def rows() -> Iterator[dict[str, Any]]:
-        for entry in drafts.entries(over, part.start, part.stop):
+        for entry in overlay.entries(over, part.start, part.stop):
             after = alter(entry)
             if after != entry.line:
                 counts["rows"] += 1
@@ -338,7 +339,7 @@ def prepare(db: Session, held: DatasetVersion, user_id: str | None) -> None:
     """Before a draft is published: an act that writes its edits into segments, if it has any."""
     if acts.running(db, held.id):
         raise Conflict(acts.BUSY, code="busy")
-    if held.edition and drafts.load(db, held.id).ids:
+    if held.edition and overlay.load(db, held.id).ids:
         act = acts.begin(db, held, user_id, "publish")
         act.cursor = {"at": 0, "made": []}
 

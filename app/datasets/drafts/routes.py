@@ -1,19 +1,19 @@
 """The pages of a draft: a row, its form, deleted rows, undo, history."""
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 from starlette.datastructures import FormData
 
 from app.accounts.auth import Principal
-from app.datasets import drafts
-from app.datasets.drafts import acts, edits, finding, panes, rewriting, row_form, schemas
+from app.datasets.drafts import acts, edits, finding, overlay, panes, rewriting, row_form, schemas
 from app.datasets.routes import Offset, Reader, Writer, find, show
 from app.datasets.rows import browse, search
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError, NotFound
 from app.queue import transaction
-from app.web import redirect, render, sentence
+from app.web import is_htmx, redirect, render, sentence
 
 router = APIRouter(prefix="/datasets/{dataset_id}", include_in_schema=False)
 Which = Annotated[str, Form()]
@@ -36,10 +36,15 @@ def permalink(
 ) -> Response:
     """To the row with this id, wherever it now stands."""
     found = find(who, dataset_id, version)
-    entry = finding.named(drafts.of(found), row_id)
-    page = f"?version={found.number}&offset={entry.number // PAGE * PAGE}&row={entry.number}"
-    path = request.app.url_path_for("datasets:detail", dataset_id=dataset_id)
-    return redirect(request, f"{path}{page}")
+    entry = finding.named(overlay.of(found), row_id)
+    return redirect(request, address(request, found, entry.number))
+
+
+def address(request: Request, version: DatasetVersion, number: int, view: str = "") -> str:
+    """Of the page of rows, with this one open."""
+    path = request.app.url_path_for("datasets:detail", dataset_id=version.dataset_id)
+    asked = {"version": version.number, "offset": number // PAGE * PAGE, "row": number}
+    return f"{path}?{urlencode(asked | ({'view': view} if view else {}))}"
 
 
 @router.get("/rows/{number}", name="datasets:row")
@@ -51,14 +56,18 @@ def row(
     version: str = "",
     view: str = "chat",
 ) -> Response:
+    """The pane beside the list; for a browser that comes here by itself, the page with it."""
     found = find(who, dataset_id, version)
+    shown = panes.pane(found, number, view)
+    if not is_htmx(request):
+        return redirect(request, address(request, found, number, view))
     return render(
         request,
         "datasets/row.html",
         version=found,
         asked={"version": version},
         **panes.desk(request, found),
-        **panes.pane(found, number, view),
+        **shown,
     )
 
 
@@ -72,7 +81,7 @@ def edit_row(
     view: str = "turns",
 ) -> Response:
     found = open_draft(who, dataset_id, version)
-    entry = drafts.entry(drafts.of(found), number)
+    entry = overlay.entry(overlay.of(found), number)
     form = row_form.of_row(found.kind, entry.row, view, entry.hash)
     return form_page(request, found, form, entry.row["id"], number)
 
@@ -88,7 +97,7 @@ def save_row(
         return form_page(request, found, row_form.moved(form, str(what)), row_id, number)
     try:
         try:
-            old = finding.named(drafts.of(found), row_id).row
+            old = finding.named(overlay.of(found), row_id).row
         except NotFound:
             old = None  # deleted meanwhile: the edit says so
         made = row_form.to_row(form, old)
@@ -143,7 +152,7 @@ def refused(
     now = None
     if error.code == "row_changed":
         try:
-            now = finding.named(drafts.of(find_again(version)), row_id)
+            now = finding.named(overlay.of(find_again(version)), row_id)
             form.seen = now.hash
         except NotFound:
             now = None
@@ -166,7 +175,7 @@ def form_page(
     *,
     after: str = "",
     status: int = 200,
-    now: drafts.Entry | None = None,
+    now: overlay.Entry | None = None,
 ) -> Response:
     return show(
         request,
@@ -190,9 +199,7 @@ def open_draft(who: Principal, dataset_id: str, version: str) -> DatasetVersion:
 
 
 def to_row(request: Request, version: DatasetVersion, number: int) -> Response:
-    path = request.app.url_path_for("datasets:detail", dataset_id=version.dataset_id)
-    offset = number // PAGE * PAGE
-    return redirect(request, f"{path}?version={version.number}&offset={offset}&row={number}")
+    return redirect(request, address(request, version, number))
 
 
 def to_list(request: Request, dataset_id: str, version: str, offset: int = 0) -> Response:

@@ -7,10 +7,10 @@ import orjson
 from fastapi import Request
 from pydantic import BaseModel, Field
 
-from app.datasets import drafts
-from app.datasets.drafts import Entry, comparing, differing
+from app.datasets.drafts import comparing, differing, overlay
 from app.datasets.drafts.acts import Done
 from app.datasets.drafts.comparing import Difference
+from app.datasets.drafts.overlay import Entry
 from app.datasets.drafts.replacing import Preview, Wanted
 from app.datasets.tables import DatasetComparison, DatasetVersion, DraftAct, RowEdit
 from app.web import translate
@@ -221,7 +221,7 @@ def preview_out(found: Preview) -> PreviewOut:
 def told(old: DatasetVersion, new: DatasetVersion, one: Difference) -> DifferenceOut:
     """A difference, with the rows and what differs in them."""
     sides = [
-        None if number is None else drafts.row(version, number)
+        None if number is None else overlay.row(version, number)
         for version, number in ((old, one.old), (new, one.new))
     ]
     return DifferenceOut(

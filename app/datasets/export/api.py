@@ -8,7 +8,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from app.accounts.auth import Principal, requires
-from app.datasets import export, service
+from app.datasets import service
+from app.datasets.export import service as export
 from app.datasets.tables import DatasetVersion
 from app.queue import transaction
 from app.web import translate

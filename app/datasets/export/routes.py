@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 
 from app.accounts.auth import Principal, requires
-from app.datasets import export
 from app.datasets.export import api
+from app.datasets.export import service as export
 from app.datasets.routes import show
 
 router = APIRouter(prefix="/datasets", include_in_schema=False)

@@ -33,8 +33,8 @@ from app.datasets.intake.upload import (
     UNFINISHED,
     Upload,
     disk_full,
-    display_name,
     part,
+    placed_name,
     receive,
     scratch,
     too_many_files,
@@ -69,7 +69,7 @@ def begin(db: Session, who: Principal, file_name: str, size: int) -> DatasetUplo
     one = DatasetUpload(
         workspace_id=who.workspace_id,
         user_id=who.user_id,
-        file_name=display_name(file_name),
+        file_name=placed_name(file_name),
         size=size,
     )
     db.add(one)
@@ -291,7 +291,8 @@ def link(who: Principal, upload_ids: list[str], upload: Upload) -> None:
             )
         os.link(place(one.id), upload.directory / part(number))
         upload.files.append({"name": one.file_name, "bytes": one.size})
-    upload.file_name = ones[0].file_name
+    first, _, inside = ones[0].file_name.partition("/")
+    upload.file_name = f"{first}/" if inside else first
     upload.size = sum(one.size for one in ones)
     bounded(upload.size)
     upload.pieces = [one.id for one in ones]

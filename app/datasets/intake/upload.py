@@ -68,6 +68,14 @@ def display_name(raw: str) -> str:
     return "".join(char for char in name if char.isprintable()).strip()[-200:]
 
 
+def placed_name(raw: str) -> str:
+    """A file's name with the folders it was chosen from: for display, and for files that name each
+    other. Never a path of ours.
+    """
+    parts = [display_name(part) for part in re.split(r"[\\/]", raw)]
+    return "/".join(part for part in parts if part not in ("", ".", ".."))[-500:].lstrip("/")
+
+
 def scratch() -> Path:
     """A new directory beside the uploads, for work that is not finished yet."""
     settings.uploads.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -6,8 +6,11 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from app.accounts.auth import Principal, requires
-from app.datasets import drafts, measures, service
-from app.datasets.measures import BROKEN, DONE, statistics, tokens
+from app.datasets import service
+from app.datasets.drafts import overlay
+from app.datasets.measures import service as measures
+from app.datasets.measures import statistics, tokens
+from app.datasets.measures.service import BROKEN, DONE
 from app.datasets.measures.statistics import LONGEST
 from app.datasets.schemas import Failure
 from app.datasets.tables import DatasetMeasure, DatasetVersion
@@ -154,7 +157,7 @@ def row_tokens(
     with transaction() as db:
         found = service.version(db, who.workspace_id, dataset_id, version)
         chosen = statistics.model_of(db, who.workspace_id, model)
-    row = drafts.row(found, number)
+    row = overlay.row(found, number)
     try:
         directory = measures.words_of(chosen.artefact)
     except OSError as error:

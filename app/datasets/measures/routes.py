@@ -1,12 +1,15 @@
 """The Statistics tab, what a maximum length would cut, and a row as a model sees it."""
 
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal, requires
-from app.datasets import drafts, measures, routes, service
+from app.datasets import routes, service
+from app.datasets.drafts import overlay
+from app.datasets.measures import service as measures
 from app.datasets.measures import statistics, tokens
 from app.datasets.measures.statistics import DEFAULT_LENGTH, LONGEST
 from app.datasets.tables import DatasetVersion
@@ -168,12 +171,15 @@ def row_tokens(
     part: Annotated[int, Query(ge=0, le=1000)] = 0,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
 ) -> Response:
-    """A fragment; the trouble that a template makes is shown in it."""
+    """A fragment, which shows the trouble that a template makes; by itself, the page with it."""
     with transaction() as db:
         found = service.version(db, who.workspace_id, dataset_id, version)
         bases = measures.bases(db, who.workspace_id)
         chosen = model_or_none(db, who, model)
-    row = drafts.row(found, number)
+    row = overlay.row(found, number)
+    if not is_htmx(request):
+        path = request.app.url_path_for("datasets:row", dataset_id=dataset_id, number=str(number))
+        return redirect(request, f"{path}?{urlencode({'version': version, 'view': 'tokens'})}")
     context: dict[str, Any] = {"look": None, "trouble": "", "refusals": tokens.REFUSALS}
     if chosen is not None:
         try:

@@ -4,8 +4,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.datasets import measures
 from app.datasets.measures import histograms
+from app.datasets.measures import service as measures
 from app.datasets.measures.histograms import MAX_LENGTHS, Cut
 from app.datasets.tables import DatasetMeasure, DatasetVersion
 from app.errors import N_, NotFound

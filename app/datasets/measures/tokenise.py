@@ -1,4 +1,4 @@
-"""One row as a model sees it: `python -m app.datasets.tokenise`, JSON in, JSON out.
+"""One row as a model sees it: `python -m app.datasets.measures.tokenise`, JSON in, JSON out.
 
 A process of its own, because the chat template and the tokenizer are a stranger's: it has little
 memory, little time and no secrets, and `app.datasets.tokens` ends it when it takes too long.

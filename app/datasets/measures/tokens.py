@@ -1,6 +1,6 @@
 """A row as a model sees it: its tokens, and which of them are trained.
 
-The work is done by a child that can be killed (`app.datasets.tokenise`): a chat template comes
+The work is done by a child that can be killed (`app.datasets.measures.tokenise`): a chat template comes
 from a stranger, and may loop or eat memory.
 """
 

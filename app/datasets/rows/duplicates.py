@@ -1,6 +1,6 @@
 """Equal rows, found by 16-byte hashes that lie on disk.
 
-Memory holds 16 bytes for each row, and what it takes to tell a part of them apart.
+Memory holds 20 bytes for each row, and what it takes to tell a part of them apart.
 """
 
 import sys
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SIZE = 16
-PART = 500_000  # rows that are told apart at a time, more or less
+FEW = 500_000  # rows that are told apart in one go; of more, PART at a time, more or less
+PART = 200_000
 CHUNK = 2**20  # bytes
 
 
@@ -36,25 +37,37 @@ class Hashes:
 
 
 class Table:
-    """The hashes of all rows, in two halves."""
+    """The hashes of all rows in two halves, the first of them in parts: equal rows share one."""
 
-    def __init__(self, files: Sequence[Hashes]) -> None:
-        self.low, self.high = array("Q"), array("Q")
+    def __init__(self, files: Sequence[Hashes], parts: int) -> None:
+        self.low = [array("Q") for _ in range(parts)]
+        self.rows = [array("I") for _ in range(parts)]  # whose they are, in order
+        self.high = array("Q")  # of all rows, by number
         for file in files:
             step, at = file.width // 8, file.at // 8
             for words in file.words():
-                self.low += words[at::step]
+                self.add(words[at::step])
                 self.high += words[at + 1 :: step]
 
-    def of(self, parts: int, part: int) -> Iterable[int]:
-        """The first halves of a part. Equal rows are in the same one."""
-        return self.low if parts == 1 else (one for one in self.low if one % parts == part)
-
-    def rows(self, parts: int, part: int) -> Iterator[tuple[int, int]]:
-        """(row, first half) of the rows of a part."""
+    def add(self, found: "array[int]") -> None:
+        """The first halves of the rows that follow those in `high`."""
+        row, parts = len(self.high), len(self.low)
         if parts == 1:
-            return enumerate(self.low)
-        return ((row, one) for row, one in enumerate(self.low) if one % parts == part)
+            self.low[0] += found
+            self.rows[0].extend(range(row, row + len(found)))
+            return
+        lows = [one.append for one in self.low]
+        rows = [one.append for one in self.rows]
+        for number, one in enumerate(found, start=row):
+            part = one % parts
+            lows[part](one)
+            rows[part](number)
+
+    def part(self, part: int, wanted: set[int]) -> Iterator[tuple[int, tuple[int, int]]]:
+        """(row, its hash) of the rows of a part whose first half is wanted."""
+        for row, one in zip(self.rows[part], self.low[part], strict=True):
+            if one in wanted:
+                yield row, (one, self.high[row])
 
 
 def repeats(files: Sequence[Hashes]) -> Iterator[tuple[int, int]]:
@@ -62,18 +75,16 @@ def repeats(files: Sequence[Hashes]) -> Iterator[tuple[int, int]]:
 
     Rows are numbered from 0 through all files. The pairs come in a few runs, each in order.
     """
-    table = Table(files)
-    parts = parts_of(len(table.low))
-    for part in range(parts):
-        often = more_than_once(table.of(parts, part))
+    table = Table(files, parts_of(files))
+    for part, low in enumerate(table.low):
+        often = more_than_once(low)
         if not often:
             continue
         first: dict[tuple[int, int], int] = {}
-        for row, one in table.rows(parts, part):
-            if one in often:
-                found = first.setdefault((one, table.high[row]), row)
-                if found != row:
-                    yield row, found
+        for row, one in table.part(part, often):
+            found = first.setdefault(one, row)
+            if found != row:
+                yield row, found
 
 
 def more_than_once(hashes: Iterable[int]) -> set[int]:
@@ -90,16 +101,18 @@ def more_than_once(hashes: Iterable[int]) -> set[int]:
 
 def common(mine: Sequence[Hashes], others: Sequence[Hashes]) -> Iterator[tuple[int, int]]:
     """(row of mine, the first equal row of the others), for each that has one. In a few runs."""
-    ours, theirs = Table(mine), Table(others)
-    parts = parts_of(max(len(ours.low), len(theirs.low)))
+    parts = max(parts_of(mine), parts_of(others))
+    ours, theirs = Table(mine, parts), Table(others, parts)
     for part in range(parts):
+        both = set(ours.low[part]).intersection(theirs.low[part])
         known: dict[tuple[int, int], int] = {}
-        for row, one in theirs.rows(parts, part):
-            known.setdefault((one, theirs.high[row]), row)
-        for row, one in ours.rows(parts, part):
-            if (found := known.get((one, ours.high[row]))) is not None:
+        for row, one in theirs.part(part, both):
+            known.setdefault(one, row)
+        for row, one in ours.part(part, both):
+            if (found := known.get(one)) is not None:
                 yield row, found
 
 
-def parts_of(count: int) -> int:
-    return count // PART + 1
+def parts_of(files: Sequence[Hashes]) -> int:
+    rows = sum(file.path.stat().st_size // file.width for file in files)
+    return rows // PART + 1 if rows > FEW else 1

@@ -51,7 +51,7 @@ def write(
     With `pack`, the rows are written there as well, compressed, and what was written is returned.
     `beat` is called now and then.
     """
-    with Facts(directory) as out:
+    with Facts(directory, segments.hashes(source)) as out:
         rows = out.take(segments.lines(source), beat)
         written = segments.pack(rows, pack) if pack else None
         for _ in rows:
@@ -62,8 +62,9 @@ def write(
 
 
 class Facts:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, wholes: Iterator[bytes] | None) -> None:
         self.directory = directory
+        self.wholes = wholes  # the hashes of the rows, if they are known
         self.counts: Counter[str] = Counter()
         self.listed: list[dict[str, Any]] = []
         self.rows = self.longest = 0  # `longest` is the bytes of a line
@@ -115,7 +116,7 @@ class Facts:
         self.lines.write(data)
         tail = row["id"].rpartition(".")[2]
         named = int(tail) if tail.isdecimal() and len(tail) < 19 else 0
-        whole = digest(b"{" + line.partition(b",")[2])
+        whole = next(self.wholes) if self.wholes else digest(b"{" + line.partition(b",")[2])
         self.hashes.write(whole + digest(prompt(row)) + named.to_bytes(8, "little"))
 
 

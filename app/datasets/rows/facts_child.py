@@ -34,7 +34,7 @@ def main(folder: str, lines: str, parquet: str, memory: str, longest: str, group
     rows.execute(
         f"COPY (SELECT * FROM read_json('{lines}', format = 'newline_delimited', "  # noqa: S608
         f"columns = {{{types}}}, maximum_object_size = {int(longest)})) TO '{parquet}' "
-        f"(FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE {int(group)}, USE_TMP_FILE false)"
+        f"(FORMAT parquet, COMPRESSION lz4_raw, ROW_GROUP_SIZE {int(group)}, USE_TMP_FILE false)"
     )
 
 

@@ -27,6 +27,7 @@ import zstandard
 DATA, INDEX = "rows.jsonl.zst", "rows.idx"
 PLAIN, IDS, HASHES = "rows.jsonl", "rows.ids", "rows.hash"
 PREFIX_BYTES = 120
+HASH_BYTES = 16
 FRAME_ROWS = 250
 FRAME_BYTES = 2**17  # of JSONL: what has to be unpacked to read one row
 LEVEL = 2
@@ -104,13 +105,13 @@ class Plain:
         self.hashes = (self.directory / HASHES).open("wb")
         return self
 
-    def add(self, lines: bytes, numbers: Sequence[int], hashes: list[bytes]) -> None:
-        """A frame: rows without ids, each with a newline; their numbers; 16 bytes for each."""
+    def add(self, lines: list[bytes], numbers: Sequence[int], hashes: list[bytes]) -> None:
+        """A frame: rows without ids; their numbers; 16 bytes for each."""
         self.table.extend((self.rows, self.offset))
-        self.offset += self.file.write(lines)
+        self.offset += self.file.write(b"\n".join([*lines, b""]))
         self.ids.write(little(array("Q", numbers)))
         self.hashes.write(b"".join(hashes))
-        self.rows += len(numbers)
+        self.rows += len(lines)
 
     def __exit__(
         self,
@@ -199,6 +200,17 @@ def plain_frames(directory: Path, known: Index, first: int) -> Iterator[list[byt
             frame.pop()
             named = zip(numbers(ids.read(8 * len(frame))), frame, strict=True)
             yield [b'{"id":"%b.%d",%b' % (prefix, number, line[1:]) for number, line in named]
+
+
+def hashes(directory: Path) -> Iterator[bytes] | None:
+    """The hash of each row, where they lie beside the rows: in a plain segment."""
+    return stored(directory / HASHES) if index(directory).plain else None
+
+
+def stored(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as source:
+        while found := source.read(HASH_BYTES):
+            yield found
 
 
 def read(directory: Path, start: int = 0, count: int | None = None) -> Iterator[dict[str, Any]]:

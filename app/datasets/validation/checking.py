@@ -21,8 +21,9 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.config import settings
-from app.datasets import containers, formats, service
-from app.datasets.containers import File, Manifest, Source
+from app.datasets import formats, service
+from app.datasets.containers import unpacking
+from app.datasets.containers.unpacking import File, Manifest, Source
 from app.datasets.files import drop, room
 from app.datasets.intake.upload import part
 from app.datasets.rows import facts
@@ -123,8 +124,8 @@ def unpack(turn: Turn) -> None:
     one = turn.one
     files = uploaded(one)
     with room() as into:
-        manifest = containers.unpack(files, into, longest(), turn.beat)
-        sources = containers.sources(manifest, files, into)
+        manifest = unpacking.unpack(files, into, longest(), turn.beat)
+        sources = unpacking.sources(manifest, files, into)
         unknown = [] if one.mapping else unnamed(sources)
         if manifest.unpacked and not unknown:
             storage.move(into, unpacked(one))
@@ -199,10 +200,10 @@ def read(turn: Turn) -> None:
 
 def sources_of(one: DatasetVersion) -> list[Source]:
     if lies := one.cursor["manifest"]:
-        return containers.sources(Manifest(**lies), uploaded(one), Path())
+        return unpacking.sources(Manifest(**lies), uploaded(one), Path())
     directory = storage.fetch(unpacked(one))
     with suppress(FileNotFoundError):
-        return containers.sources(containers.manifest(directory), uploaded(one), directory)
+        return unpacking.sources(unpacking.manifest(directory), uploaded(one), directory)
     raise FileNotFoundError(unpacked(one))
 
 

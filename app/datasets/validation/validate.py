@@ -9,17 +9,18 @@ row. What is odd in rows that can be used is found later (`warnings`).
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
 import orjson
 import xxhash
 
 from app.datasets import formats
-from app.datasets.containers import Source, reader
+from app.datasets.containers import reader
 from app.datasets.containers.reader import Piece, Place
+from app.datasets.containers.unpacking import Source
 from app.datasets.formats import KINDS, BadRow
 from app.datasets.rows import segments
 from app.datasets.validation import quick
@@ -27,7 +28,7 @@ from app.datasets.validation.parsing import parse
 from app.errors import N_
 
 STEP_BYTES = 64 * 2**20
-BATCH = 2**18  # bytes of JSONL that are cut into lines together, and become a frame
+BATCH = 2**16  # bytes of JSONL that are cut into lines together, and become a frame
 MAX_ISSUES = 100_000  # a version with more bad rows than this is refused as a whole
 MAX_FIELDS = 50  # different unused fields that are named
 
@@ -120,10 +121,10 @@ class Stretch:
         self.users = mapping  # the user's mapping
         self.issues: list[Issue] = []
         self.left = STEP_BYTES
-        self.rows: list[Any] = []  # that become the next frame
+        self.rows: list[bytes] = []  # that become the next frame
         self.numbers: list[int] = []  # theirs
         self.held = 0  # bytes that `take` has put there, roughly
-        self.read: quick.Reader | None = None
+        self.read: quick.Reader = quick.refuse
 
     # -- files ---------------------------------------------------------------------------
 
@@ -157,12 +158,12 @@ class Stretch:
         state.bases.append(state.base)
         return source.begin()
 
-    def reader(self) -> quick.Reader | None:
-        """The quick way to read rows of this file, if there is one."""
+    def reader(self) -> quick.Reader:
+        """The quick way to read rows of this file."""
         state = self.state
         if state.mapped or state.kind not in ("", KINDS.get(state.format)):
-            return None
-        return quick.READERS.get(state.format)
+            return quick.refuse
+        return quick.READERS.get(state.format, quick.refuse)
 
     @property
     def source(self) -> Source:
@@ -217,18 +218,17 @@ class Stretch:
                     size = sum(map(len, lines)) + len(lines)
             if not lines:
                 break
-            self.batch(lines, number, place.shape, exact=quick.NUL in chunk)
+            self.batch(lines, chunk[:size], number, place.shape)
             number += len(lines)
             offset += size
             self.left -= size
         return Place(place.shape, offset, number, number + 1), False
 
-    def batch(self, lines: list[bytes], number: int, shape: str, *, exact: bool) -> None:
-        """`exact`: the quick way is not for these."""
+    def batch(self, lines: list[bytes], block: bytes, number: int, shape: str) -> None:
+        """Take the lines that `block` consists of."""
         base = self.state.base
-        read = quick.refuse if exact else self.read or quick.refuse
         try:
-            rows = read(lines)
+            rows = self.read(lines, block)
         except quick.REFUSED:
             pass
         else:
@@ -238,11 +238,10 @@ class Stretch:
         keep, note = self.rows.extend, self.numbers.append
         for at, line in enumerate(lines, start=base + number + 1):
             try:
-                keep(read((line,)))
+                keep(self.read((line,), line))
             except quick.REFUSED:
                 if not self.slowly(line, at - base, shape):
                     continue
-                read = quick.refuse if exact else self.read or quick.refuse
             note(at)
         self.flush()
 
@@ -260,12 +259,10 @@ class Stretch:
 
     def take(self, piece: Piece) -> None:
         """A row that was cut out by the reader."""
-        row = None
-        if self.read and piece.data and not piece.problem and quick.NUL not in piece.data:
-            try:
-                row = self.read((piece.data,))[0]
-            except quick.REFUSED:
-                row = None
+        row: bytes | None = None
+        if piece.data and not piece.problem:
+            with suppress(*quick.REFUSED):
+                row = self.read((piece.data,), piece.data)[0]
         if row is None:
             row = self.exactly(piece)
         if row is not None:
@@ -283,16 +280,13 @@ class Stretch:
             self.numbers.clear()
         self.held = 0
 
-    def write(self, rows: list[Any], numbers: Sequence[int]) -> None:
-        block = quick.encode(rows)
-        hashes = list(map(row_hash, block.split(b"\n")))
-        hashes.pop()  # what follows the last newline: nothing
-        self.out.add(block, numbers, hashes)
+    def write(self, rows: list[bytes], numbers: Sequence[int]) -> None:
+        self.out.add(rows, numbers, list(map(row_hash, rows)))
 
-    def exactly(self, piece: Piece) -> msgspec.Raw | None:
+    def exactly(self, piece: Piece) -> bytes | None:
         """The row's JSON without its id, or None once it is reported."""
         try:
-            return msgspec.Raw(orjson.dumps(self.row_of(piece)))
+            return orjson.dumps(self.row_of(piece))
         except BadRow as bad:
             self.issues.append(
                 Issue("error", piece.number, bad.path, bad.code, bad.message, bad.params, self.name)

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.datasets import service, work
+from app.datasets import sweep, work
 from app.datasets.cleaning import run
 from app.datasets.cleaning.pipeline import Pipeline, Step, check, schema
 from app.datasets.cleaning.preview import difference, preview, sample
@@ -123,7 +123,7 @@ def test_in_stretches_with_kills_and_doubles_it_comes_out_the_same(
         made = fresh(db, version_id)
         if made.status != "importing":
             break
-        service.resend(db)
+        sweep.resend(db)
         assert ("workers.clean_dataset", (version_id,), "control") in db.info.pop("outbox")
         db.rollback()
         if at == 3:

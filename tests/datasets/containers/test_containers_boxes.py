@@ -10,8 +10,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from app.datasets import containers
-from app.datasets.containers import File, archives, reader
+from app.datasets.containers import archives, reader, unpacking
+from app.datasets.containers.unpacking import File
 from app.errors import Invalid
 from tests.datasets.containers.boxes import xlsx, zipped
 from tests.datasets.files import jsonl
@@ -23,7 +23,7 @@ CSV = "instruction,output\n一,二\n".encode()
 
 def opened(
     tmp_path: Path, *uploads: tuple[str, bytes]
-) -> tuple[dict[str, list[tuple[int, Any]]], containers.Manifest]:
+) -> tuple[dict[str, list[tuple[int, Any]]], unpacking.Manifest]:
     """By the name of each source its rows as (line, row or code of the problem); the manifest."""
     into = tmp_path / "into"
     into.mkdir(exist_ok=True)
@@ -31,9 +31,9 @@ def opened(
     for at, (name, data) in enumerate(uploads):
         files.append(File(name, tmp_path / f"body.{at}"))
         files[-1].path.write_bytes(data)
-    manifest = containers.unpack(files, into, MIB)
+    manifest = unpacking.unpack(files, into, MIB)
     found: dict[str, list[tuple[int, Any]]] = {}
-    for source in containers.sources(manifest, files, into):
+    for source in unpacking.sources(manifest, files, into):
         found[source.name] = [
             (piece.line, piece.why.code if piece.why else json.loads(piece.data or b""))
             for piece in reader.pieces(source.path, source.begin(), MIB)
@@ -49,7 +49,7 @@ def refusal(tmp_path: Path, *uploads: tuple[str, bytes]) -> Invalid:
     return caught.value
 
 
-def codes(manifest: containers.Manifest) -> list[tuple[str, str]]:
+def codes(manifest: unpacking.Manifest) -> list[tuple[str, str]]:
     for note in manifest.notes:
         assert note["message"] % note["params"]
     return [(note["file"], note["code"]) for note in manifest.notes]
@@ -222,7 +222,7 @@ def test_a_link_among_the_uploads_is_not_followed(tmp_path: Path) -> None:
     link = tmp_path / "body"
     link.symlink_to("/etc/passwd")
     with pytest.raises(Invalid):
-        containers.unpack([File("a.txt", link)], tmp_path, MIB)
+        unpacking.unpack([File("a.txt", link)], tmp_path, MIB)
 
 
 # -- xlsx --------------------------------------------------------------------------------
@@ -374,5 +374,5 @@ def test_the_reader_of_parquet_reaches_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "bb" / "body").write_bytes(parquet(tmp_path, "select 'other' as text"))
     into = tmp_path / "into"
     into.mkdir()
-    manifest = containers.unpack([File("a.parquet", tmp_path / "b*" / "body")], into, MIB)
+    manifest = unpacking.unpack([File("a.parquet", tmp_path / "b*" / "body")], into, MIB)
     assert (into / manifest.files[0]["file"]).read_text() == '{"text":"own"}\n'

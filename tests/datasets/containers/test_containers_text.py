@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from app.datasets import containers
-from app.datasets.containers import File, reader
+from app.datasets.containers import reader, unpacking
+from app.datasets.containers.unpacking import File
 from app.errors import DomainError, Invalid
 from tests.datasets.files import jsonl, row
 
@@ -19,16 +19,16 @@ GOOD = jsonl(row("问", "答"), row("b", "c"))
 
 def opened(
     tmp_path: Path, name: str, data: bytes, most: int = MIB
-) -> tuple[list[tuple[int, Any]], containers.Manifest]:
+) -> tuple[list[tuple[int, Any]], unpacking.Manifest]:
     """The rows of an uploaded file as (line, row or code of the problem), and the manifest."""
     path, into = tmp_path / "body", tmp_path / "into"
     path.write_bytes(data)
     into.mkdir(exist_ok=True)
     files = [File(name, path)]
-    manifest = containers.unpack(files, into, most)
-    assert containers.manifest(into) == manifest
+    manifest = unpacking.unpack(files, into, most)
+    assert unpacking.manifest(into) == manifest
     found: list[tuple[int, Any]] = []
-    for source in containers.sources(manifest, files, into):
+    for source in unpacking.sources(manifest, files, into):
         for piece in reader.pieces(source.path, source.begin(), most):
             if piece.why:
                 assert piece.why.message % piece.why.params
@@ -90,7 +90,7 @@ def test_what_a_compressed_file_says_is_no_problem_of_ours(tmp_path: Path) -> No
     path.write_bytes(gzip.compress(lie))
     into.mkdir()
     files = [File("a.jsonl.gz", path)]
-    (source,) = containers.sources(containers.unpack(files, into, MIB), files, into)
+    (source,) = unpacking.sources(unpacking.unpack(files, into, MIB), files, into)
     pieces = list(reader.pieces(source.path, source.begin(), MIB))
     assert pieces[0].why is None
     assert len(pieces) == 3
@@ -102,7 +102,7 @@ def test_a_half_of_a_pair_in_utf_16_stays_a_bad_line(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe" + data)
     into.mkdir()
     files = [File("a.jsonl", path)]
-    (source,) = containers.sources(containers.unpack(files, into, MIB), files, into)
+    (source,) = unpacking.sources(unpacking.unpack(files, into, MIB), files, into)
     first, second = (piece.data or b"" for piece in reader.pieces(source.path, source.begin(), MIB))
     with pytest.raises(UnicodeDecodeError):
         first.decode()
@@ -172,7 +172,7 @@ def test_an_undecodable_cell_is_told_by_line_and_byte(tmp_path: Path) -> None:
     path.write_bytes(text)
     into.mkdir()
     files = [File("a.csv", path)]
-    (source,) = containers.sources(containers.unpack(files, into, MIB), files, into)
+    (source,) = unpacking.sources(unpacking.unpack(files, into, MIB), files, into)
     told = [one for one in reader.pieces(source.path, source.begin(), MIB) if one.why]
     assert [(one.line, one.why and one.why.params) for one in told] == [
         (3, {"at": 3, "byte": 3, "codec": "UTF-8"})
@@ -299,7 +299,7 @@ def test_time_and_room_are_limited(
     path = tmp_path / "body"
     path.write_bytes(data)
     with pytest.raises(DomainError) as caught:
-        containers.unpack([File("a.jsonl.gz", path)], tmp_path, MIB)
+        unpacking.unpack([File("a.jsonl.gz", path)], tmp_path, MIB)
     assert caught.value.code == code
 
 
@@ -308,7 +308,7 @@ def test_a_sign_of_life_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = tmp_path / "body"
     path.write_bytes(gzip.compress(GOOD))
     beats: list[int] = []
-    containers.unpack([File("a.jsonl.gz", path)], tmp_path, MIB, lambda: beats.append(1))
+    unpacking.unpack([File("a.jsonl.gz", path)], tmp_path, MIB, lambda: beats.append(1))
     assert beats
 
 

@@ -9,8 +9,8 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
-from app.datasets import drafts, work
-from app.datasets.drafts import acts, comparing, differing, edits, finding, redraft
+from app.datasets import work
+from app.datasets.drafts import acts, comparing, differing, edits, finding, overlay, redraft
 from app.datasets.drafts.comparing import Difference
 from app.datasets.tables import DatasetComparison, DatasetVersion
 from app.errors import Conflict
@@ -124,7 +124,7 @@ def test_a_draft_and_what_it_was_made_of(db: Session, who: Principal) -> None:
     counts, listed = found(first, draft)
     assert [counts, listed] == [{"added": 0, "removed": 0, "changed": 0, "same": 3000}, []]
     name = ids(first)[2000]
-    edits.edit(who, first.dataset_id, "", name, row("a", "b"), over_hash(drafts.of(draft), 2000))
+    edits.edit(who, first.dataset_id, "", name, row("a", "b"), over_hash(overlay.of(draft), 2000))
     edits.delete(who, first.dataset_id, "", [ids(first)[5]])
     edits.add(who, first.dataset_id, "", [row("new", "row")], ids(first)[9])
     edits.add(who, first.dataset_id, "", [row("last", "row")])
@@ -161,11 +161,11 @@ def test_random_edits_are_found(db: Session, who: Principal) -> None:
     work.publish(who, first.dataset_id)
     draft = redraft.begin(who, first.dataset_id)
     seed = random.Random(2)
-    was = {entry.row["id"]: entry for entry in drafts.entries(drafts.of(first))}
+    was = {entry.row["id"]: entry for entry in overlay.entries(overlay.of(first))}
     for step in range(60):
         name = seed.choice(ids(draft))
         if step % 3 == 0:
-            seen = finding.named(drafts.of(fresh(draft.id)), name).hash
+            seen = finding.named(overlay.of(fresh(draft.id)), name).hash
             edits.edit(who, first.dataset_id, "", name, row("e", str(step)), seen)
         elif step % 3 == 1:
             edits.delete(who, first.dataset_id, "", [name])
@@ -173,7 +173,7 @@ def test_random_edits_are_found(db: Session, who: Principal) -> None:
             edits.add(who, first.dataset_id, "", [row("n", str(step))], name)
         if step == 40:
             acts.undo(who, first.dataset_id)
-    now = {entry.row["id"]: entry for entry in drafts.entries(drafts.of(fresh(draft.id)))}
+    now = {entry.row["id"]: entry for entry in overlay.entries(overlay.of(fresh(draft.id)))}
     expected: set[tuple[str, int | None, int | None]]
     expected = {("added", None, now[name].number) for name in now.keys() - was.keys()}
     expected |= {("removed", was[name].number, None) for name in was.keys() - now.keys()}

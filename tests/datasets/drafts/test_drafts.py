@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from app import storage
 from app.accounts.auth import Principal
-from app.datasets import drafts, formats, work
-from app.datasets.drafts import acts, edits, finding, rewriting
+from app.datasets import formats, work
+from app.datasets.drafts import acts, edits, finding, overlay, rewriting
 from app.datasets.drafts.replacing import Wanted
 from app.datasets.intake.upload import Upload, scratch
 from app.datasets.rows import segments
@@ -51,13 +51,13 @@ def fresh(version_id: str) -> DatasetVersion:
 
 def texts(version: DatasetVersion, offset: int = 0, limit: int = 10_000) -> list[str]:
     """The answers of a page."""
-    page = drafts.page(fresh(version.id), offset=offset, limit=limit)
+    page = overlay.page(fresh(version.id), offset=offset, limit=limit)
     assert [number for number, _ in page.rows] == list(range(offset, offset + len(page.rows)))
     return [one["messages"][-1]["content"] for _, one in page.rows]
 
 
 def ids(version: DatasetVersion) -> list[str]:
-    page = drafts.page(fresh(version.id), offset=0, limit=10_000)
+    page = overlay.page(fresh(version.id), offset=0, limit=10_000)
     return [one["id"] for _, one in page.rows]
 
 
@@ -88,7 +88,7 @@ def test_edits_lie_over_the_rows(db: Session, who: Principal) -> None:
         at = seed.randrange(len(said))
         what = seed.choice(["edit", "edit", "add", "end", "delete", "delete", "restore", "undo"])
         if what == "edit":
-            entry = finding.named(drafts.of(fresh(version.id)), names[at])
+            entry = finding.named(overlay.of(fresh(version.id)), names[at])
             edits.edit(who, dataset, "", names[at], row("q", f"edit {step}"), entry.hash)
             said[at] = f"edit {step}"
         elif what == "add":
@@ -120,10 +120,10 @@ def test_edits_lie_over_the_rows(db: Session, who: Principal) -> None:
         assert fresh(version.id).rows == len(said)
         offset = seed.randrange(len(said) + 1)
         assert texts(version, offset, 5) == said[offset : offset + 5]
-        over = drafts.of(fresh(version.id))
+        over = overlay.of(fresh(version.id))
         for number in (offset, len(said) - 1):
             if number < len(said):
-                entry = drafts.entry(over, number)
+                entry = overlay.entry(over, number)
                 assert entry.number == number
                 assert finding.named(over, entry.row["id"]) == entry
                 assert over.before(entry.key) == number
@@ -159,7 +159,7 @@ def test_a_restored_row_stands_where_it_stood(db: Session, who: Principal) -> No
 
 def test_a_rows_hash_is_that_of_formats(db: Session, who: Principal) -> None:
     version = upload(who, jsonl(row("好", "答"), row("b", 'c "quoted", d')))
-    for entry in drafts.entries(drafts.of(version)):
+    for entry in overlay.entries(overlay.of(version)):
         assert entry.hash == formats.row_hash(entry.row)
 
 
@@ -167,7 +167,7 @@ def test_a_row_is_found_by_its_id(db: Session, who: Principal) -> None:
     bad: dict[str, Any] = {"messages": []}
     data = jsonl(*[bad if at % 7 == 3 else row("q", f"{at + 1}") for at in range(3000)])
     version = upload(who, data)
-    over = drafts.of(version)
+    over = overlay.of(version)
     for line in (1, 2, 2999, 1500, 2998):
         found = finding.named(over, f"{version.id}.{line}")
         assert found.row["messages"][-1]["content"] == str(line)
@@ -186,10 +186,10 @@ def test_a_row_is_found_by_its_id(db: Session, who: Principal) -> None:
 def test_search_sees_edits(db: Session, who: Principal) -> None:
     version = upload(who, many(20))
     names = ids(version)
-    over = drafts.of(version)
+    over = overlay.of(version)
     edits.edit(who, version.dataset_id, "", "3", row("q", "answer 7 too"), over_hash(over, 3))
     edits.delete(who, version.dataset_id, "", [names[7]])
-    found = drafts.page(fresh(version.id), offset=0, limit=10, q="Answer 7")
+    found = overlay.page(fresh(version.id), offset=0, limit=10, q="Answer 7")
     assert [number for number, _ in found.rows] == [3]
     assert not found.has_more
 
@@ -202,7 +202,7 @@ def test_a_search_in_an_edited_draft_is_what_a_scan_finds(
     for step in range(60):
         name = ids(version)[seed.randrange(fresh(version.id).rows)]
         if step % 3 == 0:
-            seen = finding.named(drafts.of(fresh(version.id)), name).hash
+            seen = finding.named(overlay.of(fresh(version.id)), name).hash
             edits.edit(who, version.dataset_id, "", name, row("q", f"answer {step}"), seen)
         elif step % 3 == 1:
             edits.delete(who, version.dataset_id, "", [name])
@@ -210,31 +210,31 @@ def test_a_search_in_an_edited_draft_is_what_a_scan_finds(
             edits.add(who, version.dataset_id, "", [row("q", f"answer 1{step}")], name)
     found = fresh(version.id)
     expected = [at for at, text in enumerate(texts(version)) if "answer 1" in text]
-    whole = drafts.page(found, offset=0, limit=1000, q="Answer 1")
+    whole = overlay.page(found, offset=0, limit=1000, q="Answer 1")
     assert [number for number, _ in whole.rows] == expected
     assert [whole.matches, whole.has_more, whole.previous] == [len(expected), False, None]
     offset: int | None = 0
     seen_pages = []
     while offset is not None:
-        page = drafts.page(found, offset=offset, limit=7, q="answer 1")
+        page = overlay.page(found, offset=offset, limit=7, q="answer 1")
         assert page.before == 7 * len(seen_pages)
         assert page.previous is None or page.before
         if seen_pages:
             assert page.previous is not None
-            again = drafts.page(found, offset=page.previous, limit=7, q="answer 1")
+            again = overlay.page(found, offset=page.previous, limit=7, q="answer 1")
             assert again.rows == seen_pages[-1].rows
         seen_pages.append(page)
         offset = page.next_offset if page.has_more else None
     assert [number for page in seen_pages for number, _ in page.rows] == expected
     last = seen_pages[0].last
     assert last is not None
-    assert drafts.page(found, offset=last, limit=7, q="answer 1").rows == seen_pages[-1].rows
+    assert overlay.page(found, offset=last, limit=7, q="answer 1").rows == seen_pages[-1].rows
     monkeypatch.setattr("app.datasets.rows.search.find", lambda *_: None)  # no facts: rows are read
-    assert drafts.page(found, offset=0, limit=1000, q="answer 1").rows == whole.rows
+    assert overlay.page(found, offset=0, limit=1000, q="answer 1").rows == whole.rows
 
 
-def over_hash(over: drafts.Overlay, number: int) -> str:
-    return drafts.entry(over, number).hash
+def over_hash(over: overlay.Overlay, number: int) -> str:
+    return overlay.entry(over, number).hash
 
 
 # -- rules -------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def over_hash(over: drafts.Overlay, number: int) -> str:
 
 def test_rows_are_checked(db: Session, who: Principal) -> None:
     version = upload(who, many(3))
-    seen = over_hash(drafts.of(version), 0)
+    seen = over_hash(overlay.of(version), 0)
     bad: list[tuple[Any, str]] = [
         ({"messages": [{"role": "user", "content": "x"}]}, "messages"),
         (5, "row"),
@@ -269,7 +269,7 @@ def test_rows_are_checked(db: Session, who: Principal) -> None:
 
 def test_the_later_of_two_editors_is_told(db: Session, who: Principal) -> None:
     version = upload(who, many(3))
-    seen = over_hash(drafts.of(version), 1)
+    seen = over_hash(overlay.of(version), 1)
     name = ids(version)[1]
     edits.edit(who, version.dataset_id, "", name, row("question 1", "first"), seen)
     with pytest.raises(Conflict) as caught:
@@ -289,7 +289,7 @@ def test_the_later_of_two_editors_is_told(db: Session, who: Principal) -> None:
 def test_only_drafts_are_edited(db: Session, who: Principal) -> None:
     version = upload(who, many(3))
     work.publish(who, version.dataset_id)
-    seen = over_hash(drafts.of(version), 0)
+    seen = over_hash(overlay.of(version), 0)
     with pytest.raises(Conflict, match="new draft"):
         edits.edit(who, version.dataset_id, "", "0", row("a", "b"), seen)
     sample = make_dataset(db, None, status="draft")
@@ -345,11 +345,11 @@ def test_pages_of_an_edited_draft_are_quick(db: Session, who: Principal) -> None
     edits.delete(who, version.dataset_id, "", [f"{version.id}.{at}" for at in places[:1000]])
     rewriting.replace(who, version.dataset_id, "", Wanted("answer 7", "reply 7"))
     found = fresh(version.id)
-    drafts.page(found, offset=0, limit=50)
+    overlay.page(found, offset=0, limit=50)
     took = []
     for _ in range(20):
         offset = seed.randrange(18_000)
         started = time.process_time()
-        drafts.page(found, offset=offset, limit=50)
+        overlay.page(found, offset=offset, limit=50)
         took.append(time.process_time() - started)
     assert sorted(took)[10] < 0.02

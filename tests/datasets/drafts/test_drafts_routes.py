@@ -7,7 +7,7 @@ from bs4 import BeautifulSoup
 from sqlalchemy.orm import Session
 
 from tests.conftest import Client, sign_in
-from tests.datasets.files import jsonl, many, row
+from tests.datasets.files import HTMX, jsonl, many, row
 from tests.datasets.test_routes import EVIL, one, page, test_id, uploaded
 from tests.factories import make_dataset, make_membership, make_user
 
@@ -53,7 +53,9 @@ def test_a_row_as_a_conversation(client: Client) -> None:
         "tools": [{"type": "function", "function": {"name": "search", "parameters": {}}}],
     }
     path = uploaded(client, jsonl(talk, row()))
-    soup = page(client.get(f"{path}/rows/0"))
+    address = f"{path}?version=1&offset=0&row=0&view=json"
+    assert client.get(f"{path}/rows/0?view=json").headers["location"] == address
+    soup = page(client.get(f"{path}/rows/0", headers=HTMX))
     assert not soup.select("script, img")
     roles = [turn["data-role"] for turn in soup.select(".turn")]
     assert roles == ["system", "user", "assistant", "tool", "assistant", "user", "assistant"]
@@ -65,10 +67,10 @@ def test_a_row_as_a_conversation(client: Client) -> None:
     assert not soup.select(test_id("row-prev"))
     link = str(one(soup, test_id("row-link"))["href"])
     assert client.get(link).headers["location"] == f"{path}?version=1&offset=0&row=0"
-    tokens = page(client.get(f"{path}/rows/0?view=tokens"))
+    tokens = page(client.get(f"{path}/rows/0?view=tokens", headers=HTMX))
     assert one(tokens, "#tokens")["hx-get"] == f"{path}/rows/0/tokens?version=1"
-    assert '"role": "tool"' in page(client.get(f"{path}/rows/0?view=json")).get_text()
-    assert client.get(f"{path}/rows/2").status_code == 404
+    assert '"role": "tool"' in page(client.get(f"{path}/rows/0?view=json", headers=HTMX)).get_text()
+    assert client.get(f"{path}/rows/2", headers=HTMX).status_code == 404
     assert client.get(f"{path}/row/dv_x.1").status_code == 404
 
 
@@ -105,7 +107,7 @@ def test_rows_of_every_kind(client: Client, db: Session, raw: dict[str, Any]) ->
     else:
         form["chosen.content"] = ["better"]
     assert client.post(f"{path}/rows/0/edit", data=form).status_code == 303
-    shown = page(client.get(f"{path}/rows/0")).get_text()
+    shown = page(client.get(f"{path}/rows/0", headers=HTMX)).get_text()
     assert any(word in shown for word in ("Once more.", "Good answer", "better"))
     assert (
         client.post(f"{path}/add", data=fields(page(client.get(f"{path}/add")))).status_code == 422

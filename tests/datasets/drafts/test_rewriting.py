@@ -5,8 +5,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
-from app.datasets import drafts, service, work
-from app.datasets.drafts import acts, edits, redraft, rewriting
+from app.datasets import service, sweep, work
+from app.datasets.drafts import acts, edits, overlay, redraft, rewriting
 from app.datasets.drafts.replacing import Wanted
 from app.datasets.tables import DatasetVersion, DraftAct
 from app.db import engine
@@ -52,7 +52,7 @@ def test_replace_is_one_act(db: Session, who: Principal) -> None:
     )
     assert [act.state, act.rows] == ["done", 10]
     assert texts(version)[3] == "回答 3"
-    assert drafts.row(fresh(version.id), 3)["messages"][0]["content"] == "question 3"
+    assert overlay.row(fresh(version.id), 3)["messages"][0]["content"] == "question 3"
     acts.undo(who, version.dataset_id)
     assert texts(version)[3] == "answer 3"
     assert ids(version) == [f"{version.id}.{at}" for at in range(1, 11)]
@@ -83,7 +83,7 @@ def test_a_large_act_writes_segments(db: Session, who: Principal, short: None) -
     parts = version.segments
     assert len(parts) > 3
     edits.edit(
-        who, version.dataset_id, "", "5", row("q", "answer five"), over_hash(drafts.of(version), 5)
+        who, version.dataset_id, "", "5", row("q", "answer five"), over_hash(overlay.of(version), 5)
     )
     edits.add(who, version.dataset_id, "", [row("q", "answer last")])
     before = texts(version)
@@ -175,7 +175,7 @@ def test_publishing_keeps_what_was_not_touched(db: Session, who: Principal, shor
     kept = {part["artefact"] for part in frozen.segments}
     left = {"/".join(path.split("/")[:2]) for path in stored()}
     assert {artefact for artefact in left if artefact.startswith("segments/")} == kept
-    service.resend(db)
+    sweep.resend(db)
     assert "workers.clear_dataset" not in [task for task, *_ in db.info.pop("outbox", [])]
 
 
@@ -245,5 +245,5 @@ def test_a_deleted_dataset_leaves_no_segment(db: Session, who: Principal, short:
     db.info.clear()
     work.clear(version.dataset_id)
     assert stored() == []
-    service.resend(db)
+    sweep.resend(db)
     assert "outbox" not in db.info

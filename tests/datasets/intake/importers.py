@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.datasets import service, work
+from app.datasets import sweep, work
 from app.datasets.intake import importing
 from app.datasets.tables import DatasetVersion
 from app.db import now
@@ -54,7 +54,7 @@ def finish(db: Session, version_id: str) -> DatasetVersion:
 def nudges(db: Session) -> list[tuple[str, Any]]:
     db.rollback()
     db.expire_all()
-    service.resend(db)
+    sweep.resend(db)
     return sorted((task, args[0]) for task, args, _ in db.info.pop("outbox", []))
 
 

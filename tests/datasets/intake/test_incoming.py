@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.config import settings
 from app.datasets.intake import incoming
+from app.datasets.intake.upload import placed_name
 from app.datasets.tables import DatasetUpload, DatasetVersion
 from app.db import now
 from app.queue import transaction
@@ -353,3 +354,18 @@ def test_a_connection_killed_at_60_percent(stack: Stack) -> None:
         log = stack.tail()
         assert "ClientDisconnect" not in log
         assert "Traceback" not in log.partition("== web.log")[2]
+
+
+@pytest.mark.parametrize(
+    ("raw", "kept"),
+    [
+        ("a.jsonl", "a.jsonl"),
+        ("set/data/a.jsonl", "set/data/a.jsonl"),
+        ("/etc/../../passwd", "etc/passwd"),
+        ("C:\\data\\a.jsonl", "C:/data/a.jsonl"),
+        ("./a\x00\n.jsonl", "a.jsonl"),
+        ("", ""),
+    ],
+)
+def test_a_name_keeps_its_folders_and_nothing_else(raw: str, kept: str) -> None:
+    assert placed_name(raw) == kept

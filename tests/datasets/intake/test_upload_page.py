@@ -1,5 +1,6 @@
 """Uploading in a real browser: progress, pause, lost connections, a closed page."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,3 +179,20 @@ def test_without_the_script_the_form_sends_the_file(
     at(plain, "dataset-submit").click()
     assert rows(stack, plain) == 30_000
     context.close()
+
+
+def test_a_folder(page: Page, stack: Stack, tmp_path: Path) -> None:
+    folder = tmp_path / "chat set"
+    (folder / "data").mkdir(parents=True)
+    (folder / ".hidden.jsonl").write_bytes(b"not read")
+    (folder / "data" / "talk.json").write_text(
+        json.dumps([{"frage": "a", "antwort": "b"}, {"frage": "c", "antwort": "d"}])
+    )
+    named = {"file_name": "data/talk.json", "columns": {"prompt": "frage", "response": "antwort"}}
+    (folder / "dataset_info.json").write_text(json.dumps({"talk": named}))
+    at(page, "dataset-folder-input").set_input_files(folder)
+    names = page.locator(".upload-name").all_text_contents()
+    assert sorted(names) == ["chat set/data/talk.json", "chat set/dataset_info.json"]
+    at(page, "dataset-submit").click()
+    expect(page.get_by_test_id("dataset-row")).to_have_count(2)
+    expect(page.get_by_role("heading", name="chat set")).to_be_visible()

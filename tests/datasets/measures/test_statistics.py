@@ -6,8 +6,8 @@ import pytest
 from bs4 import BeautifulSoup
 from sqlalchemy.orm import Session
 
-from app.datasets import measures
 from app.datasets.measures import histograms
+from app.datasets.measures import service as measures
 from app.datasets.tables import DatasetMeasure, DatasetVersion
 from app.queue import transaction
 from tests.conftest import Client, sign_in

@@ -13,7 +13,7 @@ from app.datasets.measures import tokens
 from app.errors import Invalid
 from app.models import vocabulary
 from tests.conftest import Client, sign_in
-from tests.datasets.files import row
+from tests.datasets.files import HTMX, row
 from tests.datasets.measures.measured import dataset, starter
 from tests.datasets.test_routes import one, page, test_id
 from tests.models.chat_templates import CHATML, HEADERS, INSTRUCTIONS, REASONING
@@ -198,17 +198,21 @@ def test_the_fragment(db: Session, client: Client) -> None:
     chosen = starter(db)
     version = dataset(db, client.workspace, [row("<b>你好</b>", "好的，再见")])
     path = f"/datasets/{version.dataset_id}/rows/0/tokens"
-    soup = page(client.get(path))
+    location = f"/datasets/{version.dataset_id}/rows/0?version=&view=tokens"
+    assert client.get(path).headers["location"] == location
+    soup = page(client.get(path, headers=HTMX))
     counts = one(soup, test_id("tokens-counts"))
     trained = soup.select(".tokens .token-trained")
     assert int(str(counts["data-trained"])) == len(trained)
     assert "".join(each.get_text() for each in trained) == "好的，再见<|im_end|>"
     assert soup.select("b") == []
     assert soup.select(test_id("tokens-cut")) == []
-    cut = page(client.get(f"{path}?model={chosen.id}&max_length=12"))
+    cut = page(client.get(f"{path}?model={chosen.id}&max_length=12", headers=HTMX))
     assert len(cut.select(".token-lost")) == int(str(counts["data-total"])) - 12
     assert one(cut, test_id("tokens-cut"))
-    assert client.get(f"/datasets/{version.dataset_id}/rows/1/tokens").status_code == 404
+    assert (
+        client.get(f"/datasets/{version.dataset_id}/rows/1/tokens", headers=HTMX).status_code == 404
+    )
     sign_in(db, client)
     assert client.get(path).status_code == 404
 
@@ -216,13 +220,13 @@ def test_the_fragment(db: Session, client: Client) -> None:
 def test_the_fragment_shows_a_hostile_template_as_a_sentence(db: Session, client: Client) -> None:
     starter(db, template="{% for")
     version = dataset(db, client.workspace, [row()])
-    soup = page(client.get(f"/datasets/{version.dataset_id}/rows/0/tokens"))
+    soup = page(client.get(f"/datasets/{version.dataset_id}/rows/0/tokens", headers=HTMX))
     assert "chat template cannot be read" in one(soup, ".alert-danger").get_text()
 
 
 def test_without_a_model(db: Session, client: Client) -> None:
     version = dataset(db, client.workspace, [row()])
-    soup = page(client.get(f"/datasets/{version.dataset_id}/rows/0/tokens"))
+    soup = page(client.get(f"/datasets/{version.dataset_id}/rows/0/tokens", headers=HTMX))
     assert "no base model" in soup.get_text()
 
 

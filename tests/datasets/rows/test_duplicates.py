@@ -34,6 +34,7 @@ def test_repeats_and_what_is_common(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int, width: int, at: int
 ) -> None:
     monkeypatch.setattr(duplicates, "PART", part)
+    monkeypatch.setattr(duplicates, "FEW", 2 * part)
     monkeypatch.setattr(duplicates, "CHUNK", 1000)
     mine = files(tmp_path, [300, 0, 200], 1, width, at)
     others = files(tmp_path, [50, 350], 2, width, at)

@@ -14,9 +14,9 @@ from app import storage
 from app.accounts.auth import Principal
 from app.datasets import service, work
 from app.datasets.intake.upload import scratch
-from app.datasets.rows import browse, facts, search
+from app.datasets.rows import browse, facts, search, segments
 from app.datasets.tables import DatasetVersion
-from app.datasets.validation import checking, matching
+from app.datasets.validation import checking, mapping, matching, problems
 from app.errors import Conflict, Invalid
 from tests.conftest import Client
 from tests.datasets.files import jsonl, row
@@ -127,7 +127,6 @@ def test_listed_are_the_first_and_counted_are_all(
 
 def test_a_version_that_was_made_otherwise_is_looked_at(db: Session, who: Principal) -> None:
     directory = scratch()
-    from app.datasets import segments
 
     lines = [
         {"id": f"dv_x.{at}", **row("13812345678" if at == 3 else "same", "x")} for at in range(5)
@@ -208,7 +207,6 @@ def test_several_files_keep_their_own_lines(
 
 
 def test_columns_without_a_known_name_wait_for_the_user(db: Session, who: Principal) -> None:
-    from app.datasets import mapping
 
     made = work.take(who, upload(jsonl(*({"问": f"q{at}", "答": "a"} for at in range(3)))))
     assert made.status == "mapping"
@@ -259,7 +257,6 @@ def test_filters_over_http(api: Client, client: Client, db: Session) -> None:
 
 
 def test_a_formula_in_a_csv_is_text() -> None:
-    from app.datasets import problems
 
     assert problems.line(["=cmd|' /C calc'!A0", "-1", 5]) == b"'=cmd|' /C calc'!A0,'-1,5\r\n"
 

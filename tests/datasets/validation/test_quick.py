@@ -85,10 +85,8 @@ def test_what_is_read_quickly_is_what_the_exact_way_reads(form: str, seed: int) 
     taken = 0
     for _ in range(4000):
         data = line(pick)
-        if quick.NUL in data:
-            continue
         try:
-            body = quick.encode(quick.READERS[form]([data]))[:-1]
+            (body,) = quick.READERS[form]([data], data)
         except quick.REFUSED:
             continue
         taken += 1
@@ -96,6 +94,34 @@ def test_what_is_read_quickly_is_what_the_exact_way_reads(form: str, seed: int) 
         assert orjson.dumps(made) == body, data
         assert unused == set(), data
     assert taken > 50
+
+
+def test_texts_that_only_look_like_texts_go_the_exact_way() -> None:
+    def refused(content: str, *, first: bool = False) -> bool:
+        contents = (content, '"fine"') if first else ('"fine"', content)
+        turns = zip(("user", "assistant"), contents, strict=True)
+        made = ",".join(f'{{"role":"{role}","content":{text}}}' for role, text in turns)
+        data = f'{{"messages":[{made}]}}'.encode()
+        try:
+            quick.conversations([data], data)
+        except quick.REFUSED:
+            return True
+        return False
+
+    blank = ["", *quick.SPACES, "\\n", "\\r \\t\\f", "\u3000\\n", " \u2003"]
+    assert all(refused(f'"{text}"') for text in blank)
+    assert not any(refused(f'"{text}"', first=True) for text in blank)
+    assert not any(refused(f'"{text}x{text}"') for text in blank if text)
+    assert not any(refused(f'"{text}"') for text in ['\\"', "\\\\", "n", "\\\\n", "、", "\\b"])
+    for other in ("1", "null", "[]", "{}", '{"content":"x"}', '{"content": "x"}', '["x"]', "-"):
+        assert refused(other)
+        assert refused(other, first=True)
+    assert not refused('"\\"content\\":1"')
+
+
+def test_all_spaces_are_known() -> None:
+    spaces = {chr(code) for code in range(0x20, 0x110000) if chr(code).isspace()}
+    assert spaces == set(quick.SPACES)
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.datasets.containers import Source, reader
+from app.datasets.containers import reader
+from app.datasets.containers.unpacking import Source
 from app.datasets.rows import segments
 from app.datasets.validation import validate
 from app.datasets.validation.validate import Issue
