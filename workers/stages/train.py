@@ -71,7 +71,7 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     run.enter("load")
     model = load_model(spec, base, examples)
     from workers.stages.samples import sampler
-    from workers.stages.trainer import StepTrainer, save_weights
+    from workers.stages.trainer import StepTrainer
 
     trainer = StepTrainer(
         model,
@@ -102,11 +102,10 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     target = run.directory / ("adapter" if spec.method == "lora" else "model")
     if spec.method == "lora":
         model.peft_config["default"].base_model_name_or_path = base.name  # not a path of this node
-    else:
-        model.to(stored_dtype(config))
-    save_weights(model, target)
-    models.carry_tokenizer(base, target, words.template)
-    models.write_generation_config(base, target, stops)
+    trainer.leave(target, None if spec.method == "lora" else stored_dtype(config))
+    if run.rank == 0:
+        models.carry_tokenizer(base, target, words.template)
+        models.write_generation_config(base, target, stops)
     return {
         "kind": target.name,
         "steps": progress.step,

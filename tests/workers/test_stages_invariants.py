@@ -1,0 +1,121 @@
+"""What must not change a curve: TRL's invariants, and what else a step may be made of.
+
+Losses are compared step by step, with a tolerance for the largest difference and, for their mean,
+one a hundredth of it: a difference that always goes one way is a fault, however small.
+"""
+
+import pytest
+
+from tests.workers.stage_runs import Ran, chat, reviews
+
+pytestmark = pytest.mark.timeout(400)
+
+LOSS, NORM = 2e-4, 2e-3  # of the largest difference: absolute, and relative
+STEPS = {"max_steps": 12, "batch_size": 8, "learning_rate": 2e-3, "warmup_ratio": 0.0}
+
+
+@pytest.fixture(scope="module")
+def rows(stages):
+    """Of very different lengths, several turns, weights of all kinds."""
+    found = [*reviews(24), *(chat("天" * 5 * i, "好" * i) for i in range(1, 9))]
+    for number in range(8):
+        first = chat("一二三" * number, "四五" * (8 - number))["messages"]
+        second = chat("六七", "八九十" * number)["messages"]
+        first[1]["weight"], second[1]["weight"] = number / 10, 1 - number / 10
+        found.append({"messages": [*first, *second]})
+    return stages.data(found)
+
+
+@pytest.fixture(scope="module")
+def reference(stages, base, rows):
+    run = stages.run(base=base, train=[rows], hyperparameters=STEPS)
+    assert run.code == 0, run.log
+    return run
+
+
+def same(one: Ran, other: Ran, times: float = 1.0) -> None:
+    assert one.code == 0, one.log
+    assert len(one.losses) == len(other.losses)
+    residuals = [a - b for a, b in zip(one.losses, other.losses, strict=True)]
+    assert max(map(abs, residuals)) < LOSS * times
+    assert abs(sum(residuals) / len(residuals)) < LOSS * times / 10
+    norms = [line["grad_norm"] for line in other.metrics]
+    assert [line["grad_norm"] for line in one.metrics] == pytest.approx(norms, rel=NORM * times)
+    for name in ("tokens", "lr", "epoch"):
+        assert [line[name] for line in one.metrics] == [line[name] for line in other.metrics]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"batch_size": 1, "gradient_accumulation": 8},
+        {"batch_tokens": 64},
+        {"gradient_checkpointing": True},
+        {"packing": "isolated"},
+        {"packing": "isolated", "batch_tokens": 128, "gradient_checkpointing": True},
+    ],
+    ids=[
+        "one row at a time",
+        "few tokens",
+        "checkpointing",
+        "packed",
+        "packed, cut, checkpointing",
+    ],
+)
+def test_how_a_step_is_computed_changes_nothing(stages, base, rows, reference, changed):
+    run = stages.run(base=base, train=[rows], hyperparameters=STEPS | changed)
+    same(run, reference)
+
+
+def test_the_curve_is_that_of_transformers_own_loss(stages, base, tmp_path):
+    """One step of plain rows against the loss that the model itself computes."""
+    rows = stages.data(reviews(8))
+    run = stages.run(base=base, train=[rows], hyperparameters=STEPS | {"max_steps": 1})
+    out = tmp_path / "loss.json"
+    arguments = [str(base), str(rows), str(out)]
+    code = stages.ask(stages.ask(["tests.workers.plain_loss", arguments, str(tmp_path / "log")]))
+    assert code == 0, (tmp_path / "log").read_text()
+    assert run.losses[0] == pytest.approx(float(out.read_text()), abs=1e-5)
+
+
+def test_weights_are_weights(stages, base):
+    """Half of the weight on all answers is half of the gradient; weight 0 is context."""
+    whole = reviews(8)
+    runs = []
+    for weight in (1, 0.5):
+        for row in whole:
+            row["messages"][1]["weight"] = weight
+        data = stages.data(whole)
+        runs.append(stages.run(base=base, train=[data], hyperparameters=STEPS | {"max_steps": 1}))
+    full, half = (run.metrics[0] for run in runs)
+    assert half["loss"] == pytest.approx(full["loss"] / 2, rel=1e-5)
+    assert half["grad_norm"] == pytest.approx(full["grad_norm"] / 2, rel=1e-4)
+    assert half["accuracy"] == full["accuracy"]
+
+
+def test_what_is_trained_on(stages, base):
+    turns = [*chat("一", "二")["messages"], *chat("三", "四")["messages"]]
+    data = stages.data([{"messages": turns}] * 8)
+    trained = {}
+    for choice in ("answers", "last", "all"):
+        settings = STEPS | {"max_steps": 1, "train_on": choice}
+        run = stages.run(base=base, train=[data], hyperparameters=settings)
+        assert run.code == 0, run.log
+        trained[choice] = run.result["data"]["trained_tokens"]
+        tokens = run.result["data"]["tokens"]
+    assert trained["last"] * 2 == trained["answers"]
+    assert trained["all"] == tokens - 8  # nothing predicts the first token of a row
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_two_processes_are_one(stages, base, rows, reference, method):
+    settings = STEPS | {"gradient_accumulation": 2, "batch_tokens": 200}
+    spec = {"base": base, "train": [rows], "validation": [rows], "method": method}
+    spec |= {"hyperparameters": settings | {"eval_steps": 6}}
+    one = stages.run(**spec)
+    two = stages.several(spec | {"devices": 2})
+    same(two, one)
+    for mine, theirs in zip(two.evaluations, one.evaluations, strict=True):
+        assert mine["eval_loss"] == pytest.approx(theirs["eval_loss"], abs=LOSS)
+    assert two.status == one.status
+    assert two.result["data"] == one.result["data"]
