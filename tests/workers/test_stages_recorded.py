@@ -35,6 +35,7 @@ def overfitting(stages, base, data, unlike) -> Ran:
         "eval_steps": 3,
         "early_stopping_patience": 3,
         "keep_checkpoints": 1,
+        "save_steps": 4,
         "sample_prompts": ["面条很好吃", "太差"],
         "sample_tokens": 6,
     }
@@ -92,21 +93,23 @@ def test_tensorboard_files_hold_the_curve(overfitting: Ran):
 
 
 def test_a_resumed_run_remembers_what_was_best(stages, base, data, unlike, overfitting: Ran):
-    spec = {"base": base, "train": [data], "validation": [unlike]}
     written = json.loads((overfitting.directory / "spec.json").read_text())
-    spec["hyperparameters"] = written["hyperparameters"]
-    run = stages.start(stages.write(spec))
-    best = overfitting.result["best_step"]
-    run.until(lambda run: len(run.metrics) > best + 3)
-    os.kill(run.pid, 15)
-    assert stages.wait(run).code == 0
-    if run.status["state"] == "succeeded":  # it was quicker than the signal
-        return
-    resumed = stages.run(**spec, resume_from=run.checkpoints()[-1])
+    best, last = overfitting.checkpoints()
+    assert best.name == f"checkpoint-{overfitting.result['best_step']}"
+    resumed = stages.run(
+        base=base,
+        train=[data],
+        validation=[unlike],
+        resume_from=last,
+        hyperparameters=written["hyperparameters"],
+    )
     assert resumed.code == 0, resumed.log
-    assert resumed.result["best_step"] == best
-    kept = overfitting.directory / "adapter/adapter_model.safetensors"
-    made = resumed.directory / "adapter/adapter_model.safetensors"
+    assert resumed.status == overfitting.status
+    for name in ("best_step", "best_loss", "steps"):
+        assert resumed.result[name] == overfitting.result[name]
+    made, kept = (
+        run.directory / "adapter/adapter_model.safetensors" for run in (resumed, overfitting)
+    )
     assert made.read_bytes() == kept.read_bytes()
 
 

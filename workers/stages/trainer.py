@@ -115,6 +115,8 @@ class Steps:
     def __iter__(self) -> Iterator[list[Pass]]:
         trainer = self.trainer
         for step in range(self.done + 1, trainer.plan.total + 1):
+            if trainer.progress.early:  # an attempt that was stopped between its end and its result
+                return
             yield list(trainer.cut(trainer.examples, trainer.plan.step(step)))
 
 
