@@ -96,6 +96,7 @@ class Bench:
         env = os.environ | {
             "OMP_NUM_THREADS": str(THREADS),
             "MKL_NUM_THREADS": str(THREADS),
+            "OMP_WAIT_POLICY": "PASSIVE",  # as Danlu has it: kind to all on a machine that is busy
             "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_CACHE": str(self.folder / "datasets"),
             "PYTHONPATH": str(ROOT),

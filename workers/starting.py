@@ -10,14 +10,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from app import storage
-from app.cluster.tables import Lease
+from app.cluster.tables import Device, Lease
 from app.config import ROOT, settings
 from app.errors import N_
 from app.jobs import runs as jobs
@@ -110,12 +110,14 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
     """Fetch what the run needs and write its `spec.json`: once, as a whole, never edited."""
     if (directory / "spec.json").exists():
         return
+    base = storage.fetch(facts.base)
+    many = 1 if facts.stage == "merge" else max(1, len(facts.devices))
     spec = RunSpec(
         job_id=facts.job_id,
         fence=facts.fence,
         stage=facts.stage,
         method=facts.method,
-        base=str(storage.fetch(facts.base)),
+        base=str(base),
         adapter=str(storage.fetch(facts.adapter)) if facts.adapter else None,
         train=fetched(facts.train),
         mix=[part | {"rows": fetched(part["rows"])} for part in facts.mix],
@@ -125,8 +127,9 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         hyperparameters=Hyperparameters.model_validate(facts.hyperparameters),
         resume_from=checkpoint(facts),
         device="cuda" if on_gpu(facts) else "cpu",
-        devices=1 if facts.stage == "merge" else max(1, len(facts.devices)),
-        threads=max(1, threads(len(facts.devices)) // max(1, len(facts.devices))),
+        devices=many,
+        strategy=strategy(facts, base) if many > 1 else "ddp",
+        threads=max(1, threads(len(facts.devices)) // many),
         cache=str(settings.cache / "tokens"),
     )
     partial = directory / "spec.json.partial"
@@ -162,6 +165,20 @@ def threads(own: int) -> int:
             .distinct()
         ).all()
     return max(1, len(os.sched_getaffinity(0)) * own // max(len(held), own))
+
+
+def strategy(facts: jobs.RunFacts, base: Path) -> Literal["ddp", "fsdp"]:
+    """Share the model out where its full tuning fits no single device: weights, gradients and
+    Adam's two moments in 32 bits are 16 bytes a parameter, which is stored in at least two.
+    """
+    stored = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+    with transaction() as db:
+        least = db.scalar(
+            select(func.min(Device.memory)).where(
+                Device.node_id == settings.node, Device.name.in_(facts.devices)
+            )
+        )
+    return "fsdp" if facts.method == "full" and 8 * stored > 0.8 * (least or 0) else "ddp"
 
 
 def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:

@@ -59,6 +59,7 @@ class JobCreate(BaseModel):
     )
     stage: Literal["sft"] = "sft"
     method: Literal["lora", "full"] = "lora"
+    devices: int = Field(1, ge=1, le=64, description="On one node; each takes a share of a step.")
     hyperparameters: Hyperparameters = Hyperparameters()
 
     @field_validator("name")

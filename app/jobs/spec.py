@@ -6,7 +6,7 @@ descriptions are msgids: the form shows them in the reader's language.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.errors import N_
 
@@ -227,6 +227,14 @@ class Hyperparameters(BaseModel):
         description=N_("Older ones are removed."),
     )
 
+    @field_validator("sample_prompts", mode="before")
+    @classmethod
+    def lines(cls, typed: Any) -> Any:
+        """A form sends one text, a prompt a line."""
+        if isinstance(typed, str):
+            return [line.strip() for line in typed.splitlines() if line.strip()]
+        return typed
+
 
 def complete(method: Method, given: dict[str, Any]) -> Hyperparameters:
     """`given` with every other field at its default for `method`.
@@ -302,6 +310,8 @@ class RunSpec(BaseModel):
                 raise ValueError("a merge needs an adapter")
         elif bool(self.train) == bool(self.mix) or not self.method:
             raise ValueError("training needs data, given in one way, and a method")
+        elif self.strategy == "fsdp" and self.method != "full":
+            raise ValueError("only full tuning shares a model out over devices")
         elif self.split and self.validation:
             raise ValueError("validation data is either given or held back")
         return self

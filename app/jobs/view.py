@@ -102,7 +102,7 @@ def form_fields() -> list[dict[str, Any]]:
     lora, full = defaults_of("lora"), defaults_of("full")
     found = []
     for name, field in Hyperparameters.model_fields.items():
-        texts = ["" if one[name] is None else f"{one[name]}" for one in (lora, full)]
+        texts = ["" if one[name] in (None, []) else f"{one[name]}" for one in (lora, full)]
         found.append(
             {
                 "name": name,

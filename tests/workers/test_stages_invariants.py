@@ -6,7 +6,10 @@ one a hundredth of it: a difference that always goes one way is a fault, however
 
 import pytest
 
-from tests.workers.stage_runs import Ran, chat, reviews
+from app.config import ROOT
+from app.jobs.spec import RunSpec
+from tests.workers.stage_runs import ENV, Ran, chat, reviews
+from workers import process, starting
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -107,15 +110,57 @@ def test_what_is_trained_on(stages, base):
     assert trained["all"] == tokens - 8  # nothing predicts the first token of a row
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_two_processes_are_one(stages, base, rows, reference, method):
-    settings = STEPS | {"gradient_accumulation": 2, "batch_tokens": 200}
+@pytest.mark.parametrize(
+    ("method", "strategy"),
+    [
+        ("lora", "ddp"),
+        pytest.param("full", "ddp", marks=pytest.mark.slow),
+        pytest.param("full", "fsdp", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_are_one(stages, base, rows, method, strategy):
+    """Of unequal passes: a step's rows never divide evenly."""
+    settings = STEPS | {"gradient_accumulation": 2, "batch_tokens": 200, "save_steps": 7}
+    settings |= {"eval_steps": 6, "keep_best": False}
     spec = {"base": base, "train": [rows], "validation": [rows], "method": method}
-    spec |= {"hyperparameters": settings | {"eval_steps": 6}}
-    one = stages.run(**spec)
-    two = stages.several(spec | {"devices": 2})
+    one = stages.run(**spec, hyperparameters=settings)
+    spec |= {"devices": 2, "strategy": strategy}
+    two = stages.several(spec | {"hyperparameters": settings})
     same(two, one)
     for mine, theirs in zip(two.evaluations, one.evaluations, strict=True):
         assert mine["eval_loss"] == pytest.approx(theirs["eval_loss"], abs=LOSS)
     assert two.status == one.status
     assert two.result["data"] == one.result["data"]
+    if strategy == "fsdp":
+        assert "shared out" in two.log
+    if method == "full":  # goes on where it was, on as many devices
+        spec["resume_from"] = two.checkpoints()[0]
+        resumed = stages.several(spec | {"hyperparameters": settings})
+        assert resumed.code == 0, resumed.log
+        assert resumed.losses == pytest.approx(two.losses[7:], abs=LOSS)
+        names = {"model.safetensors", "config.json"}
+        assert names <= {path.name for path in (resumed.directory / "model").iterdir()}
+
+
+@pytest.mark.slow
+def test_a_signal_to_several_processes_leaves_a_checkpoint(stages, base, rows, tmp_path):
+    """As the node sends it: to torchrun alone. One process goes on from there."""
+    settings = STEPS | {"max_steps": 120}
+    spec = {"base": base, "train": [rows], "devices": 2, "hyperparameters": settings}
+    directory = stages.write(spec)
+    read = RunSpec.model_validate_json((directory / "spec.json").read_bytes())
+    found = process.start(
+        starting.command(read, directory), cwd=ROOT, env=ENV, log=directory / "log"
+    )
+    run = Ran(directory, found.pid)
+    run.until(lambda run: len(run.metrics) >= 3, 120)
+    assert process.stop(*found, 30)
+    assert run.status["state"] == "stopped", run.log
+    at = run.status["step"]
+    assert [path.name for path in run.checkpoints()] == [f"checkpoint-{at}"]
+    assert [line["step"] for line in run.metrics] == list(range(1, at + 1))
+    alone = spec | {"devices": 1}
+    rest = stages.run(**alone | {"resume_from": run.checkpoints()[0]})
+    whole = stages.run(**alone)
+    assert rest.code == 0, rest.log
+    assert run.losses + rest.losses == pytest.approx(whole.losses, abs=10 * LOSS)

@@ -19,6 +19,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from workers.stages.run import say
+
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
@@ -32,6 +34,7 @@ def shard(model: Any, device: torch.device) -> None:
         if type(module).__name__ in layers:
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    say(f"The model is shared out over {mesh.size()} devices")
     # so that the Trainer leaves it as it is, instead of wrapping it once more
     model._is_distributed_loading_by_transformers = True  # noqa: SLF001
 

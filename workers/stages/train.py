@@ -41,7 +41,10 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     # -- setup: what are we given, and may we use it?
     say(f"Job {spec.job_id}, attempt {spec.fence}: {spec.stage} {spec.method}")
     quiet(spec.threads)
-    leave_out("datasets", "trl", "pandas", "sklearn", "scipy", "bitsandbytes")
+    if spec.stage in {"sft", "pretrain"}:  # the others train with TRL
+        leave_out("datasets", "trl", "pandas", "sklearn", "scipy")
+        if str(spec.method) != "qlora":
+            leave_out("bitsandbytes")
     base = Path(spec.base)
     config = models.check_base(base, weights=spec.stage == "sft")
     if spec.adapter:
