@@ -93,10 +93,15 @@ $(TRAIN): pyproject.toml
 	touch $@
 	echo "Training is installed"
 
+# The peers that the benches measure beside Danlu. LLaMA-Factory asks for torchaudio and torchvision,
+# of which no build fits this torch; text needs neither, and an empty torchaudio contents it.
 $(BENCH): pyproject.toml
-	echo "Installing what benches compare with into .venv-bench (a minute, once)"
+	echo "Installing the benches' peers into .venv-bench (a few minutes, once)"
 	$(call new,.venv-bench)
 	.venv-bench/bin/python $(PIP) --group bench
+	.venv-bench/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
+	site=$$(.venv-bench/bin/python -c 'import site; print(site.getsitepackages()[0])') && \
+		mkdir -p $$site/torchaudio && touch $$site/torchaudio/__init__.py
 	touch $@
 
 # Danlu works without it: `transformers serve` from .venv-train takes its place.

@@ -10,14 +10,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from app import storage
-from app.cluster.tables import Lease
+from app.cluster.tables import Device, Lease
 from app.config import ROOT, settings
 from app.errors import N_
 from app.jobs import runs as jobs
@@ -110,12 +110,14 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
     """Fetch what the run needs and write its `spec.json`: once, as a whole, never edited."""
     if (directory / "spec.json").exists():
         return
+    base = storage.fetch(facts.base)
+    many = 1 if facts.stage == "merge" else max(1, len(facts.devices))
     spec = RunSpec(
         job_id=facts.job_id,
         fence=facts.fence,
         stage=facts.stage,
         method=facts.method,
-        base=str(storage.fetch(facts.base)),
+        base=str(base),
         adapter=str(storage.fetch(facts.adapter)) if facts.adapter else None,
         train=fetched(facts.train),
         mix=[part | {"rows": fetched(part["rows"])} for part in facts.mix],
@@ -125,7 +127,10 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         hyperparameters=Hyperparameters.model_validate(facts.hyperparameters),
         resume_from=checkpoint(facts),
         device="cuda" if on_gpu(facts) else "cpu",
-        threads=threads(len(facts.devices)),
+        devices=many,
+        strategy=strategy(facts, base) if many > 1 else "ddp",
+        threads=max(1, threads(len(facts.devices)) // many),
+        cache=str(settings.cache / "tokens"),
     )
     partial = directory / "spec.json.partial"
     partial.write_text(spec.model_dump_json(indent=2))
@@ -162,13 +167,26 @@ def threads(own: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) * own // max(len(held), own))
 
 
+def strategy(facts: jobs.RunFacts, base: Path) -> Literal["ddp", "fsdp"]:
+    """Share the model out where its full tuning fits no single device: weights, gradients and
+    Adam's two moments in 32 bits are 16 bytes a parameter, which is stored in at least two.
+    """
+    stored = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+    with transaction() as db:
+        least = db.scalar(
+            select(func.min(Device.memory)).where(
+                Device.node_id == settings.node, Device.name.in_(facts.devices)
+            )
+        )
+    return "fsdp" if facts.method == "full" and 8 * stored > 0.8 * (least or 0) else "ddp"
+
+
 def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
-    module = "merge" if facts.stage == "merge" else "train"
     spec = RunSpec.model_validate_json((directory / "spec.json").read_bytes())
     cores = str(spec.threads)
     visible = [name.partition(":")[2] for name in facts.devices if name.startswith("cuda")]
     return process.start(
-        [settings.train_python, "-m", f"workers.stages.{module}", directory],
+        command(spec, directory),
         cwd=ROOT,
         env=process.environment(
             facts.job_id,
@@ -185,6 +203,17 @@ def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
         pidfile=directory / "pid",
         nice=NICE,
     )
+
+
+def command(spec: RunSpec, directory: Path) -> list[str | Path]:
+    """What is run: the stage, or torchrun with one of it for each device. A signal to torchrun
+    reaches all of them, and the end of one ends the others.
+    """
+    module = "workers.stages.merge" if spec.stage == "merge" else "workers.stages.train"
+    if spec.devices == 1:
+        return [settings.train_python, "-m", module, directory]
+    alone = ["--standalone", f"--nproc-per-node={spec.devices}", "--max-restarts=0"]
+    return [settings.train_python, "-m", "torch.distributed.run", *alone, "-m", module, directory]
 
 
 def cannot_start(error: Exception) -> dict[str, Any]:

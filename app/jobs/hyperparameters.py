@@ -2,9 +2,9 @@
 descriptions are msgids, which the form shows in the reader's language.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from app.errors import N_
 
@@ -329,3 +329,11 @@ class Hyperparameters(BaseModel):
         title=N_("Checkpoints kept"),
         description=N_("Older ones are removed."),
     )
+
+    @field_validator("sample_prompts", mode="before")
+    @classmethod
+    def lines(cls, typed: Any) -> Any:
+        """A form sends one text, a prompt a line."""
+        if isinstance(typed, str):
+            return [line.strip() for line in typed.splitlines() if line.strip()]
+        return typed

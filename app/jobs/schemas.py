@@ -63,6 +63,7 @@ class JobCreate(BaseModel):
     )
     stage: TuningStage = "sft"
     method: TuningMethod = "lora"
+    devices: int = Field(1, ge=1, le=64, description="On one node; each takes a share of a step.")
     hyperparameters: Hyperparameters = Hyperparameters()
 
     @field_validator("name")

@@ -57,7 +57,7 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
         validation_version_id=chosen.validation.id if chosen.validation else None,
         mix=chosen.stored(),
         spec=body.hyperparameters.model_dump(),
-        devices=1,
+        devices=body.devices,
     )
     enqueue(db, job)
     for version in chosen.versions:
@@ -258,5 +258,6 @@ def settings_of(job: Job) -> dict[str, Any]:
         **data.settings_of(job),
         "stage": job.stage,
         "method": job.method,
+        "devices": job.devices,
         "hyperparameters": job.spec,
     }

@@ -81,6 +81,8 @@ class RunSpec(BaseModel):
                 raise ValueError("a merge needs an adapter")
         elif bool(self.train) == bool(self.mix) or not self.method:
             raise ValueError("training needs data, given in one way, and a method")
+        elif self.strategy == "fsdp" and self.method != "full":
+            raise ValueError("only full tuning shares a model out over devices")
         elif self.split and self.validation:
             raise ValueError("validation data is either given or held back")
         return self

@@ -15,6 +15,8 @@ from typing import Any
 
 from app.config import ROOT, settings
 from app.datasets.rows import segments
+from app.jobs.spec import RunSpec
+from workers.starting import command
 
 ENV = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
@@ -124,6 +126,21 @@ class Stages:
     def run(self, **spec: Any) -> Ran:
         script = "merge" if spec.get("stage") == "merge" else "train"
         return self.wait(self.start(self.write(spec), script))
+
+    def several(self, spec: dict[str, Any]) -> Ran:
+        """A run of several processes, started as a node starts it."""
+        directory = self.write(spec)
+        with (directory / "log").open("ab") as log:
+            done = subprocess.run(
+                command(
+                    RunSpec.model_validate_json((directory / "spec.json").read_bytes()), directory
+                ),
+                cwd=ROOT,
+                env=ENV,
+                stdout=log,
+                stderr=log,
+            )
+        return Ran(directory, 0, done.returncode)
 
 
 @contextmanager

@@ -24,10 +24,9 @@ Sampler = Callable[[Any], list[str]]  # the model → its answers to the sample 
 
 
 def arguments(
-    run: Run, hp: Hyperparameters, total: int, *, cuda: bool, bf16: bool, fsdp: bool = False
+    run: Run, hp: Hyperparameters, total: int, *, cuda: bool, bf16: bool
 ) -> dict[str, Any]:
     """TrainingArguments of a run of `total` steps that we log, evaluate and save ourselves."""
-    sharded = {"version": 2, "reshard_after_forward": True, "state_dict_type": "FULL_STATE_DICT"}
     return {
         "output_dir": str(run.checkpoints),
         "max_steps": total,
@@ -43,8 +42,7 @@ def arguments(
         "use_cpu": not cuda,
         "bf16": bf16,
         "ddp_backend": None if run.ranks == 1 else "nccl" if cuda else "gloo",
-        "fsdp": fsdp,
-        "fsdp_config": sharded if fsdp else None,
+        "ddp_find_unused_parameters": None if run.ranks == 1 else False,
         "logging_strategy": "no",
         "save_strategy": "no",
         "eval_strategy": "no",
@@ -65,7 +63,6 @@ class Recorded:
     control: Any
     args: Any
     accelerator: Any
-    is_fsdp_enabled: bool
 
     def watch(
         self,
@@ -93,9 +90,9 @@ class Recorded:
             best = Path(resume_from).with_name(f"checkpoint-{self.progress.best_step}")
             checkpoints.carry(best, self.run.checkpoints)
         self.train(resume_from_checkpoint=resume_from)  # type: ignore[attr-defined]
-        if not self.ended():
-            return self.progress
-        self.take_best()
+        if self.ended():
+            self.run.total = self.progress.step  # an early end is an end
+            self.take_best()
         return self.progress
 
     def ended(self) -> bool:

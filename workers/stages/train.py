@@ -112,15 +112,20 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     target = run.directory / ("model" if whole else "adapter")
     if spec.method in methods.ADAPTERS:
         model.peft_config["default"].base_model_name_or_path = base.name  # not a path of this node
-    if whole:
+    if run.ranks > 1 and spec.strategy == "fsdp":
+        trainer.gather(target, stored_dtype(config))
+    elif run.rank == 0 and whole:
         model = model.merge_and_unload() if hasattr(model, "peft_config") else model
         save_weights(model.to(stored_dtype(config)), target)
-    elif loaded.before:
+    elif run.rank == 0 and loaded.before:
         adapters.save_sum(model, loaded.before, target)
-    else:
+    elif run.rank == 0:
         save_weights(model, target)
-    models.carry_tokenizer(base, target, words.template)
-    models.write_generation_config(base, target, stops)
+    if run.ranks > 1:
+        trainer.part()
+    if run.rank == 0:
+        models.carry_tokenizer(base, target, words.template)
+        models.write_generation_config(base, target, stops)
     return {
         "kind": target.name,
         "steps": progress.step,

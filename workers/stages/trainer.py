@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from app.jobs.spec import Hyperparameters
-from workers.stages import losses, packing
+from workers.stages import losses, packing, sharding
 from workers.stages.batches import Plan, deal, passes
 from workers.stages.checkpoints import Progress
 from workers.stages.prepare import Examples
@@ -114,6 +115,8 @@ class Steps:
     def __iter__(self) -> Iterator[list[Pass]]:
         trainer = self.trainer
         for step in range(self.done + 1, trainer.plan.total + 1):
+            if trainer.progress.early:  # an attempt that was stopped between its end and its result
+                return
             yield list(trainer.cut(trainer.examples, trainer.plan.step(step)))
 
 
@@ -150,9 +153,15 @@ class StepTrainer(Recorded, Trainer):
         self.packed = isolates(hp, causal, cuda=cuda, bf16=bf16)
         self.scoring = losses.install(causal)
         self.steps = Steps(self, progress.step)
-        found = arguments(run, hp, self.plan.total, cuda=cuda, bf16=bf16, fsdp=fsdp)
+        found = arguments(run, hp, self.plan.total, cuda=cuda, bf16=bf16)
         found |= {"max_grad_norm": 0, "ignore_data_skip": True}  # both are seen to here
-        super().__init__(model=model, args=TrainingArguments(**found), callbacks=[Milestones(self)])
+        args = TrainingArguments(**found)
+        self.shared = fsdp
+        if fsdp:
+            sharding.shard(model, args.device)
+        super().__init__(model=model, args=args, callbacks=[Milestones(self)])
+        if fsdp:
+            sharding.told(model)
         self.remove_callback(PrinterCallback)
 
     # -- batches ---------------------------------------------------------------------------
@@ -201,7 +210,10 @@ class StepTrainer(Recorded, Trainer):
             self.run.check_overdue()
             # gradients are averaged over devices once, after the last pass
             alone = self.run.ranks == 1 or number == len(inputs)
-            with contextlib.nullcontext() if alone else self.accelerator.no_sync(model):
+            if self.shared:
+                model.set_requires_gradient_sync(number == len(inputs))
+            later = not alone and not self.shared
+            with self.accelerator.no_sync(model) if later else contextlib.nullcontext():
                 nats, guessed = score(model, batch, device, scoring=self.scoring)
                 self.accelerator.backward(nats * (self.run.ranks / trained))
             loss += nats.detach()
@@ -223,6 +235,46 @@ class StepTrainer(Recorded, Trainer):
         self.finite(self.now, step)
         self.took = time.monotonic() - began
         return loss
+
+    # -- a model that is shared out --------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if self.shared:
+            self._save(output_dir, sharding.weights(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def gather(self, directory: Path, dtype: torch.dtype) -> None:
+        """Save a model that is shared out over the processes, in `dtype`."""
+        state = {name: one.to(dtype) for name, one in sharding.weights(self.model).items()}
+        self._save(str(directory), state)
+
+    def part(self) -> None:
+        """Let the other processes go, once the first has saved."""
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.shared:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        place = Path(output_dir), self.model, self.optimizer.optimizer, self.lr_scheduler
+        sharding.save(*place, self.run.rank)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.shared or not checkpoint:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        place = Path(checkpoint), self.model, self.optimizer.optimizer, self.lr_scheduler
+        sharding.load(*place, self.run.rank)
+
+    def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+        if self.shared:
+            sharding.load_weights(Path(checkpoint), self.model, self.run.rank)
+        else:
+            super()._load_from_checkpoint(checkpoint, model)
+
+    # -- evaluation ------------------------------------------------------------------------
 
     def measure(self) -> dict[str, float] | None:
         """The mean loss over all trained tokens of the validation data."""
