@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.errors import N_
 
-Stage = Literal["sft", "pretrain", "merge"]
+Stage = Literal["sft", "pretrain", "merge", "export"]
 Method = Literal["lora", "full", ""]
 
 
@@ -228,6 +228,8 @@ class RunSpec(BaseModel):
     hyperparameters: Hyperparameters = Hyperparameters()
     resume_from: str | None = None
     """A complete checkpoint of an earlier attempt at the same job."""
+    format: Literal["f16", "q8_0"] | None = None
+    """Of an export: the numbers in the GGUF file."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, ge=1, le=1024)
 
@@ -236,6 +238,9 @@ class RunSpec(BaseModel):
         if self.stage == "merge":
             if not self.adapter:
                 raise ValueError("a merge needs an adapter")
+        elif self.stage == "export":
+            if not self.format:
+                raise ValueError("an export needs a format")
         elif bool(self.train) == bool(self.mix) or not self.method:
             raise ValueError("training needs data, given in one way, and a method")
         elif self.split and self.validation:

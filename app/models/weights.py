@@ -21,6 +21,13 @@ BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
     "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
+# Architectures that can be exported as GGUF, and what llama.cpp calls them.
+GGUF = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 MAX_CONFIG = 4_000_000
 MAX_FILES = 2000

@@ -122,7 +122,8 @@ class Stages:
         return run
 
     def run(self, **spec: Any) -> Ran:
-        script = "merge" if spec.get("stage") == "merge" else "train"
+        stage = str(spec.get("stage"))
+        script = stage if stage in {"merge", "export"} else "train"
         return self.wait(self.start(self.write(spec), script))
 
 

@@ -2,7 +2,7 @@
 
 Qwen3 with two layers, a byte-level BPE tokenizer and a ChatML template. The JSON object changes
 things: {"weights": false, "dtype": "bfloat16", "tied": false, "broken": true, "eos": "…",
-"kind": "llama" | "qwen2" | "gpt2" | "mistral"}.
+"kind": "llama" | "qwen2" | "gpt2" | "mistral", "config": {…}}.
 """
 
 import json
@@ -77,13 +77,17 @@ def main() -> None:
         dtype=dtype,
         architectures=[ARCHITECTURES[kind]],
         initializer_range=0.1,
-        **shape,
+        **shape | options.get("config", {}),
     )
     if not options.get("weights", True):
         config.save_pretrained(target)
         return
     torch.manual_seed(7)
     model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
+    if "kind" in options:  # so that no two vectors are alike
+        for weight in model.parameters():
+            if weight.ndim == 1:
+                weight.data += 0.1 * torch.randn_like(weight)
     if options.get("broken"):
         model.model.norm.weight.data[0] = float("nan")
     model.save_pretrained(target)
