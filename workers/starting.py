@@ -123,6 +123,7 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         split=facts.split,
         drop_leaks=facts.drop_leaks,
         hyperparameters=Hyperparameters.model_validate(facts.hyperparameters),
+        format=facts.format,
         resume_from=checkpoint(facts),
         device="cuda" if on_gpu(facts) else "cpu",
         threads=threads(len(facts.devices)),
@@ -163,7 +164,7 @@ def threads(own: int) -> int:
 
 
 def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
-    module = "merge" if facts.stage == "merge" else "train"
+    module = facts.stage if facts.stage in {"merge", "export"} else "train"
     spec = RunSpec.model_validate_json((directory / "spec.json").read_bytes())
     cores = str(spec.threads)
     visible = [name.partition(":")[2] for name in facts.devices if name.startswith("cuda")]

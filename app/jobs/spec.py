@@ -12,6 +12,7 @@ from app.errors import N_
 
 Stage = Literal["sft", "pretrain", "merge", "export"]
 Method = Literal["lora", "full", ""]
+ExportFormat = Literal["f16", "q8_0"]
 
 
 class Hyperparameters(BaseModel):
@@ -228,7 +229,7 @@ class RunSpec(BaseModel):
     hyperparameters: Hyperparameters = Hyperparameters()
     resume_from: str | None = None
     """A complete checkpoint of an earlier attempt at the same job."""
-    format: Literal["f16", "q8_0"] | None = None
+    format: ExportFormat | None = None
     """Of an export: the numbers in the GGUF file."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, ge=1, le=1024)

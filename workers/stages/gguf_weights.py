@@ -7,16 +7,16 @@ or a setting of one, that llama.cpp would compute otherwise is refused by name.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from app.errors import N_
+from app.jobs.spec import ExportFormat
 from app.models.weights import GGUF
 from workers.stages import lora
 from workers.stages.lora import Changes
 from workers.stages.run import StageError
 from workers.stages.tensors import Tensor
 
-Format = Literal["f16", "q8_0"]
 BIASED = {"llama", "qwen2"}  # whose attention may have biases
 
 
@@ -76,7 +76,7 @@ def shape_of(config: dict[str, Any]) -> Shape:
     )
 
 
-def describe(writer: Any, shape: Shape, form: Format) -> None:
+def describe(writer: Any, shape: Shape, form: ExportFormat) -> None:
     """The keys that llama.cpp builds the network from."""
     from gguf import LlamaFileType, RopeScalingType
 
@@ -120,10 +120,10 @@ class Output:
         from gguf import GGML_QUANT_SIZES
 
         block, size = GGML_QUANT_SIZES[self.quant]
-        return math.prod(self.shape) // block * size
+        return int(math.prod(self.shape) // block * size)
 
 
-def plan(shape: Shape, base: list[Tensor], form: Format) -> list[Output]:
+def plan(shape: Shape, base: list[Tensor], form: ExportFormat) -> list[Output]:
     """The tensors of the file, in order. Raises StageError for one without a name there."""
     from gguf import GGMLQuantizationType, TensorNameMap, get_tensor_name_map
     from gguf.constants import MODEL_ARCH

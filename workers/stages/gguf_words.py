@@ -70,10 +70,10 @@ def describe(run: Run, writer: Any, words: Path, stops: list[int], size: int) ->
     if max(names) >= size:
         raise unsupported("its tokenizer has more tokens than the model")
     tokens, kinds = [], []
-    for number in range(size):
-        token = added.get(number)
-        tokens.append(names.get(number, f"[PAD{number}]"))
-        kind = gguf.TokenType.NORMAL if number in names else gguf.TokenType.UNUSED
+    for place in range(size):
+        token = added.get(place)
+        tokens.append(names.get(place, f"[PAD{place}]"))
+        kind = gguf.TokenType.NORMAL if place in names else gguf.TokenType.UNUSED
         if token:
             kind = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
         kinds.append(kind)
@@ -92,9 +92,9 @@ def describe(run: Run, writer: Any, words: Path, stops: list[int], size: int) ->
         number = special.get(text_of(config.get(f"{name}_token")))
         if number is not None:
             add(number)
-    ends = [number for number in stops if number < size]
-    if not ends and (number := special.get(text_of(config.get("eos_token")))) is not None:
-        ends = [number]
+    ends = [stop for stop in stops if stop < size]
+    if not ends and text_of(config.get("eos_token")) in special:
+        ends = [special[text_of(config["eos_token"])]]
     if ends:
         writer.add_eos_token_id(ends[0])
     if len(ends) > 1:  # llama.cpp ends at either

@@ -51,6 +51,7 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     if source.validates:
         validation, checks = prepare(run, spec, config, vocabulary, progress, source, "validation")
     stops = stop_tokens(run, vocabulary, examples)
+    models.write_words(base, run.directory / "words", vocabulary.template, stops)
     print_of_run = fingerprint(spec, base, examples)
     if resume and progress.fingerprint != print_of_run:
         raise StageError(
