@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
 from sqlalchemy.orm import Session
 
 from app import storage
@@ -119,7 +120,22 @@ def test_what_goes_meanwhile_is_said(client: Client, db: Session, job: Job) -> N
         "message": "The checkpoint was removed before it could be published.",
     }
     assert client.post(f"/api/v1/jobs/{job.id}/checkpoints/21/publish").status_code == 404
+    assert "removed before" in client.get(f"/jobs/{job.id}/kept").text
     assert db.query(Model).filter_by(job_id=job.id).count() == 0
+
+
+def test_the_button_on_the_page(client: Client, job: Job) -> None:
+    write_checkpoint(job, 20, eval_loss=0.75)
+    node.tick(settings.node)
+    part = BeautifulSoup(client.get(f"/jobs/{job.id}/kept").text, "lxml")
+    action = str(part.select_one("form")["action"])
+    assert part.select_one("[data-step='20'] .badge").text == "best"
+    assert client.post(action, headers={"origin": settings.url}).status_code == 303
+    part = BeautifulSoup(client.get(f"/jobs/{job.id}/kept").text, "lxml")
+    assert part.select_one("[data-testid=job-kept]")["hx-get"] == f"/jobs/{job.id}/kept"
+    node.tick(settings.node)
+    assert "/models/mdl_" in client.get(f"/jobs/{job.id}/kept").text
+    assert f"/api/v1/jobs/{job.id}/train.py" in client.get(f"/jobs/{job.id}").text
 
 
 def test_weights_that_lie_are_refused(client: Client, job: Job) -> None:
