@@ -51,7 +51,8 @@ def test_a_run_learns_and_leaves_exactly_what_the_contract_says(stages, base, da
         "adapter/tokenizer_config.json",
     }
     rest = {"spec.json", "log", "status.json", "metrics.jsonl", "events.jsonl", "result.json"}
-    assert files(run.directory) == words | rest
+    beside = {name.replace("adapter/", "words/") for name in words if "/adapter_" not in name}
+    assert files(run.directory) == words | beside | rest
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (run.directory / "adapter" / name).read_bytes() == (base / name).read_bytes()
     config = json.loads((run.directory / "adapter/adapter_config.json").read_text())
