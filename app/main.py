@@ -38,6 +38,13 @@ from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
 from app.gateway import upstream
 from app.jobs import api as jobs_api
+from app.jobs import (
+    checkpoints_api,
+    checkpoints_routes,
+    exports_api,
+    exports_routes,
+    script_api,
+)
 from app.jobs import routes as jobs_routes
 from app.models import api as models_api
 from app.models import routes as models_routes
@@ -111,6 +118,11 @@ for module in (
     mapping_api,
     models_routes,
     models_api,
+    exports_routes,
+    exports_api,
+    checkpoints_api,
+    checkpoints_routes,
+    script_api,
     jobs_routes,
     jobs_api,
     deployments_routes,

@@ -16,6 +16,7 @@ from app.chat.tables import Conversation
 from app.datasets.rows import segments
 from app.datasets.tables import DatasetUpload, DraftAct
 from app.db import now
+from app.jobs.tables import JobCheckpoint
 from app.main import app
 from tests import factories as make
 from tests.conftest import Client
@@ -47,6 +48,7 @@ BODIES = {
 }
 FORMS = {
     "POST /jobs/merge": {"model": "{adapter_id}"},
+    "POST /jobs/export": {"model": "{model_id}"},
     "POST /workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "POST /workspaces/{workspace_id}/members/{user_id}/role": {"role": "viewer"},
 }
@@ -192,6 +194,9 @@ def objects(
     sign_in = db.query(SignIn).filter_by(user_id=owner.id).first()
     adapter = make.make_model(db, workspace, kind="adapter", base_id=model.id)
     node = make.make_node(db)
+    checkpoint = make.added(
+        db, JobCheckpoint(job_id=job.id, step=10, fence=1, node_id=node.id, size=1)
+    )
     return {
         "dataset_id": version.dataset_id,
         "version_id": version.id,
@@ -204,6 +209,7 @@ def objects(
         "model_id": model.id,
         "adapter_id": adapter.id,
         "job_id": job.id,
+        "step": str(checkpoint.step),
         "deployment_id": deployment.id,
         "replica_id": replica.id,
         "conversation_id": talk.id,

@@ -25,7 +25,7 @@ from app.datasets.measures import service as wanted_measures
 from app.deployments import replicas as deployments
 from app.jobs import runs as jobs
 from app.queue import transaction
-from workers import inventory, measures, process, replicas, runs
+from workers import checkpoints, inventory, measures, process, replicas, runs
 from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known
@@ -162,6 +162,7 @@ def loop(node_id: str, asked: Signals) -> None:
             ("runs", runs.tick),
             ("replicas", replicas.tick),
             ("measures", measures.tick),
+            ("checkpoints", checkpoints.tick),
         )
     ]
     for part in parts:

@@ -21,6 +21,7 @@ from app import storage
 from app.config import settings
 from app.db import now
 from app.errors import N_, DomainError
+from app.jobs import exports
 from app.jobs import runs as jobs
 from app.jobs.states import FINAL
 from app.jobs.tables import Job
@@ -175,11 +176,18 @@ def end(job: Job, run: Run, directory: Path, *, asked: bool = False) -> None:
 def store(job: Job, directory: Path) -> dict[str, Any]:
     """Put the result into the store; the id follows from the attempt, so twice is once."""
     made = next(
-        (directory / name for name in ("adapter", "model") if (directory / name).is_dir()), None
+        (
+            directory / name
+            for name in ("adapter", "model", "export")
+            if (directory / name).is_dir()
+        ),
+        None,
     )
     if made is None:
         raise DomainError(N_("The run says that it succeeded, but left no model."))
     result: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    if job.stage == "export":
+        return {**result, "artefact": storage.put(made, exports.artefact(job))}
     facts = weights.inspect(made)
     artefact = storage.put(made, f"models/{process.marker(job.id, job.fence)}")
     return {**result, "artefact": artefact, "facts": facts}

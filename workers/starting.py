@@ -125,6 +125,7 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         split=facts.split,
         drop_leaks=facts.drop_leaks,
         hyperparameters=Hyperparameters.model_validate(facts.hyperparameters),
+        format=facts.format,
         resume_from=checkpoint(facts),
         device="cuda" if on_gpu(facts) else "cpu",
         devices=many,
@@ -209,7 +210,8 @@ def command(spec: RunSpec, directory: Path) -> list[str | Path]:
     """What is run: the stage, or torchrun with one of it for each device. A signal to torchrun
     reaches all of them, and the end of one ends the others.
     """
-    module = "workers.stages.merge" if spec.stage == "merge" else "workers.stages.train"
+    stage = spec.stage if spec.stage in {"merge", "export"} else "train"
+    module = f"workers.stages.{stage}"
     if spec.devices == 1:
         return [settings.train_python, "-m", module, directory]
     alone = ["--standalone", f"--nproc-per-node={spec.devices}", "--max-restarts=0"]

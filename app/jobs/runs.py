@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, joinedload
 from app.cluster import service as cluster
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, Invalid
-from app.jobs import data, history
+from app.jobs import data, exports, history
 from app.jobs.service import ask
 from app.jobs.states import ACTIVE, switch
 from app.jobs.tables import Job
@@ -40,6 +40,7 @@ class RunFacts:
     split: dict[str, Any] | None
     drop_leaks: bool
     hyperparameters: dict[str, Any]
+    format: str | None  # of an export
     devices: list[str]  # cpu:0, cuda:3
     earlier: list[int]  # fences of earlier attempts, newest first: their checkpoints may serve
 
@@ -84,7 +85,8 @@ def start_facts(db: Session, job_id: str, fence: int) -> RunFacts | None:
         validation=segments(db, job.validation_version_id),
         split=job.mix.get("split"),
         drop_leaks=bool(job.mix.get("drop_leaks")),
-        hyperparameters=job.spec,
+        hyperparameters={} if job.stage == "export" else job.spec,
+        format=job.spec.get("format"),
         devices=[lease.device.name for lease in cluster.leases_of(db, "job", job.id)],
         earlier=list(range(fence - 1, 0, -1)),
     )
@@ -188,7 +190,10 @@ def end(
     if job.state == "cancelling":
         switch(db, job, "cancelled")
     elif outcome == "succeeded":
-        register(db, job, result or {})
+        if job.stage == "export":
+            exports.done(db, job, result or {})
+        else:
+            register(db, job, result or {})
         job.step = job.total
         switch(db, job, "succeeded")
     elif outcome == "failed":
@@ -242,14 +247,22 @@ def again(db: Session, job: Job, *, died: bool) -> None:
 
 
 def register(db: Session, job: Job, result: dict[str, Any]) -> None:
-    """The job's result as a model of the registry, with what it was made from."""
+    """The job's result as a model of the registry."""
+    job.result_model_id = model_of(db, job, result, job.name).id
+
+
+MEASURED = ("loss", "eval_loss", "steps", "step", "tokens", "seconds", "peak_memory")
+
+
+def model_of(db: Session, job: Job, result: dict[str, Any], name: str) -> Model:
+    """What a job has made, in the registry, with what it was made from."""
     parent = db.get_one(Model, job.model_id)
     base = db.get_one(Model, parent.base_id) if parent.kind == "adapter" else parent
-    made = models.register(
+    return models.register(
         db,
         workspace_id=job.workspace_id,
-        name=job.name,
-        kind=result["kind"],
+        name=name,
+        kind="adapter" if result["kind"] == "adapter" else "merged",  # a whole model of ours
         artefact=result["artefact"],
         base_id=base.id,
         parent_id=parent.id,
@@ -266,10 +279,10 @@ def register(db: Session, job: Job, result: dict[str, Any]) -> None:
             "spec": job.spec,
             "code": VERSION,
             "libraries": result.get("libraries") or {},
+            "measured": {key: result[key] for key in MEASURED if result.get(key) is not None},
         },
         facts=result.get("facts") or {},
     )
-    job.result_model_id = made.id
 
 
 def mixed(db: Session, job: Job) -> dict[str, Any]:

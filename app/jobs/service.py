@@ -20,7 +20,8 @@ from app.models.tables import Model
 from app.queue import send
 
 SWEEP = "workers.sweep"
-MERGE_OVERHEAD = 256 * 2**20  # bytes: the interpreter and one layer at a time
+STREAMED = ("merge", "export")  # a share of a device, for a short time
+MERGE_OVERHEAD = 256 * 2**20  # bytes: the interpreter
 STOPPING = N_("This job is %(state)s: wait until it has stopped.")
 OVER = N_("This job is over (%(state)s), so there is nothing to do.")
 
@@ -141,10 +142,10 @@ def ask(db: Session, job: Job) -> None:
     as long as that node may be expected to work.
     """
     memory = None
-    if job.stage == "merge":
-        adapter = db.get_one(Model, job.model_id)
-        base = db.get_one(Model, adapter.base_id)
-        memory = 2 * base.size + adapter.size + MERGE_OVERHEAD
+    if job.stage in STREAMED:
+        model = db.get_one(Model, job.model_id)
+        base = db.get_one(Model, model.base_id) if model.kind == "adapter" else model
+        memory = MERGE_OVERHEAD + base.size  # three times its largest tensor, of which it has many
     cluster.ask(
         db,
         owner_kind="job",
@@ -224,8 +225,8 @@ def pause(db: Session, workspace_id: str, job_id: str) -> Job:
         return job
     if job.state in FINAL:
         raise Conflict(OVER, state=job.state)
-    if job.stage == "merge":
-        raise Conflict(N_("A merge is short and cannot be paused. Cancel it instead."))
+    if job.stage in STREAMED:
+        raise Conflict(N_("A merge or an export is short and cannot be paused. Cancel it instead."))
     if job.state == "cancelling":
         raise Conflict(STOPPING, state=job.state)
     if job.state == "queued":

@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.jobs.hyperparameters import Hyperparameters
 
-__all__ = ["Hyperparameters", "Method", "Part", "RunSpec", "Split", "Stage"]
+__all__ = ["ExportFormat", "Hyperparameters", "Method", "Part", "RunSpec", "Split", "Stage"]
 
 Stage = Literal["sft", "pretrain", "dpo", "kto", "orpo", "reward", "merge", "export"]
 Method = Literal["full", "freeze", "lora", "qlora", ""]
+ExportFormat = Literal["f16", "q8_0"]
 
 
 class Split(BaseModel):
@@ -64,6 +65,8 @@ class RunSpec(BaseModel):
     hyperparameters: Hyperparameters = Hyperparameters()
     resume_from: str | None = None
     """A complete checkpoint of an earlier attempt at the same job."""
+    format: ExportFormat | None = None
+    """Of an export: the numbers in the GGUF file."""
     device: Literal["cpu", "cuda"] = "cpu"
     devices: int = Field(default=1, ge=1, le=64)
     """Processes, one for each device; torchrun starts them where there are several."""
@@ -79,6 +82,9 @@ class RunSpec(BaseModel):
         if self.stage == "merge":
             if not self.adapter:
                 raise ValueError("a merge needs an adapter")
+        elif self.stage == "export":
+            if not self.format:
+                raise ValueError("an export needs a format")
         elif bool(self.train) == bool(self.mix) or not self.method:
             raise ValueError("training needs data, given in one way, and a method")
         elif self.strategy == "fsdp" and self.method != "full":

@@ -20,8 +20,8 @@ class Job(Base):
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     created_by: Mapped[str] = mapped_column(ForeignKey("users.id"))
     name: Mapped[str]
-    stage: Mapped[str]  # sft, or merge
-    method: Mapped[str]  # lora, full; empty for a merge
+    stage: Mapped[str]  # sft, merge, export ...
+    method: Mapped[str]  # lora, full; empty for a merge and an export
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))  # what it starts from
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
     validation_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
@@ -59,6 +59,27 @@ class JobEvent(Base):
     kind: Mapped[str]  # state, checkpoint, warning ...
     message: Mapped[str]  # msgid
     params: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class JobCheckpoint(Base):
+    """A checkpoint that stands in a run directory of a node, or did when it was published."""
+
+    __tablename__ = "job_checkpoints"
+    __table_args__ = (Index("ix_job_checkpoints_node_id_state", "node_id", "state"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    fence: Mapped[int]  # of the attempt that wrote it
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"))
+    loss: Mapped[float | None]  # of its step
+    eval_loss: Mapped[float | None]  # the last one before it
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes of its model
+    state: Mapped[str] = mapped_column(default="kept")  # publishing, published, failed
+    name: Mapped[str] = mapped_column(default="")  # of the model that it becomes
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))  # who asked for that
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    error: Mapped[dict[str, Any] | None]  # {code, message, params}
+    created_at: Mapped[Created]
 
 
 class JobLog(Base):

@@ -3,12 +3,11 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from fastapi.responses import StreamingResponse
-from sqlalchemy.orm import Session
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from app.accounts.auth import Principal, requires
 from app.models import download, service
-from app.models.schemas import Ancestor, Kind, ModelDetail, ModelOut, Models
+from app.models.schemas import Kind, ModelDetail, ModelOut, Models
 from app.models.tables import Model
 from app.queue import Db, transaction
 
@@ -16,17 +15,7 @@ router = APIRouter(prefix="/api/v1/models", tags=["models"])
 
 
 def out(model: Model) -> ModelOut:
-    columns = {name: getattr(model, name) for name in ModelOut.model_fields if name != "shared"}
-    return ModelOut(shared=model.workspace_id is None, **columns)
-
-
-def detail(db: Session, workspace_id: str, model: Model) -> ModelDetail:
-    ancestors = service.ancestors(db, workspace_id, model)
-    return ModelDetail(
-        **out(model).model_dump(),
-        ancestors=[Ancestor.model_validate(ancestor) for ancestor in ancestors],
-        lineage=model.lineage,
-    )
+    return ModelOut.model_validate(model)
 
 
 @router.get("", name="api:models:list")
@@ -48,7 +37,7 @@ def get_model(
     model_id: str, who: Annotated[Principal, requires("viewer", "models:read")], db: Db
 ) -> ModelDetail:
     """One model, by id or name, with its lineage."""
-    return detail(db, who.workspace_id, service.get(db, who.workspace_id, model_id))
+    return download.about(db, who.workspace_id, service.get(db, who.workspace_id, model_id)).model
 
 
 @router.delete("/{model_id}", status_code=204, name="api:models:delete")
@@ -63,8 +52,18 @@ def delete_model(
 def download_model(
     model_id: str, who: Annotated[Principal, requires("viewer", "models:read")]
 ) -> StreamingResponse:
-    """The model's files as one tar: weights or adapter, tokenizer, chat template, lineage."""
+    """The model's files as one tar: weights or adapter, tokenizer, chat template, card, lineage."""
     with transaction() as db:  # over before the first byte is sent
         model = service.get(db, who.workspace_id, model_id)
-        card, artefact = detail(db, who.workspace_id, model), model.artefact
-    return download.response(card, artefact)
+        about, artefact = download.about(db, who.workspace_id, model), model.artefact
+    return download.response(about, artefact)
+
+
+@router.get("/{model_id}/card", name="api:models:card", response_class=PlainTextResponse)
+def get_card(
+    model_id: str, who: Annotated[Principal, requires("viewer", "models:read")], db: Db
+) -> PlainTextResponse:
+    """The model card, as Markdown with YAML at its head: where it came from and what was measured."""
+    model = service.get(db, who.workspace_id, model_id)
+    about = download.about(db, who.workspace_id, model)
+    return PlainTextResponse(about.card, media_type="text/markdown; charset=utf-8")

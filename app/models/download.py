@@ -1,58 +1,92 @@
 """A model's files as one tar, streamed from the store: nothing is packed on disk first."""
 
-import json
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session
 
 from app import storage
 from app.errors import N_, NotFound
-from app.models.schemas import ModelDetail
+from app.models import service
+from app.models.card import markdown
+from app.models.schemas import Ancestor, ModelDetail, ModelOut
+from app.models.tables import Model
 
 BLOCK = tarfile.BLOCKSIZE
 CHUNK = 1 << 20
-CARD = "danlu.json"  # the model's lineage, put beside its files
 
 
-def response(card: ModelDetail, artefact: str) -> StreamingResponse:
+@dataclass(frozen=True)
+class About:
+    """What goes beside a model's files: its lineage as JSON, its card as Markdown."""
+
+    model: ModelDetail
+    card: str
+
+    def files(self) -> dict[str, bytes]:
+        return {"danlu.json": self.model.model_dump_json(indent=2).encode(), "README.md": self.card.encode()}  # fmt: skip
+
+
+def about(db: Session, workspace_id: str, model: Model) -> About:
+    ancestors = [Ancestor.model_validate(one) for one in service.ancestors(db, workspace_id, model)]
+    found = ModelDetail(
+        **ModelOut.model_validate(model).model_dump(), ancestors=ancestors, lineage=model.lineage
+    )
+    return About(found, markdown(found))
+
+
+def response(about: About, artefact: str, name: str = "") -> StreamingResponse:
     """`NAME.tar`, with its length. Raises NotFound if the store has lost the files."""
+    name = name or about.model.name
     try:
         directory = storage.fetch(artefact)
     except FileNotFoundError:
         raise NotFound(
             N_("The files of “%(name)s” are no longer in the store. Ask an administrator."),
             code="files_missing",
-            name=card.name,
+            name=name,
         ) from None
-    entries = [(path, header(f"{safe(card.name)}/{path.relative_to(directory)}", path.stat().st_size))
-               for path in sorted(directory.rglob("*")) if path.is_file()]  # fmt: skip
-    about = json.dumps(card.model_dump(mode="json"), ensure_ascii=False, indent=2).encode()
-    about_header = header(f"{safe(card.name)}/{CARD}", len(about))
-    length = sum(len(head) + padded(path.stat().st_size) for path, head in entries)
-    length += len(about_header) + padded(len(about)) + 2 * BLOCK
-    name = quote(f"{card.name}.tar", safe="")
+    ours = about.files()
+    entries: list[tuple[Path | bytes, bytes]] = [
+        (content, header(f"{safe(name)}/{file}", len(content))) for file, content in ours.items()
+    ]
+    entries += [
+        (path, header(f"{safe(name)}/{path.relative_to(directory)}", path.stat().st_size))
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and str(path.relative_to(directory)) not in ours
+    ]
+    length = sum(len(head) + padded(size_of(content)) for content, head in entries) + 2 * BLOCK
+    full = quote(f"{name}.tar", safe="")
     return StreamingResponse(
-        stream(entries, about_header, about),
+        stream(entries),
         media_type="application/octet-stream",
         headers={
             "content-length": str(length),
-            "content-disposition": f"attachment; filename=\"{safe(card.name)}.tar\"; filename*=UTF-8''{name}",
+            "content-disposition": f"attachment; filename=\"{safe(name)}.tar\"; filename*=UTF-8''{full}",
         },
     )
 
 
-def stream(entries: list[tuple[Path, bytes]], about_header: bytes, about: bytes) -> Iterator[bytes]:
-    yield about_header + about + b"\0" * (padded(len(about)) - len(about))
-    for path, head in entries:
+def size_of(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def stream(entries: list[tuple[Path | bytes, bytes]]) -> Iterator[bytes]:
+    for content, head in entries:
         yield head
         sent = 0
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                sent += len(chunk)
-                yield chunk
+        if isinstance(content, bytes):
+            sent = len(content)
+            yield content
+        else:
+            with content.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    sent += len(chunk)
+                    yield chunk
         yield b"\0" * (padded(sent) - sent)
     yield b"\0" * (2 * BLOCK)
 

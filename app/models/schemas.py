@@ -29,18 +29,22 @@ class ModelOut(BaseModel):
 
 
 class Ancestor(BaseModel):
+    """A model that this one was made from, and how that one was made."""
+
     model_config = ConfigDict(from_attributes=True)
 
     id: str
     name: str
     kind: str
+    job_id: str | None
+    lineage: dict[str, Any]
 
 
 class ModelDetail(ModelOut):
     """With where it came from: `ancestors` from the base on, and what its job recorded."""
 
     ancestors: list[Ancestor]
-    lineage: dict[str, Any]  # dataset {id, version, hash, rows}, spec, libraries …
+    lineage: dict[str, Any]  # dataset {id, version, hash, rows}, spec, measured, libraries …
 
 
 class Models(BaseModel):

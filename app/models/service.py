@@ -50,6 +50,14 @@ def get(db: Session, workspace_id: str, id_or_name: str) -> Model:
     return model
 
 
+def known(db: Session, workspace_id: str, model_id: str) -> Model:
+    """A model by id, a deleted one too. Raises NotFound."""
+    model = db.scalar(seen_from(workspace_id).where(Model.id == model_id))
+    if model is None:
+        raise NotFound(NO_MODEL, code="model_not_found", field="model", model=model_id[:100])
+    return model
+
+
 def visible(
     db: Session,
     workspace_id: str,

@@ -31,7 +31,8 @@ class Model(Base):
     licence: Mapped[str] = mapped_column(default="")
     description: Mapped[str] = mapped_column(default="")  # msgid for shipped models
     lineage: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    # lineage: base {id, name}, dataset {id, version, hash, rows}, spec, code, libraries
+    # lineage: base {id, name}, dataset {id, version, hash, rows}, stage, method, spec, code,
+    # libraries, measured {loss, eval_loss, steps, tokens, seconds, step of a checkpoint}
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[Created]
     deleted_at: Mapped[datetime | None]
@@ -40,6 +41,10 @@ class Model(Base):
     def scores(self) -> bool:
         """A reward model: it judges answers, and writes none."""
         return self.architecture.endswith("ForSequenceClassification")
+
+    @property
+    def shared(self) -> bool:
+        return self.workspace_id is None
 
 
 class ModelPin(Base):

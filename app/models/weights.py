@@ -9,6 +9,7 @@ import json
 import math
 import re
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
     "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
+# Architectures that can be exported as GGUF, and what llama.cpp calls them.
+GGUF = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 MAX_CONFIG = 4_000_000
 MAX_FILES = 2000
@@ -146,7 +154,22 @@ def check_index(directory: Path) -> None:
 
 
 def parameters(path: Path) -> int:
-    """How many numbers a safetensors file holds. Its header must account for each byte."""
+    """How many numbers a safetensors file holds."""
+    return sum(math.prod(tensor.shape) for tensor in tensors(path).values())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a safetensors file: its bytes stand at `begin` up to `end` of the file."""
+
+    dtype: str
+    shape: list[int]
+    begin: int
+    end: int
+
+
+def tensors(path: Path) -> dict[str, Entry]:
+    """The header of a safetensors file, which must account for each byte. Raises Invalid."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -160,21 +183,20 @@ def parameters(path: Path) -> int:
     if not isinstance(header, dict):
         raise Invalid(NO_HEADER, file=path.name)
     header.pop("__metadata__", None)
-    spans, total = [], 0
+    found, start = {}, 8 + length
     for name, tensor in header.items():
         count, begin, end = extent(tensor)
         if count < 0:
             raise Invalid(BAD_TENSOR, file=path.name, tensor=name[:100])
-        spans.append((begin, end))
-        total += count
-    at = 0
-    for begin, end in sorted(spans):
-        if begin != at:
+        found[name] = Entry(tensor["dtype"], tensor["shape"], start + begin, start + end)
+    at = start
+    for entry in sorted(found.values(), key=lambda one: (one.begin, one.end)):
+        if entry.begin != at:
             raise Invalid(BAD_LAYOUT, file=path.name)
-        at = end
-    if at != size - 8 - length:
+        at = entry.end
+    if at != size:
         raise Invalid(BAD_LAYOUT, file=path.name)
-    return total
+    return found
 
 
 def extent(tensor: Any) -> tuple[int, int, int]:

@@ -115,7 +115,7 @@ def test_a_merge_asks_for_a_small_share(db: Session, workspace: Workspace, who: 
     request = cluster.waiting(db, "job", job.id)
     assert request is not None
     assert request.memory is not None
-    assert 2 * base.size < request.memory < GIB
+    assert base.size < request.memory < GIB
     assert (job.stage, job.name) == ("merge", "mood-merged")
     with pytest.raises(Conflict, match="merge"):
         service.pause(db, workspace.id, job.id)

@@ -191,7 +191,9 @@ def test_json_list_and_detail(api: Client, db: Session) -> None:
     assert ([model["id"] for model in answer["data"]], answer["has_more"]) == ([base.id], False)
     assert answer["data"][0]["shared"] is True
     answer = api.get(f"/api/v1/models/{adapter.id}").json()
-    assert answer["ancestors"] == [{"id": base.id, "name": base.name, "kind": "base"}]
+    assert answer["ancestors"] == [
+        {"id": base.id, "name": base.name, "kind": "base", "job_id": None, "lineage": {}}
+    ]
     assert answer["lineage"] == {"stage": "sft"}
     for path in (foreign.id, f"{foreign.id}/download", "mdl_none"):
         answer = api.get(f"/api/v1/models/{path}")
@@ -212,7 +214,15 @@ def test_download_is_a_tar_with_the_files_and_their_lineage(
     assert 'filename="b.tar"' in answer.headers["content-disposition"]
     with tarfile.open(fileobj=io.BytesIO(answer.content)) as tar:
         names = sorted(tar.getnames())
-        assert names == ["b/adapter_config.json", "b/adapter_model.safetensors", "b/danlu.json"]
+        assert names == [
+            f"b/{name}"
+            for name in (
+                "README.md",
+                "adapter_config.json",
+                "adapter_model.safetensors",
+                "danlu.json",
+            )
+        ]
         card = json.load(tar.extractfile("b/danlu.json"))  # type: ignore[arg-type]
         weights = tar.extractfile("b/adapter_model.safetensors").read()  # type: ignore[union-attr]
     assert card["lineage"]["dataset"]["rows"] == 3000

@@ -2,9 +2,10 @@
 
 import sys
 
-from workers.stages import merge
+from workers.stages import merge, tensors
 from workers.stages.run import execute
 
 if __name__ == "__main__":
-    merge.SHARD = 50_000
+    tensors.SHARD = 50_000
+    tensors.PIECE = 3000  # and each tensor in pieces
     sys.exit(execute(merge.merge))

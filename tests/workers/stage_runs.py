@@ -124,7 +124,8 @@ class Stages:
         return run
 
     def run(self, **spec: Any) -> Ran:
-        script = "merge" if spec.get("stage") == "merge" else "train"
+        stage = str(spec.get("stage"))
+        script = stage if stage in {"merge", "export"} else "train"
         return self.wait(self.start(self.write(spec), script))
 
     def several(self, spec: dict[str, Any]) -> Ran:

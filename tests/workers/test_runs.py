@@ -99,6 +99,25 @@ def test_a_run_that_succeeds(db, owner, stage):
     assert (storage.fetch(model.artefact) / "adapter_model.safetensors").exists()
 
 
+EXPORTS = """
+(RUN / "export").mkdir()
+(RUN / "export/model.gguf").write_bytes(b"GGUF")
+(RUN / "result.json").write_text(json.dumps({"kind": "export", "bytes": 4}))
+assert sys.argv[2] == "workers.stages.export" and SPEC["format"] == "f16", SPEC
+status("succeeded", step=1, total=1)
+"""
+
+
+def test_an_export_leaves_files_and_no_model(db, owner, stage):
+    stage(EXPORTS)
+    made = stand_in.make_job(db, *owner, stage="export", method="", spec={"format": "f16"})
+    job_id, fence = start(made)
+    tick_until(is_in(job_id, "succeeded"))
+    assert look(job_id).result_model_id is None
+    assert (storage.fetch(f"exports/{job_id}-{fence}") / "model.gguf").read_bytes() == b"GGUF"
+    assert "Exported: %(bytes)s bytes." in messages(job_id)
+
+
 def test_the_run_is_told_all_it_needs(db, owner, stage):
     stage('print(dict(os.environ), flush=True); status("running"); succeed()')
     job_id, fence = start(stand_in.make_job(db, *owner, spec={"epochs": 2.0}))

@@ -19,6 +19,9 @@ def bases(stages: Stages):
         "float32": stages.model(),
         "bfloat16": stages.model(dtype="bfloat16"),
         "untied": stages.model(tied=False),
+        "untied-bfloat16": stages.model(tied=False, dtype="bfloat16"),
+        "gpt2": stages.model(kind="gpt2"),
+        "gpt2-bfloat16": stages.model(kind="gpt2", dtype="bfloat16"),
     }
 
 
@@ -63,6 +66,23 @@ def read(*paths: Path) -> dict[str, tuple[str, list[int], bytes]]:
         ("float32", "patterns"),
         ("untied", "head"),
         ("untied", "embedding"),
+        ("untied-bfloat16", "embedding"),
+        ("float32", "dora"),
+        ("bfloat16", "dora"),
+        ("float32", "dora-rslora"),
+        ("untied", "dora-embedding"),
+        ("untied-bfloat16", "dora-embedding"),
+        ("float32", "pissa"),
+        ("bfloat16", "pissa"),
+        ("float32", "pissa-converted"),
+        ("bfloat16", "pissa-converted"),
+        ("untied", "saved"),
+        ("untied-bfloat16", "saved"),
+        ("gpt2", "conv1d"),
+        ("gpt2-bfloat16", "conv1d"),
+        ("gpt2", "conv1d-dora"),
+        ("gpt2-bfloat16", "conv1d-dora"),
+        ("gpt2", "pissa-conv1d"),
     ],
 )
 def test_equals_peft_to_the_last_bit(stages, bases, base, kind):
@@ -74,7 +94,8 @@ def test_equals_peft_to_the_last_bit(stages, bases, base, kind):
     assert ours != read(bases[base] / "model.safetensors")
     assert run.status["state"] == "succeeded"
     assert run.status["step"] == run.status["total"] == len(ours)
-    assert run.result["kind"] == "model"
+    assert run.result["kind"] == "merged"
+    assert not (run.directory / "model.partial").exists()
 
 
 def test_a_complete_model_comes_out(stages, bases):
@@ -165,7 +186,7 @@ def test_large_models_come_in_shards(stages, bases):
 
 @pytest.mark.parametrize(
     ("kind", "found"),
-    [("dora", "use_dora"), ("saved", "modules_to_save"), ("pissa", "init_lora_weights")],
+    [("olora", "init_lora_weights")],
 )
 def test_what_cannot_be_merged_is_refused_by_name(stages, bases, kind, found):
     made = make(stages, bases["untied"], kind)

@@ -57,7 +57,8 @@ def test_a_run_learns_and_leaves_exactly_what_the_contract_says(stages, base, da
     left = files(run.directory)
     boards = {name for name in left if name.startswith("tensorboard/events.out.tfevents.")}
     assert len(boards) == 1
-    assert left - boards == words | rest
+    beside = {name.replace("adapter/", "words/") for name in words if "/adapter_" not in name}
+    assert left - boards == words | beside | rest
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (run.directory / "adapter" / name).read_bytes() == (base / name).read_bytes()
     config = json.loads((run.directory / "adapter/adapter_config.json").read_text())

@@ -100,6 +100,12 @@ def carry_tokenizer(source: Path, target: Path, template: ChatTemplate | None) -
             (others / "tool_use.jinja").write_text(template.tool_source, "utf-8")
 
 
+def write_words(base: Path, target: Path, template: ChatTemplate | None, stops: list[int]) -> None:
+    """What goes beside any weights of a run, its checkpoints' too: words, template, stops."""
+    carry_tokenizer(base, target, template)
+    write_generation_config(base, target, stops)
+
+
 def stop_tokens(base: Path) -> list[int]:
     """The ids at which the model's engine stops to generate, as its own files have them."""
     for name in ("generation_config.json", "config.json"):

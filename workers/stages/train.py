@@ -59,6 +59,8 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
         made = tokens.prepared(run, spec, config, words, progress.began)
         tokens.tell(run, made)
     examples, stops = made.train, stop_tokens(run, words, made.train)
+    if not run.rank:
+        models.write_words(base, run.directory / "words", words.template, stops)
     print_of_run = fingerprint(spec, base, examples)
     if resume and progress.fingerprint != print_of_run:
         raise StageError(
