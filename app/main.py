@@ -39,9 +39,11 @@ from app.gateway import api as gateway_api
 from app.gateway import upstream
 from app.jobs import api as jobs_api
 from app.jobs import routes as jobs_routes
+from app.jobs import watching_api, watching_routes
 from app.models import api as models_api
 from app.models import routes as models_routes
 from app.quotas import api as quotas_api
+from app.quotas import prices_api
 
 logs.configure()
 
@@ -111,6 +113,8 @@ for module in (
     mapping_api,
     models_routes,
     models_api,
+    watching_routes,
+    watching_api,
     jobs_routes,
     jobs_api,
     deployments_routes,
@@ -119,5 +123,6 @@ for module in (
     chat_routes,
     cluster_api,
     quotas_api,
+    prices_api,
 ):
     app.include_router(module.router)

@@ -23,6 +23,7 @@ from app.cluster import service as cluster
 from app.config import settings
 from app.datasets import measures as wanted_measures
 from app.deployments import replicas as deployments
+from app.jobs import loads
 from app.jobs import runs as jobs
 from app.queue import transaction
 from workers import inventory, measures, process, replicas, runs
@@ -100,6 +101,7 @@ class Heart(threading.Thread):
     def tell(self, devices: list[dict[str, Any]]) -> None:
         with transaction() as db:
             cluster.beat(db, self.node_id, settings.node_host, self.facts, devices)
+            loads.record(db, self.node_id)
 
     def say_goodbye(self) -> None:
         """The last beat before the node goes down on purpose: nothing new may come here."""

@@ -6,8 +6,8 @@ training     trained parameters x (4 gradient + 8 AdamW, 0.1 Adafactor, 0 SGD)
 activations  tokens of a pass x layers x (6h + 2q + 2kv + 4i) x bytes + 8h: what a decoder layer
              keeps for the way back (h hidden, q and kv widths of the attention, i of the MLP).
              With gradient checkpointing one h per layer, and one layer in full.
-loss         tokens of a pass, LOSS_TOKENS at most, x vocabulary x 10: logits, in float32, and
-             their gradient
+loss         logits in float32, worked through LOGITS bytes at a time: them, their gradient,
+             and what the softmax needs
 libraries    what is there before the first weight
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from app.errors import N_
 
 LIBRARIES = {"cuda": 900 * 2**20, "cpu": 650 * 2**20}  # bytes
-LOSS_TOKENS = 1 << 30  # tokens whose logits are held at once: all of a pass
+LOGITS = {"cuda": 2**29, "cpu": 2**26}  # bytes of them that exist at once
 OPTIMIZER = {"adamw": 8.0, "adafactor": 0.1, "sgd": 0.0}  # bytes per trained parameter
 ADAPTERS = ("lora", "qlora")
 
@@ -140,7 +140,7 @@ def parts(
     light = bool(settings.get("gradient_checkpointing"))
     kept = (model.layers * h * width + layer) if light else model.layers * layer
     weights = weight_bytes(model, method, settings, kind) + adapter
-    logits = min(tokens, LOSS_TOKENS) * model.vocabulary * 10
+    logits = min(4 * tokens * model.vocabulary, LOGITS[kind])
     return [
         Part(
             "weights",
@@ -166,9 +166,9 @@ def parts(
         ),
         Part(
             "loss",
-            logits,
-            N_("%(tokens)s tokens x %(vocabulary)s words x 10 bytes"),
-            {"tokens": f"{min(tokens, LOSS_TOKENS):,}", "vocabulary": f"{model.vocabulary:,}"},
+            3 * logits,
+            N_("3 x %(logits)s MiB of logits (%(vocabulary)s words), worked through in pieces"),
+            {"logits": f"{logits / 2**20:,.0f}", "vocabulary": f"{model.vocabulary:,}"},
         ),
         Part("libraries", LIBRARIES[kind], N_("before the first weight"), {}),
     ]

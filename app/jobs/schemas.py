@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from app.jobs import data
 from app.jobs.estimates import Preview
@@ -21,6 +21,9 @@ DATASETS = 20  # in one mix
 def defaults_of(method: Any) -> dict[str, Any]:
     """Every hyperparameter as it is when left out; the learning rate depends on the method."""
     return complete("full" if method == "full" else "lora", {}).model_dump()
+
+
+Reporter = Literal["wandb", "swanlab", "mlflow"]
 
 
 class MixItem(BaseModel):
@@ -60,6 +63,12 @@ class JobCreate(BaseModel):
     stage: Literal["sft"] = "sft"
     method: Literal["lora", "full"] = "lora"
     hyperparameters: Hyperparameters = Hyperparameters()
+    webhook: str = Field(
+        "", max_length=2000, description="An address that is told when the job is over."
+    )
+    report_to: list[Reporter] = Field(
+        [], max_length=3, description="Also report there, with the account of the node."
+    )
 
     @field_validator("name")
     @classmethod
@@ -75,6 +84,11 @@ class JobCreate(BaseModel):
         if not isinstance(given, dict):
             return data
         return data | {"hyperparameters": defaults_of(data.get("method")) | given}
+
+
+def several(value: Any) -> Any:
+    """Boxes of one name: a form says one that is ticked by itself."""
+    return [value] if isinstance(value, str) else value
 
 
 class JobForm(Hyperparameters):
@@ -94,6 +108,8 @@ class JobForm(Hyperparameters):
     split_seed: int = Field(42, ge=0, lt=2**32)
     drop_leaks: bool = False
     method: Literal["lora", "full"] = "lora"
+    webhook: str = Field("", max_length=2000)
+    report_to: Annotated[list[Reporter], BeforeValidator(several)] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -112,7 +128,8 @@ class JobForm(Hyperparameters):
         return defaults_of(typed.get("method")) | rest | {"datasets": items}
 
     def job(self) -> JobCreate:
-        values = self.model_dump(include={"name", "model", "method", "drop_leaks"})
+        kept = {"name", "model", "method", "drop_leaks", "webhook", "report_to"}
+        values = self.model_dump(include=kept)
         if len(self.datasets) > 1 or self.datasets[0].multiplier != 1:
             values["datasets"] = self.datasets
         else:
@@ -214,6 +231,8 @@ class JobOut(BaseModel):
     """`reason` says why a queued job waits: quota, devices, memory or node; `error` is a sentence
     with a code; `result_model` is the model that a succeeded job made. Times are UTC. `dataset` is
     the version trained on, of a mix the main one; `datasets` are all: {dataset, multiplier | share}.
+    `estimate` is what was expected when the job was asked for, `outcome` what was then measured, in
+    the same words. `finishing`: it stops at the next step and keeps its result.
     """
 
     id: str
@@ -233,6 +252,10 @@ class JobOut(BaseModel):
     node: str | None
     retries: int
     error: dict[str, Any] | None
+    finishing: bool
+    report_to: list[str]
+    estimate: dict[str, Any] | None
+    outcome: dict[str, Any] | None
     result_model: str | None
     created_at: datetime
     started_at: datetime | None
@@ -258,6 +281,10 @@ class JobOut(BaseModel):
             node=job.node_id,
             retries=job.retries,
             error=error,
+            finishing=job.finishing,
+            report_to=job.report_to,
+            estimate=job.estimate,
+            outcome=job.outcome,
             result_model=job.result_model_id,
             created_at=job.created_at,
             started_at=job.started_at,

@@ -130,21 +130,19 @@ def gone(curve: Curve, slack: float) -> int | None:
     so unsteady that most of the last quarter is back up by a third.
     """
     fallen = curve.start - curve.best
-    limits = [(max(2, len(curve.levels) // 10), min, curve.start + max(slack, 0.1 * curve.start))]
+    few, many = max(2, len(curve.levels) // 10), max(3, len(curve.levels) // 4)
+    limits = [(few, 0.0, curve.start + max(slack, 0.1 * curve.start))]
     if fallen > 2 * slack:
         limits += [
-            (max(2, len(curve.levels) // 10), min, curve.best + max(0.5 * fallen, 2 * slack)),
-            (max(3, len(curve.levels) // 4), median, curve.best + fallen / 3 + slack),
+            (few, 0.0, curve.best + max(0.5 * fallen, 2 * slack)),
+            (many, 0.5, curve.best + fallen / 3 + slack),
         ]
-    for last, middle, limit in limits:
-        tail = curve.levels[-last:]
-        if middle(tail) > limit and curve.best not in tail:
+    for last, share, limit in limits:
+        tail = sorted(curve.levels[-last:])
+        if tail[int(share * last)] > limit and curve.best not in tail:
             lowest = curve.levels.index(curve.best)
-            return next(
-                step
-                for step, level in zip(curve.steps[lowest:], curve.levels[lowest:], strict=True)
-                if level > limit
-            )
+            after = zip(curve.steps[lowest:], curve.levels[lowest:], strict=True)
+            return next(step for step, level in after if level > limit)
     return None
 
 

@@ -17,9 +17,22 @@ from app.jobs.data import parts_of, versions_of
 from app.jobs.schemas import defaults_of
 from app.jobs.spec import Hyperparameters
 from app.jobs.states import FINAL
-from app.jobs.tables import Job
+from app.jobs.tables import Job, JobMetric, JobWebhook
 from app.models.tables import Model
 
+# The figures of an estimate and of an outcome, in the order in which they are shown.
+FIGURES = {
+    "rows": N_("Rows in an epoch"),
+    "dropped": N_("Rows dropped"),
+    "truncated": N_("Rows cut"),
+    "tokens": N_("Tokens to train"),
+    "steps": N_("Steps"),
+    "peak_memory": N_("Memory on each device"),
+    "tokens_per_second": N_("Tokens per second"),
+    "seconds": N_("Time on devices"),
+    "device_hours": N_("Device hours"),
+    "cost": N_("Cost"),
+}
 TAIL = 64 * 1024  # bytes of log on a fresh page; the rest is a download away
 BASIC = ("epochs", "learning_rate")  # on the form at once; the others are folded away
 
@@ -69,6 +82,7 @@ def live(db: Session, job: Job, say: stream.Say) -> dict[str, Any]:
         "eta": stream.snapshot(job, reason, pace, None)["eta"],
         "error": stream.error_of(job, say),
         "result": db.get(Model, job.result_model_id) if job.result_model_id else None,
+        "place": waiting.position(db, job) if job.state == "queued" else None,
     }
 
 
@@ -88,10 +102,51 @@ def detail(db: Session, job: Job, say: stream.Say) -> dict[str, Any]:
         "author": db.get_one(User, job.created_by),
         "log": piece.text,
         "log_cut": start > 0,
-        "events": [stream.event_of(event, say) for event in events],
+        "events": [stream.event_of(event, say) for event in events if event.kind != "sample"],
+        "hook": db.get(JobWebhook, job.id),
+        "figures": figures(job),
         "cursor": str(cursor),
         "fields": form_fields(),
     }
+
+
+def figures(job: Job) -> list[dict[str, Any]]:
+    """What was expected beside what was measured: {name, title, estimate, outcome, currency}."""
+    before, after = job.estimate or {}, job.outcome or {}
+    return [
+        {
+            "name": name,
+            "title": title,
+            "estimate": before.get(name),
+            "outcome": after.get(name),
+            "currency": after.get("currency") or before.get("currency") or "",
+        }
+        for name, title in FIGURES.items()
+        if before.get(name) is not None or after.get(name) is not None
+    ]
+
+
+def checkpoints(db: Session, job: Job) -> list[dict[str, Any]]:
+    """What a job has saved, as its events tell: {step, at, eval_loss, best}, the newest first."""
+    losses: dict[int, float] = dict(
+        db.execute(
+            select(JobMetric.step, JobMetric.data["eval_loss"].as_float()).where(
+                JobMetric.job_id == job.id, JobMetric.data.has_key("eval_loss")
+            )
+        ).all()
+    )
+    best = min(losses, key=lambda step: losses[step], default=None)
+    found: dict[int, dict[str, Any]] = {}
+    for event in history.events(db, job.id):
+        step = event.params.get("step")
+        if event.kind == "checkpoint" and isinstance(step, int):
+            found[step] = {
+                "step": step,
+                "at": event.at,
+                "eval_loss": losses.get(step),
+                "best": step == best,
+            }
+    return [found[step] for step in sorted(found, reverse=True)]
 
 
 def form_fields() -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@
     metrics.jsonl   out: one line per step, in order, each step once
     events.jsonl    out: {t, kind, message, params}; the message is a msgid
     log             what the stage prints; whoever starts it redirects it there
+    finish          in: once it is there, stop at the next step and keep the result
 
 The platform reads these files at its own pace and may be away for an hour. Nothing here needs
 it: no network, no credentials, no database.
@@ -74,6 +75,11 @@ class Run:
         self.stop_asked = self.stop_asked or time.monotonic()
         if not self.patient:
             raise Stopped
+
+    @property
+    def finish_asked(self) -> bool:
+        """Whether the steps taken so far shall be all, and their result be kept."""
+        return (self.directory / "finish").exists()
 
     def check_overdue(self) -> None:
         """Give up the step under way if it would not end in time. Raises Stopped."""

@@ -265,6 +265,10 @@ class Milestones(TrainerCallback):
         trainer, step = self.trainer, int(state.global_step)
         hp, stop = trainer.hp, trainer.run.stop_asked is not None
         trainer.record(step)
+        if trainer.run.finish_asked and step < trainer.plan.total:
+            trainer.run.event("finish", N_("Stops after step %(step)s, as asked."), step=step)
+            trainer.plan.total = trainer.run.total = step
+            control.should_training_stop = True
         if step == trainer.plan.total:
             control.should_evaluate = trainer.eval_is_due(step)
             return  # what was learnt is saved at once: no checkpoint
