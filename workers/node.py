@@ -26,7 +26,7 @@ from app.deployments import replicas as deployments
 from app.jobs import loads
 from app.jobs import runs as jobs
 from app.queue import transaction
-from workers import inventory, measures, process, replicas, runs
+from workers import inventory, measures, process, replicas, reporters, runs
 from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known
@@ -115,6 +115,7 @@ class Heart(threading.Thread):
             for name in inventory.PROBES:
                 found = inventory.engine(name)
                 self.facts = self.facts | {"engines": self.facts["engines"] | {name: found}}
+            self.facts = self.facts | {"reporters": reporters.available()}
             self.leaving.wait(PROBING)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -72,10 +73,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Fix:
-    """One change of the form that would make it fit: field and value, and the need then."""
+    """A change of the form that would make it fit, field by field, and the need then."""
 
-    name: str
-    value: Any
+    changes: dict[str, Any]
     need: int
 
 
@@ -173,7 +173,7 @@ NEVER_FITS = N_(
 
 def too_large(run: Run, goal: Target, fixes: list[Fix]) -> DomainError:
     sizes = {"most": gib(goal.memory), "device": goal.model or goal.kind}
-    if fixes and fixes[0].name == "method":
+    if fixes and "method" in fixes[0].changes:
         return Invalid(
             N_(
                 "It does not fit on any device: weights, gradients and optimizer alone need"
@@ -183,40 +183,76 @@ def too_large(run: Run, goal: Target, fixes: list[Fix]) -> DomainError:
             code="memory",
             field="method",
             need=gib(run.least),
-            method=str(fixes[0].value),
+            method=str(fixes[0].changes["method"]),
             **sizes,
         )
     return Invalid(NEVER_FITS, code="memory", field="model", **sizes)
 
 
 def changes(run: Run, goal: Target) -> list[Fix]:
-    """Changes of one setting that would make it fit, the one that costs least first."""
-    found: list[Fix] = []
-    tokens = int(run.settings["batch_tokens"])
-    tries: list[tuple[str, Any, Run]] = []
-    smaller = tokens
-    while smaller > max(256, run.longest):
-        smaller = max(smaller // 2, run.longest, 16)
-        tries.append(("batch_tokens", smaller, run.with_settings(batch_tokens=smaller)))
+    """Changes that would make it fit: of one setting, the one that costs least first; where none
+    is enough, of several together.
+    """
+    found: dict[tuple[str, ...], Fix] = {}
+    for changed in [*single(run, goal), *together(run)]:
+        if len(changed) > 1 and len(next(iter(found), ())) == 1:
+            break
+        made = after(run, changed)
+        if made.need <= goal.memory:
+            found.setdefault(tuple(changed), Fix(changed, made.need))
+    return list(found.values())
+
+
+def single(run: Run, goal: Target) -> Iterator[dict[str, Any]]:
+    for tokens in smaller(run):
+        yield {"batch_tokens": tokens}
     if not run.settings.get("gradient_checkpointing"):
-        light = run.with_settings(gradient_checkpointing=True)
-        tries.append(("gradient_checkpointing", True, light))
-    shorter = run.longest
-    while shorter > 256:
-        shorter //= 2
-        made = replace(run.with_settings(batch_tokens=min(tokens, shorter)), longest=shorter)
-        tries.append(("max_length", shorter, made))
-    if run.method not in memory.ADAPTERS:
-        tries.append(("method", "lora", replace(run, method="lora")))
-    if run.kind == "cuda" and run.method != "qlora":
-        tries.append(("method", "qlora", replace(run, method="qlora")))
+        yield {"gradient_checkpointing": True}
+    length = run.longest
+    while length > 256:
+        length //= 2
+        yield {"max_length": length}
+    for method in lighter(run):
+        yield {"method": method}
     if goal.count > run.devices:
-        more = replace(run, devices=goal.count, sharded=True)
-        tries.append(("devices", goal.count, more))
-    for name, value, changed in tries:
-        if changed.need <= goal.memory and name not in {one.name for one in found}:
-            found.append(Fix(name, value, changed.need))
-    return found
+        yield {"devices": goal.count}
+
+
+def together(run: Run) -> Iterator[dict[str, Any]]:
+    light = {"gradient_checkpointing": True}
+    for method in ("", *lighter(run)):
+        chosen = {"method": method} if method else {}
+        for tokens in (int(run.settings["batch_tokens"]), *smaller(run)):
+            yield chosen | light | {"batch_tokens": tokens}
+
+
+def lighter(run: Run) -> list[str]:
+    """Methods that need less: quantising wants a GPU."""
+    able = ["lora", "qlora"] if run.kind == "cuda" else ["lora"]
+    return able[able.index(run.method) + 1 :] if run.method in able else able
+
+
+def smaller(run: Run) -> Iterator[int]:
+    """Tokens in a batch, halved down to the longest row."""
+    tokens, least = int(run.settings["batch_tokens"]), max(256, run.longest)
+    while tokens > least:
+        tokens = max(tokens // 2, least)
+        yield tokens
+
+
+def after(run: Run, changed: dict[str, Any]) -> Run:
+    rest = {name: one for name, one in changed.items() if name not in ("method", "devices")}
+    made = run.with_settings(**rest)
+    if "max_length" in changed:
+        most = min(int(run.settings["batch_tokens"]), changed["max_length"])
+        made = replace(
+            made.with_settings(batch_tokens=most), longest=min(run.longest, changed["max_length"])
+        )
+    if "method" in changed:
+        made = replace(made, method=changed["method"])
+    if "devices" in changed:
+        made = replace(made, devices=changed["devices"], sharded=True)
+    return made
 
 
 def gib(size: float) -> str:

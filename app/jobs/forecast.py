@@ -34,7 +34,7 @@ NOMINAL = {
     "A100": 312e12, "A800": 312e12, "L40": 181e12, "L20": 119e12, "A10": 125e12, "A30": 165e12,
     "4090": 165e12, "5090": 210e12, "3090": 71e12, "V100": 112e12, "T4": 65e12,
 }  # fmt: skip
-UNKNOWN_GPU, CORE = 100e12, 8e9
+UNKNOWN_GPU, CORE = 100e12, 30e9
 REACHED = 0.3  # of it, in training
 
 

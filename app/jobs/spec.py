@@ -228,6 +228,8 @@ class RunSpec(BaseModel):
     hyperparameters: Hyperparameters = Hyperparameters()
     resume_from: str | None = None
     """A complete checkpoint of an earlier attempt at the same job."""
+    report_to: list[Literal["wandb", "swanlab", "mlflow"]] = []
+    """Where the run is reported to as well; the environment has the accounts."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, ge=1, le=1024)
 

@@ -34,7 +34,7 @@ def curve(db: Session, job_id: str) -> list[dict[str, Any]]:
     if size == 1:
         query = select(JobMetric.step, loss).where(of_job, JobMetric.data.has_key("loss"))
     else:
-        piece = JobMetric.step / size
+        piece = JobMetric.step // size
         query = (
             select(func.min(JobMetric.step), func.avg(loss.as_float()))
             .where(of_job, JobMetric.data.has_key("loss"))

@@ -31,8 +31,9 @@ class FigureOut(BaseModel):
 
 
 class FixOut(BaseModel):
-    field: str
-    value: Any
+    """`changes`: field → value, all of them together. `memory`: bytes on each device then."""
+
+    changes: dict[str, Any]
     memory: int
 
 
@@ -81,10 +82,7 @@ class EstimateOut(BaseModel):
             fit=FitOut(
                 when=found.fit.when,
                 message=say(found.fit.words, found.fit.params),
-                fixes=[
-                    FixOut(field=fix.name, value=fix.value, memory=fix.need)
-                    for fix in found.fit.fixes
-                ],
+                fixes=[FixOut(changes=fix.changes, memory=fix.need) for fix in found.fit.fixes],
             ),
             refused=refusal
             and RefusalOut(

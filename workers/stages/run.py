@@ -65,6 +65,7 @@ class Run:
         self.patient = False  # SIGTERM waits for the next step boundary
         self.stop_asked: float | None = None
         self.said = 0.0
+        self.reports: list[Callable[[dict[str, Any]], None]] = []  # who else hears of metrics
 
     def listen(self) -> None:
         """From now on SIGTERM (and Ctrl-C) ends the run in good order."""
@@ -127,6 +128,8 @@ class Run:
 
     def metric(self, line: dict[str, Any]) -> None:
         append(self.directory / "metrics.jsonl", line | {"t": now()})
+        for report in self.reports:
+            report(line)
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that will be taken again, and a line cut short by a crash."""

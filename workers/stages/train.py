@@ -24,6 +24,7 @@ from workers.stages import checkpoints, models
 from workers.stages.checkpoints import Progress
 from workers.stages.mixing import Data
 from workers.stages.prepare import Examples, Prepare
+from workers.stages.reports import reported
 from workers.stages.run import Run, StageError, Stopped, execute, named, quiet, say
 
 # Settings that change how a run is watched, but not what it computes.
@@ -83,7 +84,8 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     run.enter("train")
     if resume:
         run.event("resumed", N_("Goes on after step %(step)s."), step=progress.step)
-    progress = trainer.fit(str(resume) if resume else None)
+    with reported(run, spec):
+        progress = trainer.fit(str(resume) if resume else None)
     if progress.step < run.total or progress.eval_due:
         raise Stopped
 
