@@ -83,7 +83,7 @@ export class Chart {
         width: this.box.clientWidth,
         height: this.height,
         scales: { x: { time: false }, y: this.log ? { distr: 3 } : { range: this.top ? [0, this.top] : undefined } },
-        axes: [{ ...axis, values: marks }, { ...axis, size: 64, values: words }],
+        axes: [{ ...axis, size: 30, values: marks }, { ...axis, size: 64, values: words }],
         cursor: { sync: this.apart ? undefined : { key: "runs" }, drag: { setScale: false }, bind: { dblclick: () => () => zoom(null) } },
         hooks: { setSelect: [(plot) => this.select(plot)] },
         series: [

@@ -22,10 +22,9 @@ function columns(key, keep) {
     const first = rows.find((row) => row.t != null)?.t ?? 0;
     const own = rows.filter((row) => row[key] != null && along[axis.value](row, first) != null);
     const values = own.map((row) => row[key]);
-    const evaluated = key.startsWith("eval");
-    return [own.map((row) => along[axis.value](row, first)), evaluated ? values : smooth(values, keep)];
+    const exact = key.startsWith("eval") || key === "lr";
+    return [own.map((row) => along[axis.value](row, first)), exact ? values : smooth(values, keep)];
   });
-  // an x may stand twice in minutes that are rounded: uPlot.join wants each table in order
   return uPlot.join(tables);
 }
 

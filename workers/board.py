@@ -4,6 +4,7 @@ Shows DIR/runs at DIR/socket, and ends when nobody has asked for ten minutes, or
 gone. `app.jobs.boards` starts it and stands in front of it.
 """
 
+import logging
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ LOOK = 5.0
 def main() -> int:
     from tensorboard import program
     from tensorboard.plugins.core.core_plugin import CorePluginLoader
+    from tensorboard.plugins.hparams.hparams_plugin import HParamsPlugin
     from tensorboard.plugins.metrics.metrics_plugin import MetricsPlugin
     from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
     from werkzeug.serving import make_server
@@ -50,10 +52,12 @@ def main() -> int:
             self.server.serve_forever()
 
         def get_url(self) -> str:
-            return f"unix:{place}"
+            return "http://localhost:0/"  # nowhere: what matters is the socket
 
     os.nice(10)
-    board = program.TensorBoard([CorePluginLoader(), MetricsPlugin, ScalarsPlugin], None, Server)
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    plugins = [CorePluginLoader(), MetricsPlugin, ScalarsPlugin, HParamsPlugin]
+    board = program.TensorBoard(plugins, None, Server)
     board.configure(
         argv=[
             "tensorboard",

@@ -34,6 +34,12 @@ NOMINAL = {
     "A100": 312e12, "A800": 312e12, "L40": 181e12, "L20": 119e12, "A10": 125e12, "A30": 165e12,
     "4090": 165e12, "5090": 210e12, "3090": 71e12, "V100": 112e12, "T4": 65e12,
 }  # fmt: skip
+TAUGHT = {
+    "": N_("a rough guess by what the device is built for: no job like it has run here"),
+    "base": N_("as %(jobs)s finished jobs with this model, method and device have taught"),
+    "method": N_("as %(jobs)s finished jobs with this method and device have taught"),
+    "kind": N_("as %(jobs)s finished jobs on this kind of device have taught"),
+}
 UNKNOWN_GPU, CORE = 100e12, 30e9
 REACHED = 0.3  # of it, in training
 
@@ -116,6 +122,7 @@ def forecast(
         "devices": devices,
         "currency": lines[-1].unit,
         "raw": {"peak_memory": run.bare, "tokens_per_second": speed(run, target)},
+        "counted": rows.dropped is not None,
         "learnt": {key: one.jobs for key, one in learnt.items()},
     }  # fmt: skip
     refusal = rows.error or no_template(base, stage) or fit.refusal
@@ -337,14 +344,12 @@ def time_lines(
     seconds = START + (tokens + looked * EVALUATION) / pace
     hours = seconds / 3600 * run.devices
     price = prices.of(db, target.model if target else "")
-    known = {"tokens": f"{pace:,.0f}", "jobs": learnt.jobs, "alike": learnt.alike}
+    known = {"tokens": f"{pace:,.0f}", "jobs": learnt.jobs}
     return [
         Line(
             "tokens_per_second",
             round(pace, 1),
-            N_("the median of %(jobs)s finished jobs of the same %(alike)s")
-            if learnt.jobs
-            else N_("a rough guess by what the device is built for: no job like it has run here"),
+            TAUGHT[learnt.alike],
             known,
         ),
         Line(

@@ -3,7 +3,8 @@
 An estimate keeps the bare result of its formulas (`raw`). A finished job stands beside what was
 measured. The correction is the median of measured / raw over the last 20 jobs that are alike: of the
 same base model, method and kind of device; where there are none, of the same method and device;
-then of the same kind of device. It is never less than 1/20 nor more than 20.
+then of the same kind of device. Of memory only those count whose rows were counted before: the
+longest row decides it. It is never less than 1/20 nor more than 20.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ FEWEST = (1, 2, 3)  # jobs that a level of likeness needs
 class Correction:
     ratio: float = 1.0
     jobs: int = 0  # that it was learnt from
-    alike: str = ""  # in what they are
+    alike: str = ""  # in what they are: base, method or kind
 
 
 def corrections(db: Session, like: dict[str, str]) -> dict[str, Correction]:
@@ -41,6 +42,7 @@ def correction(db: Session, like: dict[str, str], name: str) -> Correction:
                 Job.state == "succeeded",
                 Job.estimate.has_key("raw"),
                 Job.outcome.has_key(name),
+                *([Job.estimate["counted"].as_boolean()] if name == "peak_memory" else ()),
                 *(Job.estimate[one].astext == like[one] for one in names),
             )
             .order_by(Job.finished_at.desc())
@@ -53,7 +55,7 @@ def correction(db: Session, like: dict[str, str], name: str) -> Correction:
         ]
         if len(ratios) >= fewest:
             found = min(BOUND, max(1 / BOUND, median(ratios)))
-            return Correction(found, len(ratios), ", ".join(names))
+            return Correction(found, len(ratios), names[0])
     return Correction()
 
 
