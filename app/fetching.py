@@ -186,9 +186,33 @@ def stream(
         )
 
 
+def post(
+    url: str,
+    content: bytes,
+    *,
+    seconds: float = 15.0,
+    headers: Mapping[str, str] | None = None,
+    allow: Iterable[str] = (),
+) -> int:
+    """POST `content` to `url`; the status of the answer, whose body nobody reads. A redirect is an
+    answer like any other: it is not followed. Raises Refused or Interrupted.
+    """
+    own = {"user-agent": "danlu", "accept": "*/*", "content-length": str(len(content))}
+    head = own | dict(headers or {})
+    end = time.monotonic() + seconds
+    with request(parse(url), head, allow, end, method="POST", content=content) as response:
+        return response.status
+
+
 @contextmanager
 def request(
-    target: Target, headers: Mapping[str, str], allow: Iterable[str], end: float
+    target: Target,
+    headers: Mapping[str, str],
+    allow: Iterable[str],
+    end: float,
+    *,
+    method: str = "GET",
+    content: bytes | None = None,
 ) -> Iterator[httpcore.Response]:
     """One request on a connection of its own. Raises Interrupted."""
     where = httpcore.URL(
@@ -199,7 +223,9 @@ def request(
     pool = httpcore.ConnectionPool(ssl_context=tls(), network_backend=Guarded(allow, end))
     with pool, ExitStack() as stack:
         with speaking(target):  # not the caller's own errors
-            got = stack.enter_context(pool.stream("GET", where, headers=head, extensions=times))
+            got = stack.enter_context(
+                pool.stream(method, where, headers=head, content=content, extensions=times)
+            )
         yield got
 
 

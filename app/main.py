@@ -44,11 +44,14 @@ from app.jobs import (
     exports_api,
     exports_routes,
     script_api,
+    watching_api,
+    watching_routes,
 )
 from app.jobs import routes as jobs_routes
 from app.models import api as models_api
 from app.models import routes as models_routes
 from app.quotas import api as quotas_api
+from app.quotas import prices_api
 
 logs.configure()
 
@@ -123,6 +126,8 @@ for module in (
     checkpoints_api,
     checkpoints_routes,
     script_api,
+    watching_routes,
+    watching_api,
     jobs_routes,
     jobs_api,
     deployments_routes,
@@ -131,5 +136,6 @@ for module in (
     chat_routes,
     cluster_api,
     quotas_api,
+    prices_api,
 ):
     app.include_router(module.router)

@@ -1,9 +1,9 @@
-// A job's page, live: one event stream feeds the state, the curve, the log and the events.
+// A job's page, live: one event stream feeds the state, the curves, the log and the events.
+
+import { Chart, HUES, controls, lang, number, smooth } from "./charts.js";
 
 const page = document.getElementById("job");
 const text = page.dataset;
-const lang = document.documentElement.lang.startsWith("zh") ? "zh-CN" : "en";
-const number = new Intl.NumberFormat("en");
 const value = (name) => page.querySelector(`[data-value="${name}"]`);
 
 // -- tabs: real addresses, switched without asking for them ------------------------------
@@ -17,7 +17,6 @@ function show(name) {
   }
   history.replaceState(null, "", `?tab=${name}`);
   if (name === "log") log.scrollTop = log.scrollHeight;
-  if (name === "charts") draw();
 }
 
 page.addEventListener("click", (event) => {
@@ -55,7 +54,9 @@ function addLog({ text: more }) {
 
 // -- events -----------------------------------------------------------------------------
 
-function addEvent({ at, message }) {
+function addEvent({ at, message, kind }) {
+  if (kind === "sample" || kind === "checkpoint") refresh(kind === "sample" ? "samples" : "checkpoints");
+  if (kind === "sample") return;
   const row = document.createElement("li");
   row.className = "list-row";
   const words = document.createElement("span");
@@ -71,83 +72,71 @@ function addEvent({ at, message }) {
   document.getElementById("job-events").append(row);
 }
 
-// -- the loss curve ---------------------------------------------------------------------
+// A fragment of the page, asked for anew: several answers at once are one question.
+const asked = {};
 
-const box = document.getElementById("job-chart");
+function refresh(name) {
+  clearTimeout(asked[name]);
+  asked[name] = setTimeout(() => htmx.trigger(document.getElementById(`panel-${name}`), "renew"), 500);
+}
+
+// -- the curves --------------------------------------------------------------------------
+
+const words = JSON.parse(text.words);
 const steps = new Map(); // step → metrics
-let chart = null;
-let stale = false;
+const plain = (label, key, hue) => ({ key, series: [{ label, hue }], columns: (get) => [get(key)] });
+// a figure for each kind of metric: it appears with its first number
+const figures = [
+  {
+    key: "loss",
+    height: 300,
+    logs: true,
+    series: [
+      { label: words.train, hue: "secondary", width: 1, alpha: 0.5 },
+      { label: words.smooth, hue: "primary", width: 2 },
+      { label: words.eval, hue: "orange", points: true },
+    ],
+    columns: (get, keep) => [get("loss"), smooth(get("loss"), keep), get("eval_loss")],
+  },
+  {
+    key: "accuracy",
+    series: [{ label: words.accuracy, hue: "primary" }, { label: words.eval_accuracy, hue: "orange", points: true }],
+    columns: (get, keep) => [smooth(get("accuracy"), keep), get("eval_accuracy")],
+  },
+  plain(words.lr, "lr", "primary"),
+  { key: "grad_norm", logs: true, series: [{ label: words.grad_norm, hue: "secondary", width: 1, alpha: 0.5 }, { label: words.smooth, hue: "primary" }], columns: (get, keep) => [get("grad_norm"), smooth(get("grad_norm"), keep)] },
+  {
+    key: "rewards_chosen",
+    series: [{ label: words.rewards_chosen, hue: "green" }, { label: words.rewards_rejected, hue: "red" }, { label: words.margin, hue: "primary" }],
+    columns: (get, keep) => ["rewards_chosen", "rewards_rejected", "margin"].map((key) => smooth(get(key), keep)),
+  },
+  { key: "reward_accuracy", series: [{ label: words.reward_accuracy, hue: "primary" }], columns: (get, keep) => [smooth(get("reward_accuracy"), keep)] },
+];
 
-const probe = document.createElement("i");
-box.after(probe);
-
-// A theme's colour, worked out by the browser: a canvas does not know variables.
-function colour(name) {
-  probe.style.color = `var(--tblr-${name})`;
-  return getComputedStyle(probe).color;
+function boxOf(key) {
+  const figure = page.querySelector(`[data-figure="${key}"]`);
+  figure.hidden = false;
+  return figure.querySelector("[data-chart]");
 }
 
-function columns() {
-  const rows = [...steps.values()].sort((a, b) => a.step - b.step);
-  // A running mean that forgets, corrected for its start, so that the first points count fully.
-  const keep = 0.9;
-  let mean = 0;
-  let weight = 0;
-  const smooth = rows.map((row) => {
-    if (row.loss == null) return null;
-    mean = keep * mean + (1 - keep) * row.loss;
-    weight = keep * weight + (1 - keep);
-    return mean / weight;
-  });
-  return [
-    rows.map((row) => row.step),
-    rows.map((row) => row.loss ?? null),
-    smooth,
-    rows.map((row) => row.eval_loss ?? null),
-  ];
-}
-
-function line(label, name, more = {}) {
-  const show = (_, at) => (at == null ? "–" : at.toPrecision(4));
-  return { label, stroke: () => colour(name), width: 1.5, value: show, ...more };
-}
+const bar = controls(document.getElementById("chart-bar"), draw);
 
 function draw() {
-  if (!steps.size || !box.offsetParent) {
-    stale = true; // drawn when its tab is shown
-    return;
+  if (!steps.size) return;
+  const rows = [...steps.values()].sort((a, b) => a.step - b.step);
+  const x = rows.map((row) => row.step);
+  const get = (key) => rows.map((row) => row[key] ?? null);
+  value("no-chart")?.remove();
+  document.getElementById("chart-bar").hidden = false;
+  for (const figure of figures) {
+    if (!figure.chart) {
+      if (!rows.some((row) => row[figure.key] != null)) continue;
+      figure.chart = new Chart(boxOf(figure.key), { height: figure.height, series: figure.series, x: words.step });
+    }
+    if (figure.logs) figure.chart.setLog(bar.log());
+    figure.chart.draw([x, ...figure.columns(get, bar.keep())]);
   }
-  stale = false;
-  if (chart) {
-    chart.setData(columns());
-    return;
-  }
-  value("no-chart").remove();
-  const axis = { stroke: () => colour("secondary"), grid: { stroke: () => colour("border-color"), width: 1 }, ticks: { show: false } };
-  chart = new uPlot(
-    {
-      width: box.clientWidth,
-      height: 320,
-      scales: { x: { time: false } },
-      axes: [{ ...axis, values: (_, marks) => marks.map((mark) => (Number.isInteger(mark) ? number.format(mark) : "")) }, { ...axis, size: 56 }],
-      series: [
-        { label: text.textStep, value: (_, at) => (at == null ? "–" : number.format(at)) },
-        line(text.textTrain, "secondary", { width: 1, alpha: 0.5 }),
-        line(text.textSmooth, "primary", { width: 2, spanGaps: true }),
-        line(text.textEval, "orange", { spanGaps: true, points: { show: true, size: 6 } }),
-      ],
-    },
-    columns(),
-    box,
-  );
 }
-
-new ResizeObserver(() => {
-  if (stale) draw();
-  else if (chart && box.clientWidth) chart.setSize({ width: box.clientWidth, height: 320 });
-}).observe(box);
-// the theme's colours are read anew when the page changes between light and dark
-new MutationObserver(() => chart?.redraw()).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
 
 let waiting = 0;
 
@@ -157,6 +146,25 @@ function addMetrics(rows) {
     waiting = 0;
     draw();
   });
+}
+
+// -- the devices: percent and memory, by minutes -------------------------------------------
+
+const readings = [];
+const devices = {};
+
+function addDevices(rows) {
+  readings.push(...rows);
+  const names = [...new Set(readings.flatMap((row) => Object.keys(row.devices)))].sort();
+  const minutes = readings.map((row) => (row.t - readings[0].t) / 60);
+  for (const [key, scale, format, top] of [["use", 1, (_, at) => (at == null ? "–" : `${Math.round(at)} %`), 100], ["memory", 2 ** 30, (_, at) => (at == null ? "–" : `${Number(at.toPrecision(3))} GiB`), null]]) {
+    if (!readings.some((row) => Object.values(row.devices).some((one) => one[key] != null))) continue;
+    if (devices[key]?.series.length !== names.length) {
+      devices[key]?.plot?.destroy();
+      devices[key] = new Chart(boxOf(`device-${key}`), { series: names.map((label, at) => ({ label, hue: HUES[at % HUES.length] })), x: words.minutes, apart: true, format, top });
+    }
+    devices[key].draw([minutes, ...names.map((name) => readings.map((row) => (row.devices[name]?.[key] == null ? null : row.devices[name][key] / scale)))]);
+  }
 }
 
 // -- the state --------------------------------------------------------------------------
@@ -193,8 +201,8 @@ async function setState(state) {
   paint();
   if (renewing) return; // whoever renews looks again afterwards
   renewing = true;
-  const wanted = () => [latest.state, latest.reason, latest.phase, latest.result_model].join();
-  shown ||= [text.state, text.reason, text.phase, latest.result_model].join();
+  const wanted = () => [latest.state, latest.reason, latest.phase, latest.result_model, latest.finishing].join();
+  shown ||= [text.state, text.reason, text.phase, latest.result_model, text.finishing === "true"].join();
   while (shown !== wanted()) {
     shown = wanted();
     await renew();
@@ -223,8 +231,12 @@ const on = (name, act) => source.addEventListener(name, (event) => act(JSON.pars
 on("state", setState);
 on("log", addLog);
 on("metrics", addMetrics);
+on("devices", addDevices);
 on("event", addEvent);
-source.addEventListener("done", () => source.close());
+source.addEventListener("done", () => {
+  source.close();
+  htmx.trigger(document.getElementById("job-verdict"), "renew");
+});
 let silence = 0;
 source.onopen = () => {
   clearTimeout(silence);

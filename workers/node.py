@@ -23,9 +23,10 @@ from app.cluster import service as cluster
 from app.config import settings
 from app.datasets.measures import service as wanted_measures
 from app.deployments import replicas as deployments
+from app.jobs import loads
 from app.jobs import runs as jobs
 from app.queue import transaction
-from workers import checkpoints, inventory, measures, process, replicas, runs
+from workers import checkpoints, inventory, measures, process, replicas, reporters, runs
 from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known
@@ -100,6 +101,7 @@ class Heart(threading.Thread):
     def tell(self, devices: list[dict[str, Any]]) -> None:
         with transaction() as db:
             cluster.beat(db, self.node_id, settings.node_host, self.facts, devices)
+            loads.record(db, self.node_id)
 
     def say_goodbye(self) -> None:
         """The last beat before the node goes down on purpose: nothing new may come here."""
@@ -113,6 +115,7 @@ class Heart(threading.Thread):
             for name in inventory.PROBES:
                 found = inventory.engine(name)
                 self.facts = self.facts | {"engines": self.facts["engines"] | {name: found}}
+            self.facts = self.facts | {"reporters": reporters.available()}
             self.leaving.wait(PROBING)
 
 

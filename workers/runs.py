@@ -37,6 +37,7 @@ CANCEL_GRACE = 2.0  # seconds: nothing of it is wanted any more
 SAVE_GRACE = 30.0  # a trainer leaves a checkpoint meanwhile
 STORE_PAUSE = 10.0  # seconds between two tries
 TROUBLE_PAUSE = 10.0  # seconds between two looks at a run that raises
+FINISH = "finish"  # a file in the run directory: stop at the next step, and keep the result
 KEPT = timedelta(days=1)  # a run directory outlives its job by this
 
 
@@ -98,6 +99,8 @@ def look_after(job: Job, run: Run) -> None:
         for _ in range(4):  # at most 1 MiB of log a second: a flood must not hold up the others
             if not run.outbox.ship():
                 break
+    if job.finishing:
+        (directory / FINISH).touch()
     if not process.alive(job.pid, job.pid_started):
         if time.monotonic() >= run.next_store:
             run.ending = pool.submit(end, job, run, directory)
@@ -190,7 +193,13 @@ def store(job: Job, directory: Path) -> dict[str, Any]:
         return {**result, "artefact": storage.put(made, exports.artefact(job))}
     facts = weights.inspect(made)
     artefact = storage.put(made, f"models/{process.marker(job.id, job.fence)}")
-    return {**result, "artefact": artefact, "facts": facts}
+    board = directory / "tensorboard"
+    kept = (
+        storage.put(board, f"tensorboard/{process.marker(job.id, job.fence)}")
+        if board.is_dir()
+        else None
+    )
+    return {**result, "artefact": artefact, "facts": facts, "tensorboard": kept}
 
 
 def patience_is_over(run: Run) -> bool:

@@ -23,7 +23,7 @@ from app.errors import N_
 from app.jobs import runs as jobs
 from app.jobs.spec import Hyperparameters, RunSpec
 from app.queue import transaction
-from workers import process
+from workers import process, reporters
 
 log = structlog.get_logger()
 
@@ -127,6 +127,7 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         hyperparameters=Hyperparameters.model_validate(facts.hyperparameters),
         format=facts.format,
         resume_from=checkpoint(facts),
+        report_to=facts.report_to,
         device="cuda" if on_gpu(facts) else "cpu",
         devices=many,
         strategy=strategy(facts, base) if many > 1 else "ddp",
@@ -199,6 +200,7 @@ def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
             CUDA_VISIBLE_DEVICES=",".join(visible),
             HF_HUB_OFFLINE="1",
             HF_HUB_DISABLE_TELEMETRY="1",
+            **reporters.environment(facts.report_to),
         ),
         log=directory / "log",
         pidfile=directory / "pid",

@@ -18,6 +18,7 @@ from app.datasets.measures import service as measures
 from app.deployments import replicas, wanted
 from app.errors import N_
 from app.jobs import runs as jobs
+from app.jobs import webhook
 from app.queue import transaction
 
 log = structlog.get_logger()
@@ -33,6 +34,7 @@ def sweep() -> None:
         rewriting.resend,
         comparing.resend,
         incoming.clear,
+        webhook.resend,
     ):
         run(step)
 

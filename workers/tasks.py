@@ -9,6 +9,7 @@ from app.datasets.cleaning import run as cleaning
 from app.datasets.drafts import comparing, rewriting
 from app.datasets.intake import importing
 from app.datasets.validation import checking
+from app.jobs import webhook
 from app.queue import celery
 from workers import replicas, scoring, starting
 from workers import sweep as sweeping
@@ -67,3 +68,8 @@ def change_draft(act_id: str) -> None:
 @celery.task(name="workers.compare_versions")
 def compare_versions(comparison_id: str) -> None:
     comparing.compare_versions(comparison_id)
+
+
+@celery.task(name="workers.deliver_webhook")
+def deliver_webhook(job_id: str) -> None:
+    webhook.deliver(job_id)

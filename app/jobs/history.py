@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import case, func, select, text, tuple_
@@ -13,7 +14,9 @@ from sqlalchemy.orm import Session
 from app.jobs.tables import JobEvent, JobLog, JobMetric
 
 PIECE = 256 * 1024  # bytes of log read at a time, at most
-WINDOW = 30  # steps over which the pace is measured
+WINDOW = 30  # steps over which the speed is measured
+LONG = 300  # steps from which the rest of the time is estimated
+HALT = 10  # times the next longest step: something else held the run up, once
 CHUNKS = 32  # chunks read at a time, at most
 # what a terminal would obey: CSI and OSC sequences, other escapes, control characters
 CONTROL = re.compile(
@@ -234,7 +237,11 @@ def metrics_after(
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a run goes, measured over its last steps; None before there is enough to tell."""
+    """How fast a run goes, measured over its last steps; None before there is enough to tell.
+
+    `seconds_per_step` is for what is left: over many steps, so that evaluations and checkpoints
+    count as often as they come, but a single long halt does not.
+    """
 
     loss: float | None
     tokens_per_second: float | None
@@ -242,23 +249,35 @@ class Pace:
 
 
 def pace(db: Session, job_id: str) -> Pace:
-    """Of the newest attempt: the time between its last steps, evaluations and all."""
+    """Of the newest attempt."""
     rows = db.execute(
-        select(JobMetric.fence, JobMetric.step, JobMetric.data)
+        select(
+            JobMetric.fence,
+            JobMetric.step,
+            JobMetric.data["loss"].label("loss"),
+            JobMetric.data["t"].label("at"),
+            JobMetric.data["tokens"].label("tokens"),
+        )
         .where(JobMetric.job_id == job_id, JobMetric.data.has_key("loss"))
         .order_by(JobMetric.step.desc())
-        .limit(WINDOW)
+        .limit(LONG)
     ).all()
     if not rows:
         return Pace(None, None, None)
-    loss = rows[0].data.get("loss")
-    same = [row for row in rows if row.fence == rows[0].fence and row.data.get("t")]
-    steps = same[0].step - same[-1].step if same else 0
-    seconds = same[0].data["t"] - same[-1].data["t"] if same else 0
+    loss = rows[0].loss
+    same = [row for row in rows if row.fence == rows[0].fence and row.at]
+    near = same[:WINDOW]
+    steps = near[0].step - near[-1].step if near else 0
+    seconds = near[0].at - near[-1].at if near else 0
     if steps < 1 or seconds <= 0:
         return Pace(loss, None, None)
-    tokens = sum(row.data.get("tokens") or 0 for row in same[:-1])
-    return Pace(loss, tokens / seconds if tokens else None, seconds / steps)
+    tokens = sum(row.tokens or 0 for row in near[:-1])
+    gaps = sorted(
+        (after.at - before.at) / (after.step - before.step) for after, before in pairwise(same)
+    )
+    if len(gaps) > 2 and gaps[-1] > HALT * max(gaps[-2], 0.1):
+        gaps.pop()
+    return Pace(loss, tokens / seconds if tokens else None, sum(gaps) / len(gaps))
 
 
 def tail_start(db: Session, job_id: str, size: int) -> int:

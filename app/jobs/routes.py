@@ -11,7 +11,7 @@ from app.accounts.auth import Principal, requires
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError
-from app.jobs import estimates, history, leaks, methods, service, stream, view
+from app.jobs import forecast, history, leaks, methods, reporters, service, stream, view, webhook
 from app.jobs.data import ALSO, ROWS, Data, form_values
 from app.jobs.schemas import AUTO, DATASETS, NAME, JobForm, more_of
 from app.jobs.states import FINAL, MOVES
@@ -143,6 +143,8 @@ def form_page(
         rows=ROWS[methods.KINDS[stage]],
         fields=view.form_fields(stage, method),
         basic=view.BASIC,
+        titles=view.FIGURES,
+        reporters=reporters.offered(db),
         **guess(request, db, who, values),
     )
 
@@ -190,8 +192,8 @@ def estimate(request: Request, who: Writer, db: Db) -> Response:
     """The panel beside the form, for what is in the form just now."""
     return render(
         request,
-        "jobs/new.html",
-        block="estimate",
+        "jobs/estimate.html",
+        titles=view.FIGURES,
         **guess(request, db, who, dict(request.query_params)),
     )
 
@@ -207,17 +209,20 @@ def typed(values: Mapping[str, Any]) -> JobForm | None:
 
 
 def guess(request: Request, db: Db, who: Principal, values: dict[str, Any]) -> dict[str, Any]:
-    """{preview, problem} for the panel; no preview while the form is not complete."""
+    """{preview, forecast, problem} for the panel; empty while the form is not complete."""
+    nothing: dict[str, Any] = {"preview": None, "forecast": None, "problem": ""}
     form = typed(values)
     if form is None:
-        return {"preview": None, "problem": ""}
+        return nothing
     try:
         body = form.job()
+        model = models.get(db, who.workspace_id, body.model)
         chosen = service.choose_data(db, who.workspace_id, body)
-        found = estimates.preview(db, who.workspace_id, body.model, chosen, body.hyperparameters)
+        found = forecast.of(db, who.workspace_id, model, chosen, body)
     except DomainError as error:
-        return {"preview": None, "problem": sentence(request, error)}
-    return {"preview": found, "problem": ""}
+        return nothing | {"problem": sentence(request, error)}
+    problem = sentence(request, found.refusal) if found.refusal else ""
+    return {"preview": found.preview, "forecast": found, "problem": problem}
 
 
 def chosen_now(who: Principal, form: JobForm) -> Data | None:
@@ -266,6 +271,7 @@ def merge(
 def detail(request: Request, job_id: str, who: Reader, db: Db, tab: str = "charts") -> Response:
     job = service.get(db, who.workspace_id, job_id)
     context = view.detail(db, job, stream.speaker(request))
+    context["hook_key"] = webhook.key(db, job.workspace_id) if who.may("member") else ""
     return render(request, "jobs/detail.html", tab=tab, **context)
 
 

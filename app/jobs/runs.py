@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, joinedload
 from app.cluster import service as cluster
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, Invalid
-from app.jobs import data, exports, history
+from app.jobs import data, exports, history, outcomes
 from app.jobs.service import ask
 from app.jobs.states import ACTIVE, switch
 from app.jobs.tables import Job
@@ -42,6 +42,7 @@ class RunFacts:
     hyperparameters: dict[str, Any]
     format: str | None  # of an export
     devices: list[str]  # cpu:0, cuda:3
+    report_to: list[str]
     earlier: list[int]  # fences of earlier attempts, newest first: their checkpoints may serve
 
 
@@ -88,6 +89,7 @@ def start_facts(db: Session, job_id: str, fence: int) -> RunFacts | None:
         hyperparameters={} if job.stage == "export" else job.spec,
         format=job.spec.get("format"),
         devices=[lease.device.name for lease in cluster.leases_of(db, "job", job.id)],
+        report_to=job.report_to,
         earlier=list(range(fence - 1, 0, -1)),
     )
 
@@ -176,8 +178,8 @@ def end(
 ) -> bool:
     """The processes are gone: say what came of it, and give the devices back.
 
-    `error` is {code, message, params}. `result`, of a success, is {kind (adapter or merged),
-    artefact (in the store already), libraries, facts (of `models.inspect`)}. A death nobody
+    `error` is {code, message, params}. `result`, of a success, is the stage's result.json with
+    {kind (adapter or merged), artefact (in the store already), facts (of `models.inspect`)}. A death nobody
     asked for is tried again, three times; a stop nobody asked for (the node is being taken
     down) queues the job again at no cost. False when fenced out.
     """
@@ -194,7 +196,9 @@ def end(
             exports.done(db, job, result or {})
         else:
             register(db, job, result or {})
-        job.step = job.total
+        job.step = int((result or {}).get("steps") or job.total)  # fewer where it stopped early
+        job.tensorboard = (result or {}).get("tensorboard")
+        job.outcome = outcomes.measured(db, job, result or {})
         switch(db, job, "succeeded")
     elif outcome == "failed":
         fail(db, job, error or SILENT)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from app.jobs import data, methods
 from app.jobs.estimates import Preview
@@ -25,6 +25,9 @@ def defaults(stage: Any, method: Any, given: Mapping[str, Any]) -> dict[str, Any
     return methods.defaults(
         str(stage or "sft"), str(method or "lora"), dpo_loss=given.get("dpo_loss")
     )
+
+
+Reporter = Literal["wandb", "swanlab", "mlflow"]
 
 
 class MixItem(BaseModel):
@@ -65,6 +68,12 @@ class JobCreate(BaseModel):
     method: TuningMethod = "lora"
     devices: int = Field(1, ge=1, le=64, description="On one node; each takes a share of a step.")
     hyperparameters: Hyperparameters = Hyperparameters()
+    webhook: str = Field(
+        "", max_length=2000, description="An address that is told when the job is over."
+    )
+    report_to: list[Reporter] = Field(
+        [], max_length=3, description="Also report there, with the account of the node."
+    )
 
     @field_validator("name")
     @classmethod
@@ -81,6 +90,11 @@ class JobCreate(BaseModel):
             return data
         usual = defaults(data.get("stage"), data.get("method"), given)
         return data | {"hyperparameters": usual | given}
+
+
+def several(value: Any) -> Any:
+    """Boxes of one name: a form says one that is ticked by itself."""
+    return [value] if isinstance(value, str) else value
 
 
 class JobForm(Hyperparameters):
@@ -101,6 +115,8 @@ class JobForm(Hyperparameters):
     drop_leaks: bool = False
     stage: TuningStage = "sft"
     method: TuningMethod = "lora"
+    webhook: str = Field("", max_length=2000)
+    report_to: Annotated[list[Reporter], BeforeValidator(several)] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -123,7 +139,8 @@ class JobForm(Hyperparameters):
         return usual | rest | {"datasets": items}
 
     def job(self) -> JobCreate:
-        values = self.model_dump(include={"name", "model", "stage", "method", "drop_leaks"})
+        kept = {"name", "model", "stage", "method", "drop_leaks", "webhook", "report_to"}
+        values = self.model_dump(include=kept)
         if len(self.datasets) > 1 or self.datasets[0].multiplier != 1:
             values["datasets"] = self.datasets
         else:
@@ -225,6 +242,8 @@ class JobOut(BaseModel):
     """`reason` says why a queued job waits: quota, devices, memory or node; `error` is a sentence
     with a code; `result_model` is the model that a succeeded job made. Times are UTC. `dataset` is
     the version trained on, of a mix the main one; `datasets` are all: {dataset, multiplier | share}.
+    `estimate` is what was expected when the job was asked for, `outcome` what was then measured, in
+    the same words. `finishing`: it stops at the next step and keeps its result.
     """
 
     id: str
@@ -244,6 +263,10 @@ class JobOut(BaseModel):
     node: str | None
     retries: int
     error: dict[str, Any] | None
+    finishing: bool
+    report_to: list[str]
+    estimate: dict[str, Any] | None
+    outcome: dict[str, Any] | None
     result_model: str | None
     created_at: datetime
     started_at: datetime | None
@@ -269,6 +292,10 @@ class JobOut(BaseModel):
             node=job.node_id,
             retries=job.retries,
             error=error,
+            finishing=job.finishing,
+            report_to=job.report_to,
+            estimate=job.estimate,
+            outcome=job.outcome,
             result_model=job.result_model_id,
             created_at=job.created_at,
             started_at=job.started_at,

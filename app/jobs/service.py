@@ -11,7 +11,7 @@ from app.cluster.tables import Device
 from app.datasets import service as datasets
 from app.db import new_id
 from app.errors import N_, Conflict, Invalid, NotFound
-from app.jobs import data, methods
+from app.jobs import data, forecast, methods, webhook
 from app.jobs.schemas import NAME, JobCreate
 from app.jobs.states import FINAL, MESSAGES, note, switch
 from app.jobs.tables import Job
@@ -23,6 +23,7 @@ SWEEP = "workers.sweep"
 STREAMED = ("merge", "export")  # a share of a device, for a short time
 MERGE_OVERHEAD = 256 * 2**20  # bytes: the interpreter
 STOPPING = N_("This job is %(state)s: wait until it has stopped.")
+WHOLE = ("merge", "export")  # stages without steps
 OVER = N_("This job is over (%(state)s), so there is nothing to do.")
 
 
@@ -46,6 +47,9 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
             name=model.name,
         )
     chosen = choose_data(db, who.workspace_id, body)
+    expected = forecast.of(db, who.workspace_id, model, chosen, body)
+    if expected.refusal:
+        raise expected.refusal
     job = Job(
         id=new_id("job"),
         workspace_id=who.workspace_id,
@@ -59,8 +63,12 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
         mix=chosen.stored(),
         spec=body.hyperparameters.model_dump(),
         devices=body.devices,
+        report_to=list(body.report_to),
+        estimate=expected.stored,
     )
     enqueue(db, job)
+    if body.webhook:
+        webhook.add(db, job, body.webhook)
     for version in chosen.versions:
         datasets.pin(db, version.id, "job", job.id)
     return job
@@ -237,6 +245,29 @@ def pause(db: Session, workspace_id: str, job_id: str) -> Job:
     return job
 
 
+def finish(db: Session, workspace_id: str, job_id: str) -> Job:
+    """Stop at the next step and keep what was learnt, as if those were all the steps.
+
+    A paused job goes on for as long as that takes. Raises Conflict before the first step.
+    """
+    job = locked(db, workspace_id, job_id)
+    if job.state in FINAL or job.state == "cancelling":
+        raise Conflict(OVER, state=job.state)
+    if job.stage in WHOLE:
+        raise Conflict(N_("This has no steps to stop between. Cancel it instead."))
+    if not job.step:
+        raise Conflict(N_("No step has been taken yet, so there is nothing to keep. Cancel it."))
+    if job.state == "pausing":
+        raise Conflict(STOPPING, state=job.state)
+    if not job.finishing:
+        job.finishing = True
+        note(db, job, "finish", N_("Asked to stop at the next step and keep the result."), {})
+    if job.state == "paused":
+        switch(db, job, "queued")
+        ask(db, job)
+    return job
+
+
 def resume(db: Session, workspace_id: str, job_id: str) -> Job:
     """Queue a paused job again; it goes on from its last checkpoint."""
     job = locked(db, workspace_id, job_id)
@@ -261,4 +292,5 @@ def settings_of(job: Job) -> dict[str, Any]:
         "method": job.method,
         "devices": job.devices,
         "hyperparameters": job.spec,
+        **({"report_to": job.report_to} if job.report_to else {}),
     }

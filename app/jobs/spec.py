@@ -67,6 +67,8 @@ class RunSpec(BaseModel):
     """A complete checkpoint of an earlier attempt at the same job."""
     format: ExportFormat | None = None
     """Of an export: the numbers in the GGUF file."""
+    report_to: list[Literal["wandb", "swanlab", "mlflow"]] = []
+    """Where the run is reported to as well; the environment has the accounts."""
     device: Literal["cpu", "cuda"] = "cpu"
     devices: int = Field(default=1, ge=1, le=64)
     """Processes, one for each device; torchrun starts them where there are several."""

@@ -1,4 +1,5 @@
-"""A job as it happens, as server-sent events: state, log, metrics, event, and done at the end.
+"""A job as it happens, as server-sent events: state, log, metrics, devices, event, and done at the
+end.
 
 An event's id is a cursor, so a reader that comes back with Last-Event-ID misses nothing and
 gets nothing twice. No database session is held between two looks.
@@ -16,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from app.db import now
-from app.jobs import history, waiting
+from app.jobs import history, loads, waiting
 from app.jobs.states import FINAL
 from app.jobs.tables import Job, JobEvent
 from app.queue import transaction
@@ -32,23 +33,28 @@ Say = Callable[[str, dict[str, Any]], str]  # msgid and params to a sentence
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far a reader has come: a byte of an attempt's log, a metric, an event."""
+    """How far a reader has come: a byte of an attempt's log, a metric, an event, a reading of the
+    devices.
+    """
 
     fence: int = 0
     offset: int = 0
     seq: int = 0
     event: int = 0
+    load: int = 0
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
         """From an event's id; the start, if it is not one of ours."""
         parts = text.split(".")
-        if len(parts) != 4 or not all(part.isdecimal() and len(part) < 16 for part in parts):
+        if len(parts) not in (4, 5) or not all(
+            part.isdecimal() and len(part) < 16 for part in parts
+        ):
             return cls()
         return cls(*map(int, parts))
 
     def __str__(self) -> str:
-        return f"{self.fence}.{self.offset}.{self.seq}.{self.event}"
+        return f"{self.fence}.{self.offset}.{self.seq}.{self.event}.{self.load}"
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,9 @@ def look(job_id: str, cursor: Cursor, known: dict[str, Any], say: Say) -> Look:
         cursor = replace(cursor, seq=seq)
         if metrics:
             frames.append(encode("metrics", cursor, metrics))
+        if readings := loads.of(db, job_id, cursor.load):
+            cursor = replace(cursor, load=readings[-1].id)
+            frames.append(encode("devices", cursor, loads.shown(readings)))
         piece = history.log_after(db, job_id, cursor.fence, cursor.offset, final=final)
         cursor = replace(cursor, fence=piece.fence, offset=piece.offset)
         if piece.text:
@@ -158,6 +167,7 @@ def snapshot(
         "started_at": job.started_at,
         "finished_at": job.finished_at,
         "result_model": job.result_model_id,
+        "finishing": job.finishing,
         "error": error,
     }
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, LargeBinary
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, LargeBinary, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, Created, new_id
@@ -42,6 +42,11 @@ class Job(Base):
     step: Mapped[int] = mapped_column(default=0)
     total: Mapped[int] = mapped_column(default=0)  # steps
     error: Mapped[dict[str, Any] | None]  # {code, message, params}
+    finishing: Mapped[bool] = mapped_column(default=False)  # asked to stop now and keep the result
+    report_to: Mapped[list[str]] = mapped_column(default=list)  # wandb, swanlab, mlflow
+    estimate: Mapped[dict[str, Any] | None]  # app.jobs.forecast, as it was at submission
+    outcome: Mapped[dict[str, Any] | None]  # what was then measured, in the same words
+    tensorboard: Mapped[str | None]  # storage id of the files that the run wrote
     result_model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
     created_at: Mapped[Created]
     started_at: Mapped[datetime | None]  # of the first attempt
@@ -104,3 +109,40 @@ class JobMetric(Base):
     fence: Mapped[int]
     data: Mapped[dict[str, Any]]  # loss, eval_loss, lr, grad_norm, tokens, epoch, t
     seq: Mapped[int] = mapped_column(BigInteger, Identity())  # grows with each write: a cursor
+
+
+class JobLoad(Base):
+    """What a job's devices did at a heartbeat. Bounded: see app.jobs.loads."""
+
+    __tablename__ = "job_loads"
+    __table_args__ = (Index("ix_job_loads_job_id_id", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    at: Mapped[Created]
+    data: Mapped[dict[str, Any]]  # device → {use: percent, memory: bytes}
+
+
+class JobWebhook(Base):
+    """Who is told when the job is over. See app.jobs.webhook."""
+
+    __tablename__ = "job_webhooks"
+    __table_args__ = (
+        Index("ix_job_webhooks_due", "due_at", postgresql_where=text("state = 'waiting'")),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    url: Mapped[str]
+    state: Mapped[str] = mapped_column(default="waiting")  # waiting, delivered, given up
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[Created]  # of the next attempt; none before the job is over
+
+
+class WebhookKey(Base):
+    """What a workspace's webhooks are signed with; made by us, shown to its members."""
+
+    __tablename__ = "webhook_keys"
+
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
+    secret: Mapped[str]
+    created_at: Mapped[Created]

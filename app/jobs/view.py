@@ -16,9 +16,22 @@ from app.jobs import history, methods, service, stream, waiting
 from app.jobs.data import parts_of, versions_of
 from app.jobs.spec import Hyperparameters
 from app.jobs.states import FINAL
-from app.jobs.tables import Job
+from app.jobs.tables import Job, JobWebhook
 from app.models.tables import Model
 
+# The figures of an estimate and of an outcome, in the order in which they are shown.
+FIGURES = {
+    "rows": N_("Rows in an epoch"),
+    "dropped": N_("Rows dropped"),
+    "truncated": N_("Rows cut"),
+    "tokens": N_("Tokens to train"),
+    "steps": N_("Steps"),
+    "peak_memory": N_("Memory on each device"),
+    "tokens_per_second": N_("Tokens per second"),
+    "seconds": N_("Time on devices"),
+    "device_hours": N_("Device hours"),
+    "cost": N_("Cost"),
+}
 TAIL = 64 * 1024  # bytes of log on a fresh page; the rest is a download away
 BASIC = ("epochs", "learning_rate")  # on the form at once; the others are folded away
 
@@ -68,6 +81,7 @@ def live(db: Session, job: Job, say: stream.Say) -> dict[str, Any]:
         "eta": stream.snapshot(job, reason, pace, None)["eta"],
         "error": stream.error_of(job, say),
         "result": db.get(Model, job.result_model_id) if job.result_model_id else None,
+        "place": waiting.position(db, job) if job.state == "queued" else None,
     }
 
 
@@ -87,10 +101,28 @@ def detail(db: Session, job: Job, say: stream.Say) -> dict[str, Any]:
         "author": db.get_one(User, job.created_by),
         "log": piece.text,
         "log_cut": start > 0,
-        "events": [stream.event_of(event, say) for event in events],
+        "events": [stream.event_of(event, say) for event in events if event.kind != "sample"],
+        "hook": db.get(JobWebhook, job.id),
+        "figures": figures(job),
         "cursor": str(cursor),
         "fields": form_fields(),
     }
+
+
+def figures(job: Job) -> list[dict[str, Any]]:
+    """What was expected beside what was measured: {name, title, estimate, outcome, currency}."""
+    before, after = job.estimate or {}, job.outcome or {}
+    return [
+        {
+            "name": name,
+            "title": title,
+            "estimate": before.get(name),
+            "outcome": after.get(name),
+            "currency": after.get("currency") or before.get("currency") or "",
+        }
+        for name, title in FIGURES.items()
+        if before.get(name) is not None or after.get(name) is not None
+    ]
 
 
 def form_fields(stage: str = "", method: str = "") -> list[dict[str, Any]]:

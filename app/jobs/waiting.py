@@ -61,6 +61,28 @@ def reasons(db: Session, jobs: Sequence[Job]) -> dict[str, str]:
     return found
 
 
+def position(db: Session, job: Job) -> tuple[int, int] | None:
+    """Its place in the queue and how many wait in all, whoever they belong to; None once it has its
+    devices. In the order in which they would be decided: the workspace that holds least first,
+    then priority, then age.
+    """
+    waiting = db.execute(
+        select(Request.owner_id, Request.workspace_id, Request.priority)
+        .where(Request.granted_at.is_(None))
+        .order_by(Request.created_at, Request.id)
+    ).all()
+    held: dict[str, int] = dict(
+        db.execute(
+            select(Lease.workspace_id, func.count())
+            .where(Lease.released_at.is_(None))
+            .group_by(Lease.workspace_id)
+        ).all()
+    )
+    order = sorted(waiting, key=lambda one: (held.get(one.workspace_id, 0), -one.priority))
+    places = [one.owner_id for one in order]
+    return (places.index(job.id) + 1, len(places)) if job.id in places else None
+
+
 def sentence(db: Session, job: Job, reason: str) -> tuple[str, dict[str, Any]] | None:
     """The msgid and its params for a reason of `reasons`; None if it needs no explaining."""
     if reason not in SENTENCES:

@@ -1,8 +1,9 @@
 """Limits, and the ledger of what was used."""
 
 from datetime import datetime
+from decimal import Decimal
 
-from sqlalchemy import BigInteger, ForeignKey, Index
+from sqlalchemy import BigInteger, ForeignKey, Index, Numeric
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, Created, now
@@ -15,6 +16,17 @@ class Quota(Base):
 
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
     devices: Mapped[int | None]  # held at once, jobs and deployments together; None: no limit
+    updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
+
+
+class Price(Base):
+    """What an hour of a device costs. The row without a model's name counts for all others."""
+
+    __tablename__ = "prices"
+
+    device: Mapped[str] = mapped_column(primary_key=True)  # as the device calls itself, or empty
+    hour: Mapped[Decimal] = mapped_column(Numeric(14, 6))
+    currency: Mapped[str]  # as it is shown: CNY, USD
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
 
 

@@ -81,9 +81,9 @@ def test_a_refusal_leaves_nothing_half_made(db: Session, client: Client) -> None
 
 
 def test_the_estimate_follows_the_form(db: Session, client: Client) -> None:
-    data = make_dataset(db, client.workspace, rows=1000)
+    data, model = make_dataset(db, client.workspace, rows=1000), make_model(db)
     db.commit()
-    query = f"/jobs/estimate?model=m&dataset={data.id}&method=lora&epochs=2&batch_size=10&name="
+    query = f"/jobs/estimate?model={model.id}&dataset={data.id}&method=lora&epochs=2&batch_size=10&name="
     answer = client.get(query)
     assert "<html" not in answer.text
     assert "200" in one(soup(answer), "[data-testid=job-estimate]").text

@@ -91,7 +91,9 @@ def test_a_stream_speaks_up_when_it_is_quiet_and_ends_in_time(
     assert "done" not in kinds
 
 
-@pytest.mark.parametrize("text", ["", "x", "1.2.3", "1.2.3.4.5", "-1.0.0.0", "1.2.3.٣x", "9" * 99])
+@pytest.mark.parametrize(
+    "text", ["", "x", "1.2.3", "1.2.3.4.5.6", "-1.0.0.0", "1.2.3.٣x", "9" * 99]
+)
 def test_a_foreign_cursor_starts_from_the_start(text: str) -> None:
     assert stream.Cursor.parse(text) == stream.Cursor()
 

@@ -82,7 +82,8 @@ class Recorded:
         self.took = 0.0  # seconds of the last step
         self.saved = time.monotonic()
         self.saving = 0.0  # seconds that the last checkpoint took
-        self.stops = self.due = False  # what all processes agreed on: to stop, to save
+        # what all processes agreed on: to stop, to save, to make this step the last
+        self.stops = self.due = self.finishes = False
 
     def fit(self, resume_from: str | None) -> Progress:
         """Take all steps that are left. `run.stop_asked` tells whether it ended early."""
@@ -151,14 +152,16 @@ class Recorded:
             raise diverged(step)
 
     def agree(self, *sums: torch.Tensor) -> list[float]:
-        """`sums` over all processes, which also learn whether to stop and to save after this step.
+        """`sums` over all processes, which also learn whether to stop, to save and to end after this
+        step.
 
         By the time: a checkpoint of a large model takes long, so never spend more than a tenth of
         it; of several processes the first one's clock counts.
         """
         due = time.monotonic() - self.saved > max(self.hp.save_seconds, 10 * self.saving)
         asked = self.run.stop_asked is not None
-        flags = [float(asked), float(due and self.run.rank == 0)]
+        first = self.run.rank == 0
+        flags = [float(asked), float(due and first), float(first and self.run.finish_asked)]
         device = self.args.device
         numbers = torch.stack(
             [*(one.double() for one in sums), *torch.tensor(flags).double().to(device)]
@@ -166,8 +169,8 @@ class Recorded:
         if self.run.ranks > 1:
             torch.distributed.all_reduce(numbers)
         found: list[float] = numbers.tolist()
-        self.stops, self.due = found[-2] > 0, found[-1] > 0
-        return found[:-2]
+        self.stops, self.due, self.finishes = (one > 0 for one in found[-3:])
+        return found[:-3]
 
     # -- evaluation ------------------------------------------------------------------------
 
@@ -318,6 +321,10 @@ class Milestones(TrainerCallback):
         hp, alone = trainer.hp, trainer.run.ranks == 1
         stop = trainer.stops or (alone and trainer.run.stop_asked is not None)
         trainer.record(step)
+        if trainer.finishes and step < trainer.total:
+            trainer.run.event("finish", N_("Stops after step %(step)s, as asked."), step=step)
+            trainer.total = trainer.run.total = step
+            control.should_training_stop = True
         if step == trainer.total:
             control.should_evaluate = trainer.eval_is_due(step)
             return  # what was learnt is saved at once: no checkpoint

@@ -6,6 +6,7 @@
     tensorboard/    out: the same, as TensorBoard reads it
     events.jsonl    out: {t, kind, message, params}; the message is a msgid
     log             what the stage prints; whoever starts it redirects it there
+    finish          in: once it is there, stop at the next step and keep the result
 
 The platform reads these files at its own pace and may be away for an hour. Nothing here needs
 it: no network, no credentials, no database.
@@ -87,6 +88,7 @@ class Run:
         self.recorded: list[list[Any]] | None = None  # what is said, to be said again: see tokens
         self.rank, self.ranks = ranks()
         self.board = Board(directory / "tensorboard")
+        self.reports: list[Callable[[dict[str, Any]], None]] = []  # who else hears of metrics
 
     def listen(self) -> None:
         """From now on SIGTERM (and Ctrl-C) ends the run in good order."""
@@ -97,6 +99,11 @@ class Run:
         self.stop_asked = self.stop_asked or time.monotonic()
         if not self.patient:
             raise Stopped
+
+    @property
+    def finish_asked(self) -> bool:
+        """Whether the steps taken so far shall be all, and their result be kept."""
+        return (self.directory / "finish").exists()
 
     def check_overdue(self) -> None:
         """Give up the step under way if it would not end in time. Raises Stopped."""
@@ -166,6 +173,8 @@ class Run:
             return
         append(self.directory / "metrics.jsonl", line | {"t": now()})
         self.board.add(line["step"], line)
+        for report in self.reports:
+            report(line)
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that will be taken again, and a line cut short by a crash."""

@@ -1,0 +1,161 @@
+// Charts of runs: one figure per chart, drawn by uPlot, zoomed together.
+
+const lang = document.documentElement.lang.startsWith("zh") ? "zh-CN" : "en";
+const number = new Intl.NumberFormat("en");
+const probe = document.createElement("i");
+document.body.append(probe);
+
+export const HUES = ["primary", "orange", "green", "purple", "red", "teal", "yellow", "pink"];
+export { lang, number };
+
+// A theme's colour, worked out by the browser: a canvas does not know variables.
+export function colour(name) {
+  probe.style.color = `var(--tblr-${name})`;
+  return getComputedStyle(probe).color;
+}
+
+// A running mean that forgets, corrected for its start, so that the first points count fully.
+export function smooth(values, keep) {
+  let mean = 0;
+  let weight = 0;
+  return values.map((value) => {
+    if (value == null) return null;
+    mean = keep * mean + (1 - keep) * value;
+    weight = keep * weight + (1 - keep);
+    return mean / weight;
+  });
+}
+
+export const precise = (_, at) => (at == null ? "–" : String(Number(at.toPrecision(4))));
+const whole = (_, at) => (at == null ? "–" : number.format(at));
+const charts = new Set();
+let range = null; // of x, in all charts that share it
+
+export function zoom(next) {
+  range = next;
+  for (const chart of charts) chart.zoomed();
+  document.dispatchEvent(new CustomEvent("charts:zoom", { detail: range }));
+}
+
+export const zoomedTo = () => range;
+
+export class Chart {
+  // series: [{label, hue, alpha?, width?, points?}]; `x` is the label of the axis, `apart` has an
+  // x of its own, `format` words for a value on the y axis
+  constructor(box, { height = 200, series, x, apart = false, format = precise, top = null }) {
+    Object.assign(this, { box, height, series, x, apart, format, top, log: false, plot: null, data: null });
+    charts.add(this);
+    new ResizeObserver(() => this.fit()).observe(box);
+  }
+
+  draw(data) {
+    this.data = data;
+    if (!this.box.offsetParent) return; // its tab is not shown; fit() comes when it is
+    if (!this.plot) this.make();
+    else this.plot.setData(this.shown(), this.apart || !range);
+    if (range && !this.apart) this.zoomed();
+  }
+
+  // A logarithm has no room for what is not above 0.
+  shown() {
+    if (!this.log) return this.data;
+    return this.data.map((values, at) => (at ? values.map((value) => (value > 0 ? value : null)) : values));
+  }
+
+  setLog(on) {
+    if (this.log === on) return;
+    this.log = on;
+    this.remake();
+  }
+
+  remake() {
+    this.plot?.destroy();
+    this.plot = null;
+    if (this.data) this.draw(this.data);
+  }
+
+  make() {
+    const axis = { stroke: () => colour("secondary"), grid: { stroke: () => colour("border-color"), width: 1 }, ticks: { show: false } };
+    const marks = (_, values) => values.map((value) => (value == null ? "" : number.format(Number(value.toPrecision(6)))));
+    const words = (plot, values) => values.map((value) => (value == null ? "" : this.format(plot, value)));
+    this.plot = new uPlot(
+      {
+        width: this.box.clientWidth,
+        height: this.height,
+        scales: { x: { time: false }, y: this.log ? { distr: 3 } : { range: this.top ? [0, this.top] : undefined } },
+        axes: [{ ...axis, size: 30, values: marks }, { ...axis, size: 64, values: words }],
+        cursor: { sync: this.apart ? undefined : { key: "runs" }, drag: { setScale: false }, bind: { dblclick: () => () => zoom(null) } },
+        hooks: { setSelect: [(plot) => this.select(plot)] },
+        series: [
+          { label: this.x, value: whole },
+          ...this.series.map(({ label, hue, alpha = 1, width = 1.5, points = false, dash }) => ({
+            label, width, alpha, dash, spanGaps: true,
+            stroke: () => colour(hue),
+            points: points ? { show: true, size: 6 } : { show: false },
+            value: this.format,
+          })),
+        ],
+      },
+      this.shown(),
+      this.box,
+    );
+  }
+
+  select(plot) {
+    const { left, width } = plot.select;
+    if (width < 4) return;
+    plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    if (this.apart) return;
+    zoom([plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]);
+  }
+
+  zoomed() {
+    if (!this.plot || this.apart) return;
+    if (range) this.plot.setScale("x", { min: range[0], max: range[1] });
+    else this.plot.setData(this.shown(), true);
+  }
+
+  fit() {
+    if (!this.box.clientWidth || !this.data) return;
+    if (!this.plot) this.draw(this.data);
+    else if (this.plot.width !== this.box.clientWidth) this.plot.setSize({ width: this.box.clientWidth, height: this.height });
+  }
+}
+
+// the theme's colours are read anew when the page changes between light and dark
+new MutationObserver(() => {
+  for (const chart of charts) chart.plot?.redraw();
+}).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
+
+// -- the controls over the charts ----------------------------------------------------------
+
+// `again` draws everything anew: with the smoothing of the slider, and the scale of the box.
+export function controls(form, again) {
+  const { smoothing, log, from, to, reset } = form.elements;
+  const kept = localStorage.getItem("danlu_smoothing");
+  if (kept !== null) smoothing.value = kept;
+  const said = form.querySelector("output");
+  const say = () => (said.textContent = Number(smoothing.value).toFixed(2));
+  say();
+  smoothing.addEventListener("input", () => {
+    say();
+    localStorage.setItem("danlu_smoothing", smoothing.value);
+    again();
+  });
+  log.addEventListener("change", () => again());
+  const typed = () => {
+    const [first, last] = [from.value, to.value].map(Number);
+    if (!from.value && !to.value) zoom(null);
+    else if (to.value && last > first) zoom([first, last]);
+  };
+  from.addEventListener("change", typed);
+  to.addEventListener("change", typed);
+  reset.addEventListener("click", () => zoom(null));
+  document.addEventListener("charts:zoom", ({ detail }) => {
+    from.value = detail ? Math.round(detail[0]) : "";
+    to.value = detail ? Math.round(detail[1]) : "";
+    reset.disabled = !detail;
+  });
+  form.addEventListener("submit", (event) => event.preventDefault());
+  return { keep: () => Number(smoothing.value), log: () => log.checked };
+}
