@@ -91,7 +91,6 @@ def forecast(
     stage: str,
     method: str,
     devices: int = 1,
-    sharded: bool = False,
     ask: bool = True,
 ) -> Forecast:
     """`ask`: have rows counted that nobody has counted yet. Raises Invalid as `estimates.preview`."""
@@ -106,6 +105,9 @@ def forecast(
     learnt = learning.corrections(db, like)
     chosen_settings = settings.model_dump()
     made = memory.shape(config, base.parameters)
+    # as workers.starting decides it: shared out where full tuning fits no single device
+    room = 0.8 * target.memory if target else 0
+    sharded = devices > 1 and method == "full" and 16 * made.parameters > room
     run = fitting.Run(
         shape=made, method=method, settings=chosen_settings, kind=kind, longest=rows.longest,
         devices=devices, sharded=sharded, second=stage in TWO_ANSWERS,
@@ -141,6 +143,7 @@ def of(
         body.hyperparameters,
         stage=body.stage,
         method=body.method,
+        devices=body.devices,
         ask=ask,
     )
 

@@ -10,8 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.cluster import service as cluster
-from app.datasets.measures import service as measures
 from app.datasets.measures import histograms
+from app.datasets.measures import service as measures
 from app.datasets.tables import DatasetMeasure
 from app.db import now
 from app.jobs import fitting, learning, memory, outcomes, runs
