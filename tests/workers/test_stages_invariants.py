@@ -54,20 +54,22 @@ def same(one: Ran, other: Ran, times: float = 1.0) -> None:
         {"batch_size": 1, "gradient_accumulation": 8},
         {"batch_tokens": 64},
         {"gradient_checkpointing": True},
-        {"packing": "isolated"},
-        {"packing": "isolated", "batch_tokens": 128, "gradient_checkpointing": True},
+        {"packing": "off"},
+        {"packing": "off", "batch_tokens": 128, "gradient_checkpointing": True},
     ],
     ids=[
         "one row at a time",
         "few tokens",
         "checkpointing",
-        "packed",
-        "packed, cut, checkpointing",
+        "padded",
+        "padded, cut, checkpointing",
     ],
 )
 def test_how_a_step_is_computed_changes_nothing(stages, base, rows, reference, changed):
     run = stages.run(base=base, train=[rows], hyperparameters=STEPS | changed)
     same(run, reference)
+    packed = ["none sees another" in one.log for one in (reference, run)]
+    assert packed == [True, "packing" not in changed]
 
 
 def test_the_curve_is_that_of_transformers_own_loss(stages, base, tmp_path):
