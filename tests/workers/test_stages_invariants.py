@@ -83,6 +83,12 @@ def test_the_curve_is_that_of_transformers_own_loss(stages, base, tmp_path):
     assert run.losses[0] == pytest.approx(float(out.read_text()), abs=1e-5)
 
 
+def test_the_loss_in_chunks_is_torchs(stages, tmp_path):
+    log = tmp_path / "log"
+    code = stages.ask(stages.ask(["tests.workers.chunked_loss", [], str(log)]))
+    assert code == 0, log.read_text()
+
+
 def test_weights_are_weights(stages, base):
     """Half of the weight on all answers is half of the gradient; weight 0 is context."""
     whole = reviews(8)
