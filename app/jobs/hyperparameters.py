@@ -259,7 +259,7 @@ class Hyperparameters(BaseModel):
         title=N_("Packing"),
         description=N_(
             "Rows laid end to end without padding, none of them seeing another (isolated), or side"
-            " by side, padded to the longest. Auto takes what the device is faster with."
+            " by side, padded to the longest. Auto packs wherever the model allows it."
         ),
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(

@@ -78,16 +78,15 @@ def trl() -> None:
 
 
 def bare() -> None:
-    """Forward, backward, clip, step: over the very batches that Danlu takes."""
+    """Forward, backward, clip, step: over the very batches that Danlu takes, with its own loss."""
     import torch
-    from torch.nn.functional import cross_entropy
     from transformers import AutoModelForCausalLM
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from app.jobs.spec import Hyperparameters
-    from workers.stages import tokens
+    from workers.stages import losses, packing, tokens
     from workers.stages.batches import Plan, passes
-    from workers.stages.trainer import collate
+    from workers.stages.trainer import collate, score
 
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(42)
@@ -96,22 +95,20 @@ def bare() -> None:
     examples = found.train
     hp = Hyperparameters(**spec["extra"]["hyperparameters"])
     plan = Plan(examples.lengths, hp)
+    device = torch.device("cpu")
     model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=torch.float32)
+    packing.use(model)
+    losses.install(model)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec["rate"], weight_decay=0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda at: 1 - at / plan.total)
     for step in range(1, plan.total + 1):
         rows = plan.step(step)
         trained = sum(examples.carried(row) for row in rows)
-        for few in passes(
-            rows, examples.lengths, most_rows=hp.batch_size, most_tokens=hp.batch_tokens
-        ):
-            batch = collate(examples, few, packed=False)
-            columns = torch.unique(batch.wanted % batch.ids.shape[1])
-            logits = model(input_ids=batch.ids, use_cache=False, logits_to_keep=columns).logits
-            place = torch.searchsorted(columns, batch.wanted % batch.ids.shape[1])
-            chosen = logits[batch.wanted // batch.ids.shape[1], place]
-            (cross_entropy(chosen, batch.labels, reduction="sum") / trained).backward()
+        size = {"most_rows": hp.batch_size, "most_tokens": hp.batch_tokens}
+        for few in passes(rows, examples.lengths, **size, packed=True):
+            nats, _ = score(model, collate(examples, few, packed=True), device, scoring=True)
+            (nats / trained).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         times.append(time.time())

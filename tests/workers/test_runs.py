@@ -1,5 +1,6 @@
 """Runs from nudge to end: real processes, a stage written by the test, the real database."""
 
+import dataclasses
 import json
 import signal
 
@@ -8,6 +9,7 @@ from sqlalchemy import select
 
 from app import storage
 from app.cluster import service as cluster
+from app.cluster.tables import Device
 from app.config import settings
 from app.jobs import runs as jobs
 from app.jobs import service
@@ -152,6 +154,25 @@ def test_cores_are_divided_among_the_devices_held(db, owner, stage, monkeypatch)
 
 
 # -- the bad ways ------------------------------------------------------------------------
+
+
+def test_a_model_that_fits_no_device_is_shared_out(db, owner, tmp_path):
+    job = stand_in.make_job(db, *owner)
+    with transaction() as session:
+        sweep.decide(session)
+        facts = jobs.start_facts(session, job.id, 1)
+        memory = session.scalar(select(Device.memory).where(Device.name == facts.devices[0]))
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(memory // 10 - 1)
+    full = dataclasses.replace(facts, method="full")
+    assert starting.strategy(full, tmp_path) == "ddp"
+    with (tmp_path / "more.safetensors").open("wb") as file:
+        file.truncate(2)
+    assert starting.strategy(full, tmp_path) == "fsdp"
+    assert starting.strategy(facts, tmp_path) == "ddp"  # adapters are small
+    service.cancel(db, owner[0].id, job.id)
+    db.commit()
+    tick_until(is_in(job.id, "cancelled"))
 
 
 def test_a_run_that_fails_says_why(db, owner, stage):

@@ -54,20 +54,22 @@ def same(one: Ran, other: Ran, times: float = 1.0) -> None:
         {"batch_size": 1, "gradient_accumulation": 8},
         {"batch_tokens": 64},
         {"gradient_checkpointing": True},
-        {"packing": "isolated"},
-        {"packing": "isolated", "batch_tokens": 128, "gradient_checkpointing": True},
+        {"packing": "off"},
+        {"packing": "off", "batch_tokens": 128, "gradient_checkpointing": True},
     ],
     ids=[
         "one row at a time",
         "few tokens",
         "checkpointing",
-        "packed",
-        "packed, cut, checkpointing",
+        "padded",
+        "padded, cut, checkpointing",
     ],
 )
 def test_how_a_step_is_computed_changes_nothing(stages, base, rows, reference, changed):
     run = stages.run(base=base, train=[rows], hyperparameters=STEPS | changed)
     same(run, reference)
+    packed = ["none sees another" in one.log for one in (reference, run)]
+    assert packed == [True, "packing" not in changed]
 
 
 def test_the_curve_is_that_of_transformers_own_loss(stages, base, tmp_path):
@@ -79,6 +81,12 @@ def test_the_curve_is_that_of_transformers_own_loss(stages, base, tmp_path):
     code = stages.ask(stages.ask(["tests.workers.plain_loss", arguments, str(tmp_path / "log")]))
     assert code == 0, (tmp_path / "log").read_text()
     assert run.losses[0] == pytest.approx(float(out.read_text()), abs=1e-5)
+
+
+def test_the_loss_in_chunks_is_torchs(stages, tmp_path):
+    log = tmp_path / "log"
+    code = stages.ask(stages.ask(["tests.workers.chunked_loss", [], str(log)]))
+    assert code == 0, log.read_text()
 
 
 def test_weights_are_weights(stages, base):

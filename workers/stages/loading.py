@@ -27,7 +27,7 @@ class Loaded:
 
 def bf16(spec: RunSpec) -> bool:
     """Whether to compute in bfloat16. `auto`: where the device has instructions for it. Without
-    them (AVX2) a step of the starter model takes 4 times as long as in float32.
+    them (AVX2) a step of the starter model took ten times as long as in float32.
     """
     import torch
 

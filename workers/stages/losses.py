@@ -35,7 +35,7 @@ class HeadLoss(torch.autograd.Function):
         half = torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if half else hidden.dtype
         with torch.autocast(kind, enabled=False):
-            matrix = head.to(dtype)
+            matrix, added = head.to(dtype), None if bias is None else bias.to(dtype)
             learns = [
                 needed and ctx.needs_input_grad[i]
                 for i, needed in enumerate((1, 1, bias is not None))
@@ -53,7 +53,7 @@ class HeadLoss(torch.autograd.Function):
                     labels[part, None],
                     weights[part, None],
                 )
-                logits = linear(tokens, matrix, bias).float()
+                logits = linear(tokens, matrix, added).float()
                 top, guess = logits.max(-1, keepdim=True)
                 right += (guess == wanted).sum()
                 chosen = logits.gather(-1, wanted) - top

@@ -301,16 +301,17 @@ class StepTrainer(Recorded, Trainer):
 def isolates(hp: Hyperparameters, causal: Any, *, cuda: bool, bf16: bool) -> bool:
     """Whether rows are laid end to end; the model is set up for it then.
 
-    `auto`: on a GPU, where one kernel takes rows of any length and padding is pure loss. On a
-    processor steps of rows of similar length are as quick (docs/training.md has the figures).
+    `auto`: wherever it can be done. Padding is pure loss, on a processor too: docs/training.md has
+    the figures.
     """
-    if hp.packing == "off" or (hp.packing == "auto" and not cuda):
+    if hp.packing == "off":
         return False
     able = packing.possible(causal)
     if able and cuda:
         able = bf16 and packing.kernel_works(next(causal.parameters()).device)
     if able:
         packing.use(causal)
+        say("Rows lie end to end, and none sees another")
     elif hp.packing == "isolated":
         say("The rows of this model cannot be isolated when packed, so they are padded instead")
     return able
