@@ -3,7 +3,8 @@
 import { Chart, HUES, colour, controls, smooth } from "./charts.js";
 
 const page = document.getElementById("compare");
-const { words, jobs } = JSON.parse(document.getElementById("curves")?.textContent ?? '{"jobs": []}');
+const words = JSON.parse(page?.dataset.words ?? "{}");
+const jobs = JSON.parse(page?.dataset.curves ?? "[]");
 const drawn = {};
 const axis = document.getElementById("compare-x");
 

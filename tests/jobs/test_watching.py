@@ -223,9 +223,9 @@ def test_jobs_side_by_side(db: Session, client: Client) -> None:
     foreign = make_job(db, make_workspace(db), client.user)
     db.commit()
     page = soup(client.get(f"/jobs/compare?ids={first.id}&ids={second.id}&ids="))
-    curves = json.loads(one(page, "#curves").text)
-    assert [job["name"] for job in curves["jobs"]] == ["one", "</script>"]
-    assert curves["jobs"][0]["rows"] == [{"step": 1, "loss": 2.0, "eval_loss": 3.0, "t": 1.0}]
+    curves = json.loads(one(page, "#compare")["data-curves"])
+    assert [job["name"] for job in curves] == ["one", "</script>"]
+    assert curves[0]["rows"] == [{"step": 1, "loss": 2.0, "eval_loss": 3.0, "t": 1.0}]
     assert not one(page, "[data-testid=differs-epochs]").has_attr("data-same")
     assert one(page, "[data-testid=differs-lora_rank]").has_attr("data-same")
     found = client.get(f"/api/v1/jobs/compare?ids={first.id},{second.id}").json()
