@@ -5,10 +5,12 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import orjson
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import storage
 from app.cluster import service as cluster
 from app.datasets.measures import histograms
 from app.datasets.measures import service as measures
@@ -156,6 +158,19 @@ def test_what_cannot_succeed_is_refused(db: Session, api: Client) -> None:
         api.post("/api/v1/jobs", json=body | {"dataset": pairs.id}).json()["code"] == "wrong_kind"
     )
     assert db.scalar(select(Job.id)) is None
+
+
+def test_a_model_without_a_chat_template_is_refused(db: Session, api: Client) -> None:
+    make_node(db)
+    model, data = starter(db), make_dataset(db, api.workspace)
+    words = storage.fetch(model.artefact)
+    (words / "chat_template.jinja").unlink(missing_ok=True)
+    config = orjson.loads((words / "tokenizer_config.json").read_bytes())
+    config.pop("chat_template", None)
+    (words / "tokenizer_config.json").write_bytes(orjson.dumps(config))
+    db.commit()
+    refused = api.post("/api/v1/jobs", json={"model": model.id, "dataset": data.id})
+    assert (refused.status_code, refused.json()["code"]) == (422, "no_chat_template")
 
 
 def test_a_model_that_is_too_large_is_refused_with_what_would_fit(db: Session, api: Client) -> None:
