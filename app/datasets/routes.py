@@ -130,7 +130,9 @@ def detail(
     view: str = "chat",
 ) -> Response:
     """The rows that pass the filters, and one of them. `jump` is a row's number as it is shown."""
-    found = find(who, dataset_id, version)
+    with transaction() as db:
+        found = service.version(db, who.workspace_id, dataset_id, version)
+        standing = panes.standing(db, who, found)
     if jump.isascii() and jump.isdecimal():
         row = min(max(int(jump), 1), max(found.rows, 1)) - 1 if found.rows else None
         offset = (row or 0) if filters else (row or 0) // limit * limit
@@ -152,7 +154,7 @@ def detail(
         languages=LANGUAGES,
         offset=offset,
         marks=over.mark,
-        **panes.desk(request, found),
+        **panes.desk(request, found, standing),
         **panes.pane(found, number, view),
     )
 

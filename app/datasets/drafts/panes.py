@@ -4,12 +4,13 @@ import re
 from typing import Any
 
 from fastapi import Request
+from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
 from app.datasets.drafts import acts, differing, overlay
 from app.datasets.rows import browse
 from app.datasets.states import DRAFT
-from app.datasets.tables import DatasetVersion
+from app.datasets.tables import DatasetVersion, DraftAct
 from app.errors import NotFound
 from app.queue import transaction
 
@@ -46,14 +47,17 @@ def thought(content: str) -> tuple[str, str]:
 TELL = {"thought": thought, "json": differing.pretty}  # what the macros of _turns.html ask for
 
 
-def desk(request: Request, version: DatasetVersion) -> dict[str, Any]:
-    """Whether the reader may change the draft, and what could be undone."""
-    who: Principal = request.state.who
-    mine = version.dataset.workspace_id is not None and who.may("member")
-    if version.status != DRAFT or not mine:
+def desk(
+    request: Request, version: DatasetVersion, found: dict[str, DraftAct] | None = None
+) -> dict[str, Any]:
+    """Whether the reader may change the draft, and what could be undone: `found`, if `standing`
+    has asked for it already.
+    """
+    if not changeable(request.state.who, version):
         return {"editable": False, "undoable": None, "redoable": None, "running": None, "gone": 0}
-    with transaction() as db:
-        found = acts.standing(db, version.id)
+    if found is None:
+        with transaction() as db:
+            found = acts.standing(db, version.id)
     return {
         "editable": "running" not in found,
         "undoable": found.get("done"),
@@ -61,6 +65,16 @@ def desk(request: Request, version: DatasetVersion) -> dict[str, Any]:
         "running": found.get("running"),
         "gone": len(overlay.of(version).gone),
     }
+
+
+def changeable(who: Principal, version: DatasetVersion) -> bool:
+    mine = version.dataset.workspace_id is not None and who.may("member")
+    return version.status == DRAFT and mine
+
+
+def standing(db: Session, who: Principal, version: DatasetVersion) -> dict[str, DraftAct]:
+    """What `desk` wants to know, in the transaction that found the version."""
+    return acts.standing(db, version.id) if changeable(who, version) else {}
 
 
 def first(page: browse.Page, version: DatasetVersion, wanted: int | None) -> int | None:

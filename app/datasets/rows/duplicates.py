@@ -63,11 +63,10 @@ class Table:
             lows[part](one)
             rows[part](number)
 
-    def part(self, part: int, wanted: set[int]) -> Iterator[tuple[int, tuple[int, int]]]:
+    def part(self, part: int, wanted: set[int]) -> list[tuple[int, tuple[int, int]]]:
         """(row, its hash) of the rows of a part whose first half is wanted."""
-        for row, one in zip(self.rows[part], self.low[part], strict=True):
-            if one in wanted:
-                yield row, (one, self.high[row])
+        high, found = self.high, zip(self.rows[part], self.low[part], strict=True)
+        return [(row, (one, high[row])) for row, one in found if one in wanted]
 
 
 def repeats(files: Sequence[Hashes]) -> Iterator[tuple[int, int]]:
@@ -89,14 +88,8 @@ def repeats(files: Sequence[Hashes]) -> Iterator[tuple[int, int]]:
 
 def more_than_once(hashes: Iterable[int]) -> set[int]:
     seen: set[int] = set()
-    often: set[int] = set()
-    add = seen.add
-    for one in hashes:
-        if one in seen:
-            often.add(one)
-        else:
-            add(one)
-    return often
+    add = seen.add  # says None
+    return {one for one in hashes if one in seen or add(one)}
 
 
 def common(mine: Sequence[Hashes], others: Sequence[Hashes]) -> Iterator[tuple[int, int]]:

@@ -105,13 +105,13 @@ class Plain:
         self.hashes = (self.directory / HASHES).open("wb")
         return self
 
-    def add(self, lines: list[bytes], numbers: Sequence[int], hashes: list[bytes]) -> None:
-        """A frame: rows without ids; their numbers; 16 bytes for each."""
+    def add(self, lines: bytes, numbers: Sequence[int], hashes: Iterable[bytes]) -> None:
+        """A frame: rows without ids, as JSONL; their numbers; 16 bytes for each."""
         self.table.extend((self.rows, self.offset))
-        self.offset += self.file.write(b"\n".join([*lines, b""]))
+        self.offset += self.file.write(lines)
         self.ids.write(little(array("Q", numbers)))
         self.hashes.write(b"".join(hashes))
-        self.rows += len(lines)
+        self.rows += len(numbers)
 
     def __exit__(
         self,

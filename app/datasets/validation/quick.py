@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-# of rows, and the block of JSONL they stand in
-Reader = Callable[[Sequence[bytes], bytes], list[bytes]]
+# of rows, and the block of JSONL they stand in; what is made is JSONL too
+Reader = Callable[[Sequence[bytes], bytes], bytes]
 
 nul = re.compile(rb"\\u0000").search  # twice as quick as `in`
 # what is kept with another spelling: these escapes; "\\\\u" is taken for one, which only costs time
@@ -24,11 +24,14 @@ respelled = re.compile(rb"\\[u/]").search
 SPACES = (
     " \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 )
-# the last byte of a text that may be nothing but spaces, or of one that may be empty
-ENDS = frozenset({one.encode()[-1] for one in SPACES} | set(b'nrtf"'))
-# in rows as they are kept; within a text there is a backslash before each quote
-no_text = re.compile(rb'"content":[^"]').search
-CONTENT, CLOSE = b'"content":', b"}]}"
+# In rows as they are kept; within a text there is a backslash before each quote. First what is no
+# text, or one that begins as blank ones do; then whether it is none, or a blank one and the last.
+begins_oddly = re.compile(
+    rb'"content":(?!"[^\\"%b])' % bytes({one.encode()[0] for one in SPACES})
+).finditer
+is_odd = re.compile(
+    rb'"content":(?:[^"]|"(?:\\[nrtf]|%b)*"}]})' % b"|".join(one.encode() for one in SPACES)
+).match
 
 
 class Turn(Struct, forbid_unknown_fields=True, gc=False):
@@ -71,10 +74,9 @@ read_conversation = msgspec.json.Decoder(Conversation).decode
 read_raw = msgspec.json.Decoder(RawConversation).decode
 read_alpaca = msgspec.json.Decoder(Alpaca).decode
 read_text = msgspec.json.Decoder(Text).decode
-read_string = msgspec.json.Decoder(str).decode
 
 
-def refuse(_: Sequence[bytes], __: bytes) -> list[bytes]:
+def refuse(_: Sequence[bytes], __: bytes) -> bytes:
     """The reader of formats that have none."""
     raise Refused
 
@@ -82,14 +84,14 @@ def refuse(_: Sequence[bytes], __: bytes) -> list[bytes]:
 # -- conversations -----------------------------------------------------------------------
 
 
-def conversations(lines: Sequence[bytes], block: bytes) -> list[bytes]:
+def conversations(lines: Sequence[bytes], block: bytes) -> bytes:
     """[system] user, then users and assistants as they like; the last is an assistant's."""
     if b"\\" in block and respelled(block):
         return as_meant(lines, block)
     return as_spelled(lines, block)
 
 
-def as_meant(lines: Sequence[bytes], block: bytes) -> list[bytes]:
+def as_meant(lines: Sequence[bytes], block: bytes) -> bytes:
     """Texts are read and written again."""
     if nul(block):
         raise Refused
@@ -103,10 +105,10 @@ def as_meant(lines: Sequence[bytes], block: bytes) -> list[bytes]:
             raise Refused
         if len(turns) > 2 and any(turn.role == "system" for turn in turns[1:]):
             raise Refused
-    return list(map(encoder.encode, rows))
+    return encoder.encode_lines(rows)
 
 
-def as_spelled(lines: Sequence[bytes], block: bytes) -> list[bytes]:
+def as_spelled(lines: Sequence[bytes], block: bytes) -> bytes:
     """Texts stay as they stand in the JSON, which must be how they would be written."""
     block.decode()  # raises: a text that is not read may hold anything but UTF-8
     rows = list(map(read_raw, lines))
@@ -122,26 +124,15 @@ def as_spelled(lines: Sequence[bytes], block: bytes) -> list[bytes]:
                 if turn.role == "system":
                     raise Refused
     made = encoder.encode_lines(rows)
-    if no_text(made):
+    if any(is_odd(made, one.start()) for one in begins_oddly(made)):
         raise Refused
-    found = made.split(b"\n")
-    found.pop()  # what follows the last newline: nothing
-    for line in found:
-        if line[-5] in ENDS and blank(line):
-            raise Refused
-    return found
-
-
-def blank(line: bytes) -> bool:
-    """Whether the last text of a conversation says nothing."""
-    text = read_string(line[line.rindex(CONTENT) + len(CONTENT) : -len(CLOSE)])
-    return not text or text.isspace()
+    return made
 
 
 # -- others ------------------------------------------------------------------------------
 
 
-def alpacas(lines: Sequence[bytes], block: bytes) -> list[bytes]:
+def alpacas(lines: Sequence[bytes], block: bytes) -> bytes:
     if nul(block):
         raise Refused
     rows = []
@@ -153,17 +144,17 @@ def alpacas(lines: Sequence[bytes], block: bytes) -> list[bytes]:
         if row.system:
             turns.insert(0, Turn("system", row.system))
         rows.append(Conversation(turns))
-    return list(map(encoder.encode, rows))
+    return encoder.encode_lines(rows)
 
 
-def texts(lines: Sequence[bytes], block: bytes) -> list[bytes]:
+def texts(lines: Sequence[bytes], block: bytes) -> bytes:
     if nul(block):
         raise Refused
     rows = list(map(read_text, lines))
     for row in rows:
         if not row.text or row.text.isspace():
             raise Refused
-    return list(map(encoder.encode, rows))
+    return encoder.encode_lines(rows)
 
 
 READERS: dict[str, Reader] = {"messages": conversations, "alpaca": alpacas, "text": texts}

@@ -235,7 +235,7 @@ class Stretch:
             first = base + number + 1
             self.write(rows, range(first, first + len(lines)))
             return
-        keep, note = self.rows.extend, self.numbers.append
+        keep, note = self.rows.append, self.numbers.append
         for at, line in enumerate(lines, start=base + number + 1):
             try:
                 keep(self.read((line,), line))
@@ -262,7 +262,7 @@ class Stretch:
         row: bytes | None = None
         if piece.data and not piece.problem:
             with suppress(*quick.REFUSED):
-                row = self.read((piece.data,), piece.data)[0]
+                row = self.read((piece.data,), piece.data)
         if row is None:
             row = self.exactly(piece)
         if row is not None:
@@ -275,18 +275,20 @@ class Stretch:
     def flush(self) -> None:
         """What is collected becomes a frame."""
         if self.rows:
-            self.write(self.rows, self.numbers)
+            self.write(b"".join(self.rows), self.numbers)
             self.rows.clear()
             self.numbers.clear()
         self.held = 0
 
-    def write(self, rows: list[bytes], numbers: Sequence[int]) -> None:
-        self.out.add(rows, numbers, list(map(row_hash, rows)))
+    def write(self, rows: bytes, numbers: Sequence[int]) -> None:
+        found = rows.split(b"\n")
+        found.pop()  # what follows the last newline: nothing
+        self.out.add(rows, numbers, map(row_hash, found))
 
     def exactly(self, piece: Piece) -> bytes | None:
-        """The row's JSON without its id, or None once it is reported."""
+        """The row's JSON without its id, and a newline; None once it is reported."""
         try:
-            return orjson.dumps(self.row_of(piece))
+            return orjson.dumps(self.row_of(piece), option=orjson.OPT_APPEND_NEWLINE)
         except BadRow as bad:
             self.issues.append(
                 Issue("error", piece.number, bad.path, bad.code, bad.message, bad.params, self.name)

@@ -78,7 +78,11 @@ def test_rows_that_are_not_compressed_yet(tmp_path: Path) -> None:
             frame = [
                 orjson.dumps(made[n] | {"id": None}).replace(b'"id":null,', b"") for n in numbers
             ]
-            out.add(frame, numbers, [b"%016d" % number for number in numbers])
+            out.add(
+                b"".join(one + b"\n" for one in frame),
+                numbers,
+                [b"%016d" % number for number in numbers],
+            )
     assert out.rows == 1000
     assert list(segments.read(tmp_path)) == made
     assert list(segments.read(tmp_path, 299, 302)) == made[299:601]

@@ -86,7 +86,7 @@ def test_what_is_read_quickly_is_what_the_exact_way_reads(form: str, seed: int) 
     for _ in range(4000):
         data = line(pick)
         try:
-            (body,) = quick.READERS[form]([data], data)
+            body = quick.READERS[form]([data], data).removesuffix(b"\n")
         except quick.REFUSED:
             continue
         taken += 1
