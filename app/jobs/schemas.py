@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self, get_origin
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -115,6 +115,7 @@ class JobForm(Hyperparameters):
     drop_leaks: bool = False
     stage: TuningStage = "sft"
     method: TuningMethod = "lora"
+    devices: int = Field(1, ge=1, le=64)
     webhook: str = Field("", max_length=2000)
     report_to: Annotated[list[Reporter], BeforeValidator(several)] = []
 
@@ -132,14 +133,11 @@ class JobForm(Hyperparameters):
             by = "share" if typed.get(f"by-{number}") == "share" else "multiplier"
             amount = typed.get(f"amount-{number}", "" if by == "share" else 1)
             items.append({"dataset": typed.get(f"more-{number}"), by: amount})
-        for name, field in Hyperparameters.model_fields.items():
-            if get_origin(field.annotation) is list and isinstance(typed.get(name), str):
-                rest[name] = [line.strip() for line in typed[name].splitlines() if line.strip()]
         usual = defaults(typed.get("stage"), typed.get("method"), typed)
         return usual | rest | {"datasets": items}
 
     def job(self) -> JobCreate:
-        kept = {"name", "model", "stage", "method", "drop_leaks", "webhook", "report_to"}
+        kept = {"name", "model", "stage", "method", "devices", "drop_leaks", "webhook", "report_to"}
         values = self.model_dump(include=kept)
         if len(self.datasets) > 1 or self.datasets[0].multiplier != 1:
             values["datasets"] = self.datasets

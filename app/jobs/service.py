@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
@@ -45,6 +45,12 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
             code="reward_model",
             field="model",
             name=model.name,
+        )
+    if body.devices > 1 and body.stage in methods.PREFERENCES:
+        raise Invalid(
+            N_("Preferences are learnt on one device at a time."),
+            code="one_device",
+            field="devices",
         )
     chosen = choose_data(db, who.workspace_id, body)
     expected = forecast.of(db, who.workspace_id, model, chosen, body)
@@ -104,6 +110,12 @@ def create_merge(
 def kinds(db: Session) -> set[str]:
     """Of the devices that nodes have; empty while none has said."""
     return set(db.scalars(select(Device.kind).where(Device.healthy).distinct()))
+
+
+def most_devices(db: Session) -> int:
+    """Of the largest node: what one job can have at most."""
+    each = select(func.count()).where(Device.healthy).group_by(Device.node_id)
+    return max(db.scalars(each), default=1)
 
 
 def choose_data(db: Session, workspace_id: str, body: JobCreate) -> data.Data:
