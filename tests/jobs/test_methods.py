@@ -252,3 +252,25 @@ def test_a_job_of_another_stage_from_the_form(db: Session, client: Client) -> No
     assert again.select("[data-testid=job-method-qlora][checked]")
     (bits,) = again.select("[data-testid=hp-quantization_bits] option[selected]")
     assert bits.text == "8"
+
+
+def test_several_devices_from_the_form(db: Session, client: Client) -> None:
+    make_node(db, devices=2)
+    model, talks = make_model(db), make_dataset(db, client.workspace)
+    liked = make_dataset(db, client.workspace, kind="preference")
+    db.commit()
+    (field,) = soup(client.get("/jobs/new?stage=sft")).select("[data-testid=job-devices]")
+    assert (field["max"], field["value"]) == ("2", "1")
+    assert not soup(client.get("/jobs/new?stage=dpo")).select("[data-testid=job-devices]")
+    form = {"model": model.id, "stage": "dpo", "method": "lora", "devices": "2"}
+    refused = client.post("/jobs", data=form | {"dataset": liked.id})
+    assert refused.status_code == 422
+    assert "one device at a time" in refused.text
+    answer = client.post(
+        "/jobs", data=form | {"dataset": talks.id, "stage": "sft"}, follow_redirects=False
+    )
+    assert answer.status_code == 303, answer.text
+    job = db.scalars(select(Job)).one()
+    assert job.devices == 2
+    (again,) = soup(client.get(f"/jobs/new?again={job.id}")).select("#f-devices")
+    assert again["value"] == "2"
