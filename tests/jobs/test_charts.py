@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db import now
 from app.jobs import history
-from app.jobs.tables import Job, JobEvent, JobLoad
+from app.jobs.tables import Job, JobCheckpoint, JobEvent, JobLoad
 from tests.dashboard.test_manners import (  # noqa: F401 - fixtures
     Admin,
     address,
@@ -16,7 +16,7 @@ from tests.dashboard.test_manners import (  # noqa: F401 - fixtures
     browser,
     page,
 )
-from tests.factories import make_job
+from tests.factories import make_job, make_node
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 def jobs(db: Session, admin: Admin) -> list[Job]:  # noqa: F811
     """Two runs that are over, with every kind of metric."""
     made = []
+    node = make_node(db)
     for number, speed in enumerate((3, 6), start=1):
         job = make_job(
             db, admin.workspace, admin.user, name=f"run {number}", state="succeeded", step=200,
@@ -46,7 +47,8 @@ def jobs(db: Session, admin: Admin) -> list[Job]:  # noqa: F811
         for step in (100, 200):
             params = {"step": step, "prompt": "1+1?", "base": "3", "tuned": str(step)}
             db.add(JobEvent(job_id=job.id, fence=1, kind="sample", message="x", params=params))
-            db.add(JobEvent(job_id=job.id, fence=1, kind="checkpoint", message="x", params=params))
+            saved = {"job_id": job.id, "step": step, "fence": 1, "node_id": node.id, "size": 2**20}
+            db.add(JobCheckpoint(**saved, loss=0.3, eval_loss=1.0))
         made.append(job)
     db.commit()
     return made
