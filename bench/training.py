@@ -29,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.datasets.rows import segments
-from bench.parts import rows as data
+from bench.parts import chats as data
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN, PEERS = ROOT / ".venv-train/bin/python", ROOT / ".venv-bench/bin/python"
