@@ -226,7 +226,8 @@ def compare(folder: Path, rounds: int, count: int) -> dict[str, float]:
         )
     for name, loss in bench.losses(runs).items():
         tell(f"  held-out loss of {name}: {loss:.4f}")
-    for name, found in (ratios | firsts).items():
+    seconds = {f"first step of {name}, s": found for name, found in firsts.items()}
+    for name, found in (ratios | seconds).items():
         tell(f"  {name}: {spread(found)}")
     return {
         "vs_llamafactory": round(statistics.median(ratios["llamafactory"]), 2),
