@@ -22,7 +22,7 @@ from app.models import chat_template, weights
 from app.queue import transaction
 from workers.runs import as_error
 from workers.stages import models
-from workers.stages.checkpoints import COMPLETE
+from workers.stages.checkpoints import COMPLETE, WHOLE
 from workers.stages.run import StageError
 from workers.starting import directory_of
 
@@ -73,8 +73,13 @@ def look(marker: Path, fence: int) -> Found:
         fence=fence,
         loss=number(progress.get("loss")),
         eval_loss=number(progress.get("eval_loss")),
-        size=sum(path.stat().st_size for path in marker.parent.glob("*.safetensors")),
+        size=sum(path.stat().st_size for path in weights_of(marker.parent).glob("*.safetensors")),
     )
+
+
+def weights_of(checkpoint: Path) -> Path:
+    whole = checkpoint / WHOLE
+    return whole if whole.is_dir() else checkpoint
 
 
 def number(value: Any) -> float | None:
@@ -122,7 +127,7 @@ def gather(run: Path, step: int, base: Path, base_name: str, made: Path) -> bool
     made.mkdir()
     try:
         for pattern in WEIGHTS:
-            for path in checkpoint.glob(pattern):
+            for path in weights_of(checkpoint).glob(pattern):
                 os.link(path, made / path.name)
     except FileNotFoundError:
         return False

@@ -24,7 +24,7 @@ from app.errors import N_, DomainError
 from app.jobs import exports
 from app.jobs import runs as jobs
 from app.jobs.states import FINAL
-from app.jobs.tables import Job
+from app.jobs.tables import Job, JobCheckpoint
 from app.models import weights
 from app.queue import transaction
 from workers import process
@@ -250,8 +250,12 @@ def drain_one(job: Job) -> None:
 
 
 def clear() -> None:
-    """Remove run directories of jobs that were over a day ago: their rows say all that counts."""
+    """Remove run directories of jobs that were over a day ago: their rows say all that counts.
+
+    Not while a checkpoint is being published.
+    """
     found = {path: path.name.rpartition("-")[0] for path in settings.runs.glob("job_*-*")}
+    published = select(JobCheckpoint.job_id).where(JobCheckpoint.state == "publishing")
     with transaction() as db:
         over = set(
             db.scalars(
@@ -259,6 +263,7 @@ def clear() -> None:
                     Job.id.in_(set(found.values())),
                     Job.state.in_(FINAL),
                     Job.finished_at < now() - KEPT,
+                    Job.id.not_in(published),
                 )
             )
         )

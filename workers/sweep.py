@@ -17,8 +17,8 @@ from app.datasets.intake import incoming
 from app.datasets.measures import service as measures
 from app.deployments import replicas, wanted
 from app.errors import N_
+from app.jobs import checkpoints, webhook
 from app.jobs import runs as jobs
-from app.jobs import webhook
 from app.queue import transaction
 
 log = structlog.get_logger()
@@ -69,6 +69,7 @@ def bury(db: Session) -> None:
         for replica in replicas.active_on(db, node_id):
             replicas.end(db, replica.id, replica.fence, error)
         measures.again(db, node_id)
+        checkpoints.lost(db, node_id)
 
 
 DEAD = {

@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal, requires
-from app.jobs import estimates, history, leaks, methods, service, stream, waiting
+from app.jobs import estimates, history, leaks, methods, service, starts, stream, waiting
 from app.jobs.schemas import (
     JobCreate,
     JobOut,
@@ -20,7 +20,6 @@ from app.jobs.schemas import (
 )
 from app.jobs.states import FINAL, State
 from app.jobs.tables import Job
-from app.models import service as models
 from app.queue import Db, transaction
 
 router = APIRouter(tags=["jobs"])
@@ -49,7 +48,8 @@ def preview(body: JobCreate, who: Writer) -> PreviewOut:
     """
     with transaction() as db:
         chosen = service.choose_data(db, who.workspace_id, body)
-        found = estimates.preview(db, who.workspace_id, body.model, chosen, body.hyperparameters)
+        model = starts.find(db, who.workspace_id, body.model).model
+        found = estimates.preview(db, who.workspace_id, model.id, chosen, body.hyperparameters)
     look = leaks.look(chosen, body.hyperparameters.seed, LOOK)
     if look.error:
         raise look.error
@@ -81,7 +81,7 @@ def schema(
     """JSON Schema of `hyperparameters`: the fields that mean something to a stage and a method,
     with range, meaning, and the default that they have there, and for `model` if one is named.
     """
-    context = models.get(db, who.workspace_id, model).context_length if model else 0
+    context = starts.find(db, who.workspace_id, model).model.context_length if model else 0
     return methods.schema(stage, method, context)
 
 

@@ -12,9 +12,8 @@ from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
 from app.cluster import service as cluster
-from app.errors import N_, Conflict, NotFound
-from app.jobs import history, runs, service
-from app.jobs.schemas import NAME
+from app.errors import N_, NotFound
+from app.jobs import history, runs, service, starts
 from app.jobs.states import note
 from app.jobs.tables import Job, JobCheckpoint
 from app.models import service as models
@@ -53,17 +52,7 @@ def publish(db: Session, who: Principal, job_id: str, step: int, name: str = "")
     )
     if row is None:
         raise NotFound(N_("There is no checkpoint of this step: the newest ones are kept."))
-    if row.state == "publishing":
-        return row
-    if row.model_id and not db.get_one(Model, row.model_id).deleted_at:
-        return row
-    if not cluster.usable(db, row.node_id):
-        raise Conflict(
-            N_("Node %(node)s has this checkpoint, and cannot be reached now."), node=row.node_id
-        )
-    row.name = (name or f"{job.name[: NAME - 12]}-step-{step}").strip()
-    row.state, row.user_id, row.error, row.model_id = "publishing", who.user_id, None, None
-    db.flush()
+    starts.publish(db, job, row, who.user_id, name)
     return row
 
 
@@ -72,9 +61,9 @@ def publish(db: Session, who: Principal, job_id: str, step: int, name: str = "")
 
 def keep(db: Session, node_id: str, job_id: str, found: list[Found]) -> None:
     """All checkpoints of a job that this node has now; what it had and has no more goes."""
-    job = db.get(Job, job_id)
-    if job is None:
+    if db.get(Job, job_id) is None:
         return
+    cluster.lock(db)  # before rows of jobs, which may wait for one of these
     there = {one.step: one for one in found}
     mine = select(JobCheckpoint).where(JobCheckpoint.job_id == job_id).with_for_update()
     rows = {row.step: row for row in db.scalars(mine)}
@@ -130,6 +119,7 @@ def base_of(db: Session, job_id: str) -> tuple[str, str]:
 
 def published(db: Session, job_id: str, step: int, result: dict[str, Any]) -> bool:
     """Its files stand in the store: register them. False if nobody wants that any more."""
+    cluster.lock(db)
     row = db.get(JobCheckpoint, (job_id, step), with_for_update=True, populate_existing=True)
     if row is None or row.state != "publishing":
         return False
@@ -145,15 +135,30 @@ def published(db: Session, job_id: str, step: int, result: dict[str, Any]) -> bo
         N_("The checkpoint of step %(step)s is the model %(name)s now."),
         {"step": step, "name": made.name, "model": made.id},
     )
+    for follower in starts.waiting(db, row):
+        starts.begin(db, follower, made)
+        if follower.state == "queued":
+            runs.ask_or_fail(db, follower)
     return True
 
 
 def refuse(db: Session, job_id: str, step: int, error: dict[str, Any]) -> None:
+    cluster.lock(db)
     row = db.get(JobCheckpoint, (job_id, step), with_for_update=True, populate_existing=True)
     if row is not None and row.state == "publishing":
         fail(db, row, error)
 
 
+def lost(db: Session, node_id: str) -> None:
+    """The node is dead: nobody publishes what only it had."""
+    for row in wanted(db, node_id):
+        refuse(db, row.job_id, row.step, GONE)
+
+
 def fail(db: Session, row: JobCheckpoint, error: dict[str, Any]) -> None:
+    """A job that waits for it fails with the same words; a paused one is told when it is resumed."""
     row.state, row.error = "failed", history.storable(error)
+    for follower in starts.waiting(db, row):
+        if follower.state == "queued":
+            runs.fail(db, follower, error)
     db.flush()

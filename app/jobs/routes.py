@@ -11,7 +11,18 @@ from app.accounts.auth import Principal, requires
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError
-from app.jobs import forecast, history, leaks, methods, reporters, service, stream, view, webhook
+from app.jobs import (
+    forecast,
+    history,
+    leaks,
+    methods,
+    reporters,
+    service,
+    starts,
+    stream,
+    view,
+    webhook,
+)
 from app.jobs.data import ALSO, ROWS, Data, form_values
 from app.jobs.schemas import AUTO, DATASETS, NAME, JobForm, more_of
 from app.jobs.states import FINAL, MOVES
@@ -134,6 +145,7 @@ def form_page(
         form=form,
         values=values,
         models=choices,
+        checkpoints=starts.offered(db, who.workspace_id),
         datasets=data,
         more=mix_lines(values),
         stages={name: (methods.STAGES[name], methods.ABOUT_STAGE[name]) for name in stages},
@@ -217,7 +229,7 @@ def guess(request: Request, db: Db, who: Principal, values: dict[str, Any]) -> d
         return nothing
     try:
         body = form.job()
-        model = models.get(db, who.workspace_id, body.model)
+        model = starts.find(db, who.workspace_id, body.model).model
         chosen = service.choose_data(db, who.workspace_id, body)
         found = forecast.of(db, who.workspace_id, model, chosen, body)
     except DomainError as error:

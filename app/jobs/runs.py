@@ -240,6 +240,10 @@ def again(db: Session, job: Job, *, died: bool) -> None:
         else N_("The node was taken down. The job is queued again, with its checkpoint.")
     )
     switch(db, job, "queued", reason="died" if died else "drained", message=message)
+    ask_or_fail(db, job)
+
+
+def ask_or_fail(db: Session, job: Job) -> None:
     try:
         ask(db, job)
     except Invalid as refusal:  # the quota or the nodes shrank meanwhile

@@ -45,7 +45,8 @@ class MixItem(BaseModel):
 
 
 class JobCreate(BaseModel):
-    """A tuning run. `model`, `dataset` and `validation` are ids; a model's name will do too.
+    """A tuning run. `model`, `dataset` and `validation` are ids; a model's name will do too, and
+    so will a checkpoint of an earlier job: `job_…/checkpoint-120`.
 
     `dataset` is one dataset; `datasets` is a mix of several, the main one first. `validation` is
     another dataset, or `{"split": 0.1}` to hold back rows of the (main) dataset, or "auto", which
@@ -277,7 +278,7 @@ class JobOut(BaseModel):
             name=job.name,
             stage=job.stage,
             method=job.method,
-            model=job.model_id,
+            model=job.start or job.model_id,
             dataset=job.dataset_version_id,
             datasets=data.items_of(job),
             validation=job.mix.get("split") or job.validation_version_id,

@@ -11,7 +11,7 @@ from app.cluster.tables import Device
 from app.datasets import service as datasets
 from app.db import new_id
 from app.errors import N_, Conflict, Invalid, NotFound
-from app.jobs import data, forecast, methods, webhook
+from app.jobs import data, forecast, methods, starts, webhook
 from app.jobs.schemas import NAME, JobCreate
 from app.jobs.states import FINAL, MESSAGES, note, switch
 from app.jobs.tables import Job
@@ -33,24 +33,19 @@ OVER = N_("This job is over (%(state)s), so there is nothing to do.")
 def create(db: Session, who: Principal, body: JobCreate) -> Job:
     """Queue a tuning run: the job, its event, its pins and its request in one transaction.
 
-    Raises NotFound (model or dataset; `field` says which), Conflict (dataset not published),
+    Raises NotFound (model or dataset; `field` says which), Conflict (dataset not published,
+    checkpoint out of reach),
     Invalid (model and method or data do not fit, or no such device will ever be free).
     """
-    model = models.get(db, who.workspace_id, body.model)
-    adapter = model.kind == "adapter"
-    methods.check(body.stage, body.method, body.hyperparameters, kinds(db), adapter=adapter)
-    if model.scores and body.stage != "reward":
+    start = starts.find(db, who.workspace_id, body.model)
+    model = start.model
+    methods.check(body.stage, body.method, body.hyperparameters, kinds(db), adapter=start.adapter)
+    if start.scores and body.stage != "reward":
         raise Invalid(
             N_("%(name)s is a reward model: it scores answers, and writes none."),
             code="reward_model",
             field="model",
-            name=model.name,
-        )
-    if body.devices > 1 and body.stage in methods.PREFERENCES:
-        raise Invalid(
-            N_("Preferences are learnt on one device at a time."),
-            code="one_device",
-            field="devices",
+            name=start.name,
         )
     chosen = choose_data(db, who.workspace_id, body)
     expected = forecast.of(db, who.workspace_id, model, chosen, body)
@@ -60,10 +55,11 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
         id=new_id("job"),
         workspace_id=who.workspace_id,
         created_by=who.user_id,
-        name=body.name or default_name(db, who.workspace_id, model),
+        name=body.name or default_name(db, who.workspace_id, start.name),
         stage=body.stage,
         method=body.method,
         model_id=model.id,
+        start=start.waits,
         dataset_version_id=chosen.main.id,
         validation_version_id=chosen.validation.id if chosen.validation else None,
         mix=chosen.stored(),
@@ -131,9 +127,9 @@ def choose_data(db: Session, workspace_id: str, body: JobCreate) -> data.Data:
     )
 
 
-def default_name(db: Session, workspace_id: str, model: Model) -> str:
+def default_name(db: Session, workspace_id: str, made_from: str) -> str:
     """`danlu-starter-tuned`, then `-tuned-2`: what no job of the workspace is called yet."""
-    stem = f"{model.name[: NAME - 12]}-tuned"
+    stem = f"{made_from[: NAME - 12]}-tuned"
     taken = set(
         db.scalars(
             select(Job.name).where(
@@ -159,8 +155,11 @@ def enqueue(db: Session, job: Job) -> None:
 
 def ask(db: Session, job: Job) -> None:
     """Request the job's devices. One that has checkpoints goes back to the node that has them,
-    as long as that node may be expected to work.
+    as long as that node may be expected to work. One that waits for a checkpoint has no use for
+    devices yet. Raises Invalid, and what `starts.ready` raises.
     """
+    if not starts.ready(db, job):
+        return
     memory = None
     if job.stage in STREAMED:
         model = db.get_one(Model, job.model_id)
@@ -298,7 +297,7 @@ def settings_of(job: Job) -> dict[str, Any]:
     """The job as the body of `POST /api/v1/jobs`, to start it again."""
     return {
         "name": job.name,
-        "model": job.model_id,
+        "model": job.start or job.model_id,
         **data.settings_of(job),
         "stage": job.stage,
         "method": job.method,

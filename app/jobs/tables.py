@@ -23,6 +23,7 @@ class Job(Base):
     stage: Mapped[str]  # sft, merge, export ...
     method: Mapped[str]  # lora, full; empty for a merge and an export
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))  # what it starts from
+    start: Mapped[str | None]  # the checkpoint that must become a model first: see app.jobs.starts
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
     validation_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
     # {datasets: [{version, multiplier | share}], split, drop_leaks}: see app.jobs.data; empty: the

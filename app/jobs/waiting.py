@@ -33,6 +33,10 @@ SENTENCES = {
         "Waiting for a node: none that could run this job is ready. "
         "It may be switched off, set aside for maintenance, or out of reach."
     ),
+    "checkpoint": N_(
+        "Waiting for the checkpoint that it starts from: its files are being put into the store. "
+        "The job starts by itself when they are there."
+    ),
     UNREACHABLE: N_(
         "Node %(node)s has not been heard of for %(minutes)s minutes. What runs there may well go "
         "on; this page catches up once the node is back."
@@ -41,10 +45,13 @@ SENTENCES = {
 
 
 def reasons(db: Session, jobs: Sequence[Job]) -> dict[str, str]:
-    """Job id → quota, devices, memory or node (what it waits for), unreachable (its node is
+    """Job id → quota, devices, memory, node or checkpoint (what it waits for), unreachable (its node is
     silent), or what its last change of state said; "" where there is nothing to say.
     """
-    found = {job.id: "" if job.state == "queued" else job.reason for job in jobs}
+    found = {
+        job.id: job.reason if job.state != "queued" else "checkpoint" if job.start else ""
+        for job in jobs
+    }
     queued = [job.id for job in jobs if job.state == "queued"]
     if queued:
         rows = db.execute(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from app.accounts.auth import Principal, requires
-from app.jobs import comparing, forecast, loads, service, stream, watching, webhook
+from app.jobs import comparing, forecast, loads, service, starts, stream, watching, webhook
 from app.jobs.api import BASE, out
 from app.jobs.schemas import JobCreate, JobOut
 from app.jobs.watching_schemas import (
@@ -16,7 +16,6 @@ from app.jobs.watching_schemas import (
     VerdictOut,
     WebhookKeyOut,
 )
-from app.models import service as models
 from app.queue import Db
 
 router = APIRouter(tags=["jobs"])
@@ -30,7 +29,7 @@ def estimate(request: Request, body: JobCreate, who: Writer, db: Db) -> Estimate
     later or never, and what would make it fit. Rows nobody has counted yet are being counted from
     now on: while `measuring` is a number, ask again.
     """
-    model = models.get(db, who.workspace_id, body.model)
+    model = starts.find(db, who.workspace_id, body.model).model
     chosen = service.choose_data(db, who.workspace_id, body)
     found = forecast.of(db, who.workspace_id, model, chosen, body)
     return EstimateOut.of(found, stream.speaker(request))

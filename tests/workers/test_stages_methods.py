@@ -68,7 +68,8 @@ def test_qlora_leaves_an_adapter_of_the_base_as_it_was(stages, base, data, bits)
 
 
 def test_what_pissa_learnt_is_a_plain_adapter_of_the_base(stages, base, data):
-    run = learn(stages, base, data, lora_init="pissa", lora_rank=8, use_rslora=True)
+    often = {"save_steps": 10, "eval_steps": 10, "keep_best": False}
+    run = learn(stages, base, data, lora_init="pissa", lora_rank=8, use_rslora=True, **often)
     config = adapter_config(run)
     assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (16, 16, True)
     assert not config["use_rslora"]
@@ -77,6 +78,11 @@ def test_what_pissa_learnt_is_a_plain_adapter_of_the_base(stages, base, data):
     merged = stages.run(stage="merge", method="", base=base, adapter=run.directory / "adapter")
     assert merged.code == 0, merged.log
     assert loss_of(stages, data, base=merged.directory / "model") == wanted
+    checkpoint = run.checkpoints()[-1]  # and so is what a checkpoint has
+    step = int(checkpoint.name.partition("-")[2])
+    then = next(one["eval_loss"] for one in run.evaluations if one["step"] == step)
+    known = loss_of(stages, data, base=base, adapter=checkpoint / "whole/adapter")
+    assert known == pytest.approx(then, rel=1e-4)
 
 
 def test_a_stacked_adapter_is_the_sum_of_both(stages, base, data, uninterrupted: Ran):

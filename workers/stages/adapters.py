@@ -130,7 +130,6 @@ def save_sum(model: Any, before: list[Update], directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(str(directory))
-    say(f"Saved as one adapter of rank {rank}")
 
 
 def train_last_layers(model: Any, count: int) -> None:

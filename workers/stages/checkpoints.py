@@ -14,6 +14,9 @@ from app.errors import N_
 from workers.stages.run import StageError
 
 COMPLETE = "complete"
+# The adapter that a model is made of, where it is not the one that is trained. Two levels down: one
+# right below is taken by the Trainer for a second adapter of the run.
+WHOLE = Path("whole") / "adapter"
 
 
 @dataclass

@@ -16,7 +16,8 @@ from transformers import TrainerCallback
 
 from app.errors import N_
 from app.jobs.spec import Hyperparameters
-from workers.stages import checkpoints
+from workers.stages import adapters, checkpoints
+from workers.stages.adapters import Update
 from workers.stages.checkpoints import Progress
 from workers.stages.run import Run, StageError, say
 
@@ -63,6 +64,8 @@ class Recorded:
     control: Any
     args: Any
     accelerator: Any
+
+    before: list[Update] = []  # what belongs to the result besides what is learnt
 
     def watch(
         self,
@@ -281,10 +284,15 @@ class Recorded:
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """Weights only; the Trainer would add a pickle of its arguments."""
+        """Weights only; the Trainer would add a pickle of its arguments. `whole` is the adapter as
+        it belongs to the base, where that is not what is trained: see adapters.save_sum.
+        """
         assert output_dir
         if self.run.rank == 0:
-            save_weights(self.accelerator.unwrap_model(self.model), Path(output_dir), state_dict)
+            model = self.accelerator.unwrap_model(self.model)
+            save_weights(model, Path(output_dir), state_dict)
+            if self.before:
+                adapters.save_sum(model, self.before, Path(output_dir) / checkpoints.WHOLE)
 
     def _save_checkpoint(self, *arguments: Any) -> None:
         """The Trainer's, completed; from then on it counts, and older ones are dropped."""

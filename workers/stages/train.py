@@ -97,6 +97,7 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
         shape = StepTrainer
         options["fsdp"] = spec.strategy == "fsdp" and run.ranks > 1
     trainer = shape(model, run, spec.hyperparameters, progress, **options)
+    trainer.before = loaded.before
 
     # -- fit: from here on SIGTERM waits for the end of a step, and leaves a checkpoint
     run.patient = True
@@ -123,6 +124,7 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
         save_weights(model.to(stored_dtype(config)), target)
     elif run.rank == 0 and loaded.before:
         adapters.save_sum(model, loaded.before, target)
+        say("Saved as one adapter, with what training began from")
     elif run.rank == 0:
         save_weights(model, target)
     if run.ranks > 1:
