@@ -20,6 +20,7 @@ from app import storage
 from app.cluster.tables import Device, Lease
 from app.config import ROOT, settings
 from app.errors import N_
+from app.jobs import methods
 from app.jobs import runs as jobs
 from app.jobs.spec import Hyperparameters, RunSpec
 from app.queue import transaction
@@ -180,7 +181,8 @@ def strategy(facts: jobs.RunFacts, base: Path) -> Literal["ddp", "fsdp"]:
                 Device.node_id == settings.node, Device.name.in_(facts.devices)
             )
         )
-    return "fsdp" if facts.method == "full" and 8 * stored > 0.8 * (least or 0) else "ddp"
+    shares = methods.shares(facts.stage, facts.method)
+    return "fsdp" if shares and 8 * stored > 0.8 * (least or 0) else "ddp"
 
 
 def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:

@@ -42,6 +42,7 @@ class Run:
     kind: str
     longest: int
     devices: int = 1
+    shares: bool = False  # could be shared out over devices; see app.jobs.methods
     sharded: bool = False
     second: bool = False
     ratio: float = 1.0  # of what jobs like it took, over what was estimated
@@ -214,7 +215,7 @@ def single(run: Run, goal: Target) -> Iterator[dict[str, Any]]:
         yield {"max_length": length}
     for method in lighter(run):
         yield {"method": method}
-    if goal.count > run.devices:
+    if run.shares and goal.count > run.devices:
         yield {"devices": goal.count}
 
 
@@ -249,7 +250,7 @@ def after(run: Run, changed: dict[str, Any]) -> Run:
             made.with_settings(batch_tokens=most), longest=min(run.longest, changed["max_length"])
         )
     if "method" in changed:
-        made = replace(made, method=changed["method"])
+        made = replace(made, method=changed["method"], shares=False, sharded=False)
     if "devices" in changed:
         made = replace(made, devices=changed["devices"], sharded=True)
     return made

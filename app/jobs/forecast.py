@@ -16,7 +16,7 @@ from app.datasets.measures import service as measures
 from app.datasets.measures import statistics
 from app.datasets.tables import DatasetMeasure, DatasetVersion
 from app.errors import N_, DomainError, Invalid
-from app.jobs import estimates, fitting, learning, memory
+from app.jobs import estimates, fitting, learning, memory, methods
 from app.jobs.data import Data
 from app.jobs.schemas import JobCreate
 from app.jobs.spec import Hyperparameters
@@ -107,10 +107,11 @@ def forecast(
     made = memory.shape(config, base.parameters)
     # as workers.starting decides it: shared out where full tuning fits no single device
     room = 0.8 * target.memory if target else 0
-    sharded = devices > 1 and method == "full" and 16 * made.parameters > room
+    shares = methods.shares(stage, method)
+    sharded = devices > 1 and shares and 16 * made.parameters > room
     run = fitting.Run(
         shape=made, method=method, settings=chosen_settings, kind=kind, longest=rows.longest,
-        devices=devices, sharded=sharded, second=stage in TWO_ANSWERS,
+        devices=devices, shares=shares, sharded=sharded, second=stage in TWO_ANSWERS,
         ratio=learnt["peak_memory"].ratio,
     )  # fmt: skip
     fit = fitting.fit(db, workspace_id, run, target)

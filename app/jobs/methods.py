@@ -101,6 +101,14 @@ def offered(devices: Collection[str]) -> dict[str, list[str]]:
     return {stage: methods for stage, methods in found.items() if methods}
 
 
+def shares(stage: str, method: str) -> bool:
+    """Whether its model can be shared out over devices (FSDP), each holding a part; else each of
+    several devices holds all of it (DDP). What little an adapter trains is not worth sharing, and
+    TRL's losses of preferences ask for a whole model.
+    """
+    return method == "full" and stage not in PREFERENCES
+
+
 def device_kind(stage: str, method: str) -> str | None:
     """The kind of device that a job must ask for; None where any will do."""
     kinds = RUNS.get(stage, {}).get(method, EVERYWHERE)

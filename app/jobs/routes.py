@@ -155,7 +155,7 @@ def form_page(
         rows=ROWS[methods.KINDS[stage]],
         fields=view.form_fields(stage, method),
         basic=view.BASIC,
-        most_devices=1 if stage in methods.PREFERENCES else service.most_devices(db),
+        most_devices=service.most_devices(db),
         titles=view.FIGURES,
         reporters=reporters.offered(db),
         **guess(request, db, who, values),

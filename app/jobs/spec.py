@@ -89,8 +89,10 @@ class RunSpec(BaseModel):
                 raise ValueError("an export needs a format")
         elif bool(self.train) == bool(self.mix) or not self.method:
             raise ValueError("training needs data, given in one way, and a method")
-        elif self.strategy == "fsdp" and self.method != "full":
-            raise ValueError("only full tuning shares a model out over devices")
+        elif self.strategy == "fsdp" and (
+            self.method != "full" or self.stage not in {"sft", "pretrain"}
+        ):
+            raise ValueError("only full tuning on texts shares a model out over devices")
         elif self.split and self.validation:
             raise ValueError("validation data is either given or held back")
         return self

@@ -130,6 +130,7 @@ def test_two_processes_are_one(stages, base, rows, method, strategy):
     """Of unequal passes: a step's rows never divide evenly."""
     settings = STEPS | {"gradient_accumulation": 2, "batch_tokens": 200, "save_steps": 7}
     settings |= {"eval_steps": 6, "keep_best": False}
+    settings |= {"sample_prompts": ["面条很好吃"], "sample_tokens": 4}
     spec = {"base": base, "train": [rows], "validation": [rows], "method": method}
     one = stages.run(**spec, hyperparameters=settings)
     spec |= {"devices": 2, "strategy": strategy}
@@ -139,6 +140,10 @@ def test_two_processes_are_one(stages, base, rows, method, strategy):
         assert mine["eval_loss"] == pytest.approx(theirs["eval_loss"], abs=LOSS)
     assert two.status == one.status
     assert two.result["data"] == one.result["data"]
+    said = [[line["params"] for line in run.lines("events.jsonl") if line["kind"] == "sample"]
+            for run in (one, two)]  # fmt: skip
+    assert said[0] == said[1]
+    assert len(said[0]) == 2
     if strategy == "fsdp":
         assert "shared out" in two.log
     if method == "full":  # goes on where it was, on as many devices

@@ -220,6 +220,37 @@ def test_rows_without_both_answers_are_left_out_and_named(stages, base):
     assert run.metrics[0]["epoch"] == 1  # of the four that are left
 
 
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [
+        ("dpo", "lora"),
+        pytest.param("dpo", "full", marks=pytest.mark.slow),
+        pytest.param("kto", "lora", marks=pytest.mark.slow),
+        pytest.param("orpo", "lora", marks=pytest.mark.slow),
+        pytest.param("reward", "lora", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_are_one(stages, base, stage, method):
+    """Of steps that end with a pass of fewer rows, and one pass too few for the second process."""
+    some = preferences(18)
+    data = stages.data(judged(some)[:18] if stage == "kto" else some)
+    settings = dpo(max_steps=6, epochs=1, batch_size=2, gradient_accumulation=3)
+    settings |= {"save_steps": 4, "eval_steps": 3, "keep_best": False}
+    spec = {"base": base, "train": [data], "validation": [data], "stage": stage, "method": method}
+    one = stages.run(**spec, hyperparameters=settings)
+    two = stages.several(spec | {"devices": 2, "hyperparameters": settings})
+    assert (one.code, two.code) == (0, 0), two.log
+    for before, after in ((one.metrics, two.metrics), (one.evaluations, two.evaluations)):
+        assert [line["step"] for line in after] == [line["step"] for line in before]
+        for mine, theirs in zip(after, before, strict=True):
+            for name, value in theirs.items():
+                if name != "t":
+                    assert mine[name] == pytest.approx(value, abs=2e-4, rel=2e-3), name
+    drift = [a - b for a, b in zip(two.losses, one.losses, strict=True)]
+    assert abs(sum(drift)) / len(drift) < 2e-5
+    assert two.status == one.status
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "method", "more"),

@@ -49,8 +49,6 @@ def load_model(spec: RunSpec, base: Path, examples: Examples) -> Loaded:
     from transformers import set_seed
 
     torch.set_num_threads(spec.threads)
-    if spec.stage in methods.PREFERENCES and spec.devices > 1:
-        raise StageError("one_device", N_("Preferences and reward models run on one device."))
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise StageError("no_device", N_("The node has no usable GPU for this run."))
     hp = spec.hyperparameters

@@ -17,11 +17,14 @@ reference), r = log π(y|x) − log π₀(y|x), c and b the chosen and the rejec
 With an adapter the reference needs no second model: it is the model without the adapter or, where
 training goes on from one, with a frozen copy of it. Without, its log probabilities are computed
 once, before the first step.
+
+On several devices each computes whole passes of a step (DDP).
 """
 
+import contextlib
+import math
 import os
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -113,6 +116,9 @@ class Preferences(Recorded):
         )
         self.remove_callback(PrinterCallback)
         self.fill = int(tokenizer.pad_token_id)
+        if run.ranks > 1:  # losses and figures are of a pass alone: `agree` adds them up
+            for name in ("gather", "gather_for_metrics"):
+                setattr(self.accelerator, name, lambda found: found)
         for weight, data in trained.items():  # TRL makes adapters of a quantised base bfloat16
             weight.data = data
         if "ref" in getattr(model, "peft_config", {}) and fresh:
@@ -127,9 +133,13 @@ class Preferences(Recorded):
         self.run.enter("reference")
         self.model.eval()
         found: dict[int, tuple[float, float]] = {}
-        for few in self.cut(rows, list(range(len(rows)))):
+        for few, _ in self.cut(rows, list(range(len(rows)))):
             first, second = self.compute_ref_log_probs(self.model, self.batch(rows, few))
             found |= dict(zip(few, zip(first.tolist(), second.tolist(), strict=True), strict=True))
+        if self.run.ranks > 1:
+            shares: list[Any] = [None] * self.run.ranks
+            torch.distributed.all_gather_object(shares, found)
+            found = {row: both for share in shares for row, both in share.items()}
         rows.reference = [found[row] for row in range(len(rows))]
 
     # -- what TRL would do, and is done already ----------------------------------------------
@@ -152,14 +162,27 @@ class Preferences(Recorded):
         following = next(epoch_iterator, None)
         return ([] if following is None else [following]), None
 
-    def cut(self, rows: Rows, chosen: list[int]) -> Iterator[list[int]]:
-        return passes(
-            chosen,
-            rows.lengths,
-            most_rows=self.hp.batch_size,
-            most_tokens=self.hp.batch_tokens,
-            packed=False,
+    def cut(self, rows: Rows, chosen: list[int]) -> Iterator[tuple[list[int], float]]:
+        """This process's forward passes, as many as the others', each with its share of `chosen`.
+
+        Passes are dealt out whole: what a loss makes of all of a pass (KTO's estimate of how far the
+        model has moved, ORPO's mean over tokens) is then the same on any number of devices. One that
+        has nothing left to do repeats a pass, which counts for nothing.
+        """
+        ranks, rank = self.run.ranks, self.run.rank
+        found = list(
+            passes(
+                chosen,
+                rows.lengths,
+                most_rows=min(self.hp.batch_size, math.ceil(len(chosen) / ranks)),
+                most_tokens=self.hp.batch_tokens,
+            )
         )
+        for place in range(rank, math.ceil(len(found) / ranks) * ranks, ranks):
+            if place < len(found):
+                yield found[place], len(found[place]) / len(chosen)
+            else:
+                yield found[-1], 0.0
 
     def batch(self, rows: Rows, few: list[int]) -> Batch:
         batch, device = collate(rows, few, self.style, self.fill), self.args.device
@@ -170,8 +193,8 @@ class Preferences(Recorded):
         loss = self.compute_loss(model, self.batch(rows, few))
         said: Any = self._stored_metrics if self.style == "odds" else self._metrics
         said = said["eval" if self.style != "odds" and not model.training else "train"]
-        names = REWARD_METRICS if self.style == "reward" else METRICS
-        found = {ours: said[theirs][-1] for ours, theirs in names.items() if said.get(theirs)}
+        names = names_of(self.style).items()
+        found = {ours: said[theirs][-1] for ours, theirs in names if said.get(theirs)}
         said.clear()
         return loss, found
 
@@ -181,22 +204,25 @@ class Preferences(Recorded):
         """Gradients of one step, clipped: the mean over its rows, in however many passes."""
         began, step = time.monotonic(), self.state.global_step + 1
         model.train()
-        loss, mean = torch.zeros((), device=self.args.device), Mean()
-        for few in self.cut(self.rows, inputs):
+        loss, mean = torch.zeros((), device=self.args.device), Mean(self.style, self.args.device)
+        work = list(self.cut(self.rows, inputs))
+        for number, (few, share) in enumerate(work, 1):
             self.run.check_overdue()
-            share = len(few) / len(inputs)
-            part, said = self.scored(model, self.rows, few)
-            self.accelerator.backward(part * share)
+            # gradients are averaged over devices once, after the last pass
+            last = self.run.ranks == 1 or number == len(work)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                part, said = self.scored(model, self.rows, few)
+                self.accelerator.backward(part * (share * self.run.ranks))
             loss += part.detach() * share
-            mean.add(said, len(few))
+            mean.add(said, share)
         held = [weight for weight in model.parameters() if weight.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(held, self.hp.max_grad_norm)
-        (value, norms) = self.agree(loss, norm.detach())
+        value, norms, *means = self.agree(loss, norm.detach(), *mean.sums)
         self.now = {
             "loss": value,
-            **mean.result(),
+            **mean.result(means),
             "lr": self.lr_scheduler.get_last_lr()[0],
-            "grad_norm": norms,
+            "grad_norm": norms / self.run.ranks,
             "tokens": self.rows.tokens(inputs),
         }
         self.finite(self.now, step)
@@ -207,31 +233,43 @@ class Preferences(Recorded):
         """The mean loss over all rows of the validation data."""
         rows = self.held_out
         assert rows
-        total, mean = 0.0, Mean()
-        for few in self.cut(rows, list(range(len(rows)))):
+        total, mean = torch.zeros((), device=self.args.device), Mean(self.style, self.args.device)
+        for few, share in self.cut(rows, list(range(len(rows)))):
             self.run.check_overdue()
-            if self.run.stop_asked is not None:
+            self.agree()
+            if self.stops:
                 return None
             loss, said = self.scored(self.model_wrapped, rows, few)
-            total += float(loss) * len(few)
-            mean.add(said, len(few))
-        found = {f"eval_{name}": value for name, value in mean.result().items()}
-        return {"eval_loss": total / len(rows)} | found
+            total += loss * share
+            mean.add(said, share)
+        value, *means = self.agree(total, *mean.sums)
+        found = {f"eval_{name}": figure for name, figure in mean.result(means).items()}
+        return {"eval_loss": value} | found
 
 
 class Mean:
-    """Of figures that not every batch has, weighted by its rows."""
+    """Of figures that not every batch has, weighted by its share of the rows."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    def __init__(self, style: str, device: torch.device) -> None:
+        self.names = list(names_of(style))
+        # of each name: the weighted sum, then of each: the weights
+        self.sums = torch.zeros(2 * len(self.names), dtype=torch.float64, device=device)
 
-    def add(self, said: dict[str, float], rows: int) -> None:
+    def add(self, said: dict[str, float], share: float) -> None:
         for name, value in said.items():
-            self.sums[name][0] += float(value) * rows
-            self.sums[name][1] += rows
+            place = self.names.index(name)
+            self.sums[place] += float(value) * share
+            self.sums[place + len(self.names)] += share
 
-    def result(self) -> dict[str, float]:
-        return {name: total / rows for name, (total, rows) in self.sums.items()}
+    def result(self, sums: list[float]) -> dict[str, float]:
+        """`sums` are those of all processes."""
+        half = len(self.names)
+        both = zip(self.names, sums[:half], sums[half:], strict=True)
+        return {name: total / share for name, total, share in both if share}
+
+
+def names_of(style: str) -> dict[str, str]:
+    return REWARD_METRICS if style == "reward" else METRICS
 
 
 # -- TRL -----------------------------------------------------------------------------------

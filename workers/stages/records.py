@@ -254,7 +254,7 @@ class Recorded:
 
     def sample(self) -> None:
         """Answer the sample prompts: base beside tuned."""
-        if self.sampler is None or self.run.rank:
+        if self.sampler is None:
             return
         answers = self.sampler(self.model)
         pairs = zip(self.hp.sample_prompts, self.progress.base_answers, answers, strict=False)
@@ -270,7 +270,7 @@ class Recorded:
 
     def ask_base(self) -> None:
         """Before the first step: what the base says, adapters laid aside."""
-        if self.sampler is None or self.run.rank or self.progress.base_answers:
+        if self.sampler is None or self.progress.base_answers:
             return
         self.model_wrapped.eval()
         if hasattr(self.model, "disable_adapter"):
@@ -307,6 +307,11 @@ class Recorded:
             checkpoints.prune(self.run.checkpoints, self.hp.keep_checkpoints, best)
         self.saved = time.monotonic()
         self.saving = self.saved - began
+
+    def part(self) -> None:
+        """Let the other processes go, once the first has saved."""
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 class Milestones(TrainerCallback):

@@ -5,22 +5,23 @@ from typing import Any
 
 from app.jobs.spec import RunSpec
 from app.models.vocabulary import Vocabulary
-from workers.stages.run import Run, say
+from workers.stages.run import Run
 
 
 def sampler(
     run: Run, spec: RunSpec, words: Vocabulary, stops: list[int]
 ) -> Callable[[Any], list[str]] | None:
-    """Model → its answers, in order; None where there is nothing to ask."""
+    """Model → its answers, in order; None where there is nothing to ask. One process asks, or all
+    do where each has a part of the model.
+    """
     hp = spec.hyperparameters
-    if not hp.sample_prompts or run.rank:
-        return None
-    if spec.strategy == "fsdp" and run.ranks > 1:
-        say("A model that is shared out over devices answers no sample prompts")
+    together = spec.strategy == "fsdp" and run.ranks > 1
+    if not hp.sample_prompts or (run.rank and not together):
         return None
 
     def answers(model: Any) -> list[str]:
-        return [answer(model, prompt) for prompt in hp.sample_prompts if run.stop_asked is None]
+        prompts = hp.sample_prompts  # together, one must not stop before the others
+        return [answer(model, one) for one in prompts if together or run.stop_asked is None]
 
     def answer(model: Any, prompt: str) -> str:
         import torch

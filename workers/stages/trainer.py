@@ -249,11 +249,6 @@ class StepTrainer(Recorded, Trainer):
         state = {name: one.to(dtype) for name, one in sharding.weights(self.model).items()}
         self._save(str(directory), state)
 
-    def part(self) -> None:
-        """Let the other processes go, once the first has saved."""
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.shared:
             super()._save_optimizer_and_scheduler(output_dir)
