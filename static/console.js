@@ -261,8 +261,25 @@ document.addEventListener("change", (event) => {
 
 // -- what arrives -----------------------------------------------------------------------
 
+// What somebody has opened stays open when its part of the page is renewed.
+const opened = new Set();
+
+document.addEventListener(
+  "toggle",
+  (event) => {
+    if (!event.target.matches("details[id]")) return;
+    if (event.target.open) opened.add(event.target.id);
+    else opened.delete(event.target.id);
+  },
+  true,
+);
+
 function arrived(within) {
   refreshTimes(within);
+  for (const id of opened) {
+    const details = document.getElementById(id);
+    if (details) details.open = true;
+  }
   for (const dialog of within.querySelectorAll("dialog[data-opened]")) {
     dialog.removeAttribute("data-opened");
     dialog.showModal();
