@@ -9,11 +9,12 @@ from app.accounts.auth import PLATFORM, Principal, requires
 from app.accounts.schemas import UserCreate, WorkspaceCreate
 from app.cluster import service as cluster
 from app.dashboard import reference, service
-from app.dashboard.schemas import QuotaForm
+from app.dashboard.schemas import PriceForm, QuotaForm
 from app.errors import N_, DomainError, NotFound
 from app.queue import Db
+from app.quotas import prices
 from app.quotas import service as quotas
-from app.web import Parsed, is_htmx, parsed, redirect, render
+from app.web import Parsed, address, is_htmx, parsed, redirect, render
 
 router = APIRouter(include_in_schema=False)
 Who = Annotated[Principal, requires("viewer", "account")]
@@ -75,14 +76,19 @@ def set_cordon(request: Request, db: Db, node_id: str, *, cordoned: bool) -> Res
 
 
 def workspaces_page(
-    request: Request, db: Db, form: Parsed[WorkspaceCreate] | None = None
+    request: Request,
+    db: Db,
+    form: Parsed[WorkspaceCreate] | None = None,
+    price_form: Parsed[PriceForm] | None = None,
 ) -> Response:
     return render(
         request,
         "dashboard/workspaces.html",
         form=form,
+        price_form=price_form,
         rows=service.limits(db),
-        status=422 if form else 200,
+        prices=service.price_list(db),
+        status=422 if form or price_form else 200,
     )
 
 
@@ -130,6 +136,16 @@ def put_quota(
         form=form,
         status=200 if form.data else 422,
     )
+
+
+@router.post("/admin/prices", name="dashboard:price")
+def put_price(
+    request: Request, _: Admin, form: Annotated[Parsed[PriceForm], parsed(PriceForm)], db: Db
+) -> Response:
+    if form.data is None:
+        return workspaces_page(request, db, price_form=form)
+    prices.put(db, form.data.device, form.data.hour, form.data.currency)
+    return redirect(request, f"{address(request.app, 'dashboard:workspaces')}#prices")
 
 
 def users_page(

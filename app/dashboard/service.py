@@ -11,15 +11,16 @@ from sqlalchemy.orm import Session
 from app.accounts.auth import Principal
 from app.accounts.tables import Workspace
 from app.cluster import overview as cluster
-from app.cluster.tables import Lease, Request
+from app.cluster.tables import Device, Lease, Request
 from app.datasets.tables import Dataset, DatasetVersion
 from app.db import now
 from app.deployments.tables import Deployment, Replica
 from app.jobs.states import ACTIVE
 from app.jobs.tables import Job
 from app.models.tables import Model
+from app.quotas import prices
 from app.quotas import service as quotas
-from app.quotas.tables import Usage
+from app.quotas.tables import Price, Usage
 
 RECENT = timedelta(days=7)
 TODAY = timedelta(hours=24)
@@ -146,6 +147,15 @@ def to_deploy(db: Session, workspace_id: str) -> list[Model]:
 
 
 # -- for platform admins -----------------------------------------------------------------
+
+
+def price_list(db: Session) -> list[tuple[str, Price | None]]:
+    """(a device's model, its price): the general one, with no name, first; then every device that
+    nodes have or that has a price.
+    """
+    known = {price.device: price for price in prices.all_of(db)}
+    models = db.scalars(select(Device.model).where(Device.model != "").distinct())
+    return [(name, known.get(name)) for name in sorted({"", *known, *models})]
 
 
 @dataclass

@@ -382,7 +382,7 @@ def time_lines(
             round(hours * float(price.hour), 4) if price else None,
             N_("%(hours)s device hours x %(price)s %(currency)s")
             if price
-            else N_("no price is set; a platform administrator sets one (PUT /api/v1/prices)"),
+            else N_("no price is set; a platform administrator sets one beside the quotas"),
             {
                 "hours": f"{hours:.4g}",
                 "price": f"{price.hour.normalize():f}" if price else "",

@@ -146,4 +146,5 @@ class WebhookKey(Base):
 
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
     secret: Mapped[str]
-    created_at: Mapped[Created]
+    former: Mapped[str | None]  # signs as well for a day, while receivers change over
+    created_at: Mapped[Created]  # of the secret

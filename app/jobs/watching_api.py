@@ -51,6 +51,16 @@ def webhook_key(who: Writer, db: Db) -> WebhookKeyOut:
     return WebhookKeyOut(key=webhook.key(db, who.workspace_id))
 
 
+@router.post(f"{BASE}/webhook-key", name="api:jobs:replace_webhook_key")
+def replace_webhook_key(
+    who: Annotated[Principal, requires("admin", "jobs:write")], db: Db
+) -> WebhookKeyOut:
+    """Replace it. For a day webhooks are signed with both, the new one first, so that receivers can
+    change over; then the former counts no more.
+    """
+    return WebhookKeyOut(key=webhook.replace_key(db, who.workspace_id))
+
+
 @router.get(f"{BASE}/{{job_id}}/verdict", name="api:jobs:verdict")
 def verdict(request: Request, job_id: str, who: Reader, db: Db) -> VerdictOut:
     """What the loss curve says so far."""

@@ -12,10 +12,10 @@ from starlette.background import BackgroundTask
 
 from app.accounts.auth import Principal, requires
 from app.errors import N_, Conflict
-from app.jobs import boards, comparing, eventfiles, history, service, watching
+from app.jobs import boards, comparing, eventfiles, history, service, watching, webhook
 from app.jobs.states import FINAL
 from app.queue import Db, transaction
-from app.web import redirect, render
+from app.web import address, redirect, render
 
 router = APIRouter(prefix="/jobs", include_in_schema=False)
 POINTS = 600  # of a curve on the page of several
@@ -98,6 +98,19 @@ def search_log(request: Request, job_id: str, who: Reader, db: Db, q: Wanted = "
 def finish(request: Request, job_id: str, who: Writer, db: Db) -> Response:
     service.finish(db, who.workspace_id, job_id)
     return redirect(request, "jobs:detail", job_id=job_id)
+
+
+@router.post("/{job_id}/webhook-key", name="jobs:replace_webhook_key")
+def replace_webhook_key(
+    request: Request,
+    job_id: str,
+    who: Annotated[Principal, requires("admin", "jobs:write")],
+    db: Db,
+) -> Response:
+    """The workspace's key, from the page of a job that shows it."""
+    job = service.get(db, who.workspace_id, job_id)
+    webhook.replace_key(db, job.workspace_id)
+    return redirect(request, f"{address(request.app, 'jobs:detail', job_id=job.id)}?tab=settings")
 
 
 # -- TensorBoard ---------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from app.queue import send, transaction
 TASK = "workers.deliver_webhook"
 PAUSES = (10, 60, 300, 1800, 7200, 21600)  # seconds before the next try; then it is given up
 SECONDS = 15.0  # that one try may take
+CHANGING = timedelta(days=1)  # in which a replaced key still signs
 
 
 def add(db: Session, job: Job, url: str) -> None:
@@ -48,12 +49,35 @@ def add(db: Session, job: Job, url: str) -> None:
 
 def key(db: Session, workspace_id: str) -> str:
     """What the workspace's webhooks are signed with; made when it is first needed."""
-    made = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-    row = insert(WebhookKey).values(workspace_id=workspace_id, secret=made, created_at=now())
+    return key_row(db, workspace_id).secret
+
+
+def key_row(db: Session, workspace_id: str) -> WebhookKey:
+    row = insert(WebhookKey).values(workspace_id=workspace_id, secret=new_key(), created_at=now())
     db.execute(row.on_conflict_do_nothing())
-    return db.scalars(
-        select(WebhookKey.secret).where(WebhookKey.workspace_id == workspace_id)
-    ).one()
+    return db.scalars(select(WebhookKey).where(WebhookKey.workspace_id == workspace_id)).one()
+
+
+def new_key() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def replace_key(db: Session, workspace_id: str) -> str:
+    """A new key. The one before it signs as well for a day, so that receivers can change over."""
+    key(db, workspace_id)
+    row = db.get_one(WebhookKey, workspace_id, with_for_update=True, populate_existing=True)
+    row.former, row.secret, row.created_at = row.secret, new_key(), now()
+    db.flush()
+    return row.secret
+
+
+def signatures(db: Session, workspace_id: str, message_id: str, timestamp: int, body: bytes) -> str:
+    """The newest key's first, with blanks between them."""
+    row = key_row(db, workspace_id)
+    known = [row.secret]
+    if row.former and now() - row.created_at < CHANGING:
+        known.append(row.former)
+    return " ".join(signature(one, message_id, timestamp, body) for one in known)
 
 
 def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
@@ -115,7 +139,7 @@ def claim(db: Session, job_id: str) -> tuple[str, int, dict[str, str], bytes] | 
         "content-type": "application/json",
         "webhook-id": job.id,
         "webhook-timestamp": str(stamp),
-        "webhook-signature": signature(key(db, job.workspace_id), job.id, stamp, body),
+        "webhook-signature": signatures(db, job.workspace_id, job.id, stamp, body),
     }
     return hook.url, hook.attempts, headers, body
 

@@ -1,6 +1,7 @@
 """Home and the platform admins' pages."""
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from app.datasets.tables import Dataset
 from app.db import now
 from app.jobs.tables import Job
 from app.main import app
+from app.quotas import prices
 from app.quotas import service as quotas
 from tests.conftest import Client, sign_in
 from tests.factories import (
@@ -252,3 +254,24 @@ def test_every_link_of_the_menu_leads_somewhere(admin):
     links = {link["href"] for link in page.select("nav a[href^='/'], .menu-list a[href^='/']")}
     assert len(links) > 8
     assert {link: admin.get(link).status_code for link in links} == dict.fromkeys(links, 200)
+
+
+def test_prices_are_set_beside_the_quotas(db, admin):
+    make_node(db)
+    db.commit()
+    page = soup(admin.get("/admin/workspaces"))
+    rows = page.select("[data-testid=price-row]")
+    assert [row["data-device"] for row in rows] == ["", "Processor"]
+    saved = admin.post("/admin/prices", data={"device": "Processor", "hour": "1.50"})
+    assert saved.headers["location"].endswith("/admin/workspaces#prices")
+    assert prices.of(db, "Processor").hour == Decimal("1.5")
+    field = soup(admin.get("/admin/workspaces")).select("[data-testid=price-hour]")[1]
+    assert field["value"] == "1.5"
+    wrong = admin.post("/admin/prices", data={"device": "Processor", "hour": "-1"})
+    assert wrong.status_code == 422
+    row = soup(wrong).select_one("[data-device=Processor]")
+    assert row.select_one("[data-testid=price-hour]")["value"] == "-1"
+    assert row.select_one("[role=alert]")
+    admin.post("/admin/prices", data={"device": "Processor", "hour": ""})
+    db.expire_all()
+    assert prices.of(db, "Processor") is None

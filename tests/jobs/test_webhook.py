@@ -11,13 +11,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from bs4 import BeautifulSoup
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.config import settings
 from app.db import now
 from app.jobs import webhook
-from app.jobs.tables import Job, JobEvent, JobWebhook
+from app.jobs.tables import Job, JobEvent, JobWebhook, WebhookKey
 from app.queue import transaction
 from tests.conftest import Client
 from tests.factories import make_dataset, make_job, make_model, make_node
@@ -164,3 +165,33 @@ def test_from_code_and_from_the_form(db: Session, api: Client) -> None:
     for wrong in ("ftp://example.com/", "https://user:pw@example.com/", "nowhere"):
         refused = api.post("/api/v1/jobs", json=body | {"webhook": wrong})
         assert refused.status_code == 422, wrong
+
+
+def test_a_key_is_replaced(db: Session, client: Client, receiver: Receiver) -> None:
+    job = over(db, client, receiver.url)
+    before = webhook.key(db, client.workspace.id)
+    db.commit()
+    made = client.post("/api/v1/jobs/webhook-key").json()["key"]
+    assert made != before
+    assert client.get("/api/v1/jobs/webhook-key").json()["key"] == made
+    webhook.deliver(job.id)
+    (headers, body) = receiver.got[0]
+    stamp = int(headers["webhook-timestamp"])
+    both = [webhook.signature(one, job.id, stamp, body) for one in (made, before)]
+    assert headers["webhook-signature"].split() == both
+    db.expire_all()
+    db.get_one(WebhookKey, client.workspace.id).created_at = now() - webhook.CHANGING
+    alone = webhook.signatures(db, client.workspace.id, job.id, stamp, body)
+    assert alone == both[0]
+
+
+def test_the_button_that_replaces_it(db: Session, client: Client, receiver: Receiver) -> None:
+    job = over(db, client, receiver.url)
+    before = webhook.key(db, client.workspace.id)
+    db.commit()
+    page = BeautifulSoup(client.get(f"/jobs/{job.id}?tab=settings").text, "lxml")
+    action = str(page.select_one("form:has([data-testid=job-hook-key])")["action"])
+    answer = client.post(action, headers={"origin": settings.url})
+    assert answer.headers["location"].endswith(f"/jobs/{job.id}?tab=settings")
+    db.expire_all()
+    assert webhook.key(db, client.workspace.id) != before
