@@ -33,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from app.cli.stack import own_stack
 from bench.parts import rows
+from bench.parts.console import server_ms, sign_in
 
 PEER = Path(os.environ.get("DANLU_BENCH_PYTHON", ROOT / ".venv-bench" / "bin" / "python"))
 WORDS = ["careful", "数据集里", "检查然后", "lost on the way", "#777777", "nothing is like this"]
@@ -122,21 +123,6 @@ def look(folder: Path) -> dict[str, float]:
 
 
 # -- a real server -----------------------------------------------------------------------
-
-
-def server_ms(answer: httpx.Response) -> float:
-    """Milliseconds that the server spent. Raises for an error."""
-    answer.raise_for_status()
-    match = re.search(r"dur=([\d.]+)", answer.headers["server-timing"])
-    assert match, answer.headers["server-timing"]
-    return float(match[1])
-
-
-def sign_in(browser: httpx.Client, home: Path) -> None:
-    first = json.loads((home / "first-run.json").read_text())
-    form = {"email": first["email"], "password": first["password"], "next": "/"}
-    answer = browser.post("/login", data=form, headers={"origin": str(browser.base_url)})
-    assert answer.status_code == 303, answer.text[:500]
 
 
 def send(api: httpx.Client, name: str, size: int, pieces: Any) -> str:

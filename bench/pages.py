@@ -18,6 +18,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.cli.stack import own_stack
+from bench.parts.console import server_ms, sign_in
 
 PAGES = [
     "/",
@@ -42,21 +43,6 @@ ROUNDS = 30
 def tell(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def server_ms(answer: httpx.Response) -> float:
-    """Milliseconds that the server spent. Raises for a page that is not there."""
-    answer.raise_for_status()
-    match = re.search(r"dur=([\d.]+)", answer.headers["server-timing"])
-    assert match, answer.headers["server-timing"]
-    return float(match[1])
-
-
-def sign_in(browser: httpx.Client, home: Path) -> None:
-    first = json.loads((home / "first-run.json").read_text())
-    form = {"email": first["email"], "password": first["password"], "next": "/"}
-    answer = browser.post("/login", data=form, headers={"origin": str(browser.base_url)})
-    assert answer.status_code == 303, answer.text[:500]
 
 
 def wire_bytes(browser: httpx.Client, path: str, seen: set[str]) -> int:

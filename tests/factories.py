@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.accounts import auth
+from app.accounts.auth import Principal
 from app.accounts.passwords import hash_password
 from app.accounts.tables import ApiKey, Membership, SignIn, User, Workspace
 from app.cluster.tables import Device, Node
@@ -57,6 +58,20 @@ def make_workspace(db: Session, *, owner: User | None = None, **overrides: Any) 
     )
     make_membership(db, workspace, owner or make_user(db), "owner")
     return workspace
+
+
+def make_principal(user: User, workspace: Workspace, **overrides: Any) -> Principal:
+    """Who asks: the workspace's owner, signed in."""
+    values = {
+        "user_id": user.id,
+        "email": user.email,
+        "name": user.name,
+        "workspace_id": workspace.id,
+        "workspace_name": workspace.name,
+        "role": "owner",
+        "is_platform_admin": user.is_platform_admin,
+    }
+    return Principal(**values | overrides)
 
 
 def make_membership(db: Session, workspace: Workspace, user: User, role: str) -> Membership:

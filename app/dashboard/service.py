@@ -12,6 +12,7 @@ from app.accounts.auth import Principal
 from app.accounts.tables import Workspace
 from app.cluster import overview as cluster
 from app.cluster.tables import Device, Lease, Request
+from app.datasets.measures import service as measures
 from app.datasets.tables import Dataset, DatasetVersion
 from app.db import now
 from app.deployments.tables import Deployment, Replica
@@ -92,12 +93,7 @@ def home(db: Session, who: Principal) -> Home:
     )
     if found.new:
         found.sample = sample(db)
-        found.starter = db.scalar(
-            select(Model)
-            .where(Model.workspace_id.is_(None), Model.kind == "base", Model.deleted_at.is_(None))
-            .order_by(Model.created_at)
-            .limit(1)
-        )
+        found.starter = next(iter(measures.bases(db, here)), None)
     found.to_deploy = to_deploy(db, here)
     return found
 

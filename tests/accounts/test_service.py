@@ -4,10 +4,9 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 from app.accounts import keys, service, signin
-from app.accounts.auth import SCOPES, Principal, digest, principal_of_key
+from app.accounts.auth import SCOPES, digest, principal_of_key
 from app.accounts.tables import ApiKey, SignIn, User
 from app.db import now
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
@@ -15,24 +14,11 @@ from tests.factories import (
     PASSWORD,
     make_key,
     make_membership,
+    make_principal,
     make_sign_in,
     make_user,
     make_workspace,
 )
-
-
-def principal(db: Session, user: User, workspace: object, role: str = "owner", **more) -> Principal:
-    values = {
-        "user_id": user.id,
-        "email": user.email,
-        "name": user.name,
-        "workspace_id": workspace.id,
-        "workspace_name": workspace.name,
-        "role": role,
-        "is_platform_admin": user.is_platform_admin,
-    }
-    return Principal(**values | more)
-
 
 # -- users -------------------------------------------------------------------------------
 
@@ -64,7 +50,7 @@ def test_disabling_ends_sign_ins_and_keys(db):
     workspace = make_workspace(db, owner=user)
     secret = make_key(db, workspace, user)
     make_sign_in(db, user, workspace)
-    who = principal(db, admin, workspace)
+    who = make_principal(admin, workspace)
     service.disable_user(db, who, user.id)
     db.flush()
     assert signin.sign_ins(db, user.id) == []
@@ -92,7 +78,7 @@ def test_slugs_are_ascii_and_unique(db):
 def test_inviting_makes_an_account_only_where_there_is_none(db):
     owner = make_user(db)
     workspace = make_workspace(db, owner=owner)
-    who = principal(db, owner, workspace)
+    who = make_principal(owner, workspace)
     asked = {"workspace_id": workspace.id, "name": "", "role": "member"}
     user, password = service.invite(db, who, email="new@example.com", **asked)
     assert password
@@ -113,7 +99,7 @@ def test_only_owners_make_and_unmake_owners(db):
     workspace = make_workspace(db, owner=owner)
     make_membership(db, workspace, admin, "admin")
     make_membership(db, workspace, other, "owner")
-    who = principal(db, admin, workspace, "admin")
+    who = make_principal(admin, workspace, role="admin")
     with pytest.raises(Forbidden):
         service.set_role(db, who, workspace_id=workspace.id, user_id=admin.id, role="owner")
     with pytest.raises(Forbidden):
@@ -122,7 +108,7 @@ def test_only_owners_make_and_unmake_owners(db):
         service.set_role(db, who, workspace_id=workspace.id, user_id=admin.id, role="emperor")
     service.set_role(
         db,
-        principal(db, owner, workspace),
+        make_principal(owner, workspace),
         workspace_id=workspace.id,
         user_id=other.id,
         role="viewer",
@@ -133,7 +119,7 @@ def test_only_owners_make_and_unmake_owners(db):
 def test_the_last_owner_stays(db):
     owner = make_user(db)
     workspace = make_workspace(db, owner=owner)
-    who = principal(db, owner, workspace)
+    who = make_principal(owner, workspace)
     for change in (
         lambda: service.remove_member(db, who, workspace_id=workspace.id, user_id=owner.id),
         lambda: service.set_role(
@@ -152,7 +138,7 @@ def test_leaving_a_workspace_ends_its_keys(db):
     make_membership(db, workspace, member, "member")
     here, there = make_key(db, workspace, member), make_key(db, elsewhere, member)
     service.remove_member(
-        db, principal(db, owner, workspace), workspace_id=workspace.id, user_id=member.id
+        db, make_principal(owner, workspace), workspace_id=workspace.id, user_id=member.id
     )
     with pytest.raises(Unauthenticated):
         principal_of_key(db, here)
@@ -166,14 +152,14 @@ def test_who_manages_a_workspace(db):
     owner, root = make_user(db), make_user(db, is_platform_admin=True)
     mine, other = make_workspace(db, owner=owner), make_workspace(db)
     home = make_workspace(db, owner=root)
-    assert service.administered(db, principal(db, owner, mine), mine.id) is mine
-    assert service.administered(db, principal(db, root, home), mine.id) is mine
+    assert service.administered(db, make_principal(owner, mine), mine.id) is mine
+    assert service.administered(db, make_principal(root, home), mine.id) is mine
     with pytest.raises(NotFound):
-        service.administered(db, principal(db, owner, mine), other.id)
+        service.administered(db, make_principal(owner, mine), other.id)
     with pytest.raises(Forbidden):
-        service.administered(db, principal(db, owner, mine, "member"), mine.id)
+        service.administered(db, make_principal(owner, mine, role="member"), mine.id)
     with pytest.raises(NotFound):
-        service.administered(db, principal(db, root, home), "ws_none")
+        service.administered(db, make_principal(root, home), "ws_none")
 
 
 # -- keys --------------------------------------------------------------------------------
@@ -223,7 +209,7 @@ def test_a_hostile_key_is_only_wrong(db, secret):
 def test_nobody_gives_a_key_more_than_they_have(db):
     user = make_user(db)
     workspace = make_workspace(db, owner=user)
-    who = principal(db, user, workspace, scopes=("account", "inference"))
+    who = make_principal(user, workspace, scopes=("account", "inference"))
     assert keys.scopes_for(who) == ["inference", "account"]
     keys.issue_api_key(db, who, name="x", scopes=["inference"], expires_at=None)
     for scope in ("jobs:write", "admin"):
@@ -244,7 +230,10 @@ def test_keys_are_ones_own_or_for_an_admin(db):
     make_key(db, workspace, owner)
     make_key(db, workspace, member)
     make_key(db, make_workspace(db, owner=owner), owner)
-    boss, worker = principal(db, owner, workspace), principal(db, member, workspace, "member")
+    boss, worker = (
+        make_principal(owner, workspace),
+        make_principal(member, workspace, role="member"),
+    )
     assert len(keys.list_api_keys(db, boss)) == 2
     ((mine, _),) = keys.list_api_keys(db, worker)
     others = next(key for key, user in keys.list_api_keys(db, boss) if user.id == owner.id)

@@ -3,11 +3,23 @@
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy.orm import Session
 
+from app.accounts.auth import Principal
 from app.config import settings
 from app.datasets.intake import importing
 from tests.datasets.files import many
 from tests.datasets.intake.stand_in_hub import Hub, serving
+from tests.factories import make_principal, make_user, make_workspace
+
+
+@pytest.fixture
+def who(db: Session) -> Principal:
+    """The owner of a workspace."""
+    user = make_user(db, name="Ada")
+    workspace = make_workspace(db, owner=user)
+    db.commit()
+    return make_principal(user, workspace)
 
 
 @pytest.fixture

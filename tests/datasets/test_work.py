@@ -20,23 +20,6 @@ from app.datasets.validation.checking import Turn
 from app.db import now
 from app.errors import Conflict
 from tests.datasets.files import BAD, many, stored
-from tests.factories import make_user, make_workspace
-
-
-@pytest.fixture
-def who(db: Session) -> Principal:
-    user = make_user(db)
-    workspace = make_workspace(db, owner=user)
-    db.commit()
-    return Principal(
-        user_id=user.id,
-        email=user.email,
-        name=user.name,
-        workspace_id=workspace.id,
-        workspace_name=workspace.name,
-        role="owner",
-        is_platform_admin=False,
-    )
 
 
 @pytest.fixture

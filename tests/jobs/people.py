@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
 from app.accounts.tables import Membership, User, Workspace
+from tests.factories import make_principal
 
 
 def owner(db: Session, workspace: Workspace) -> User:
@@ -14,13 +15,4 @@ def owner(db: Session, workspace: Workspace) -> User:
 
 
 def principal(db: Session, workspace: Workspace) -> Principal:
-    user = owner(db, workspace)
-    return Principal(
-        user_id=user.id,
-        email=user.email,
-        name=user.name,
-        workspace_id=workspace.id,
-        workspace_name=workspace.name,
-        role="owner",
-        is_platform_admin=False,
-    )
+    return make_principal(owner(db, workspace), workspace)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from app import storage
-from app.accounts.auth import Principal
 from app.config import settings
 from app.datasets.drafts import edits, overlay
 from app.datasets.measures import service as measures
@@ -178,15 +177,7 @@ def test_a_draft_is_measured_as_edited_and_anew_after_each_change(db):
     chosen = starter(db)
     rows = [chat(f"问题 {at}", "答案") for at in range(5)]
     version = dataset(db, workspace, rows, status="draft")
-    who = Principal(
-        user_id=user.id,
-        email=user.email,
-        name=user.name,
-        workspace_id=workspace.id,
-        workspace_name=workspace.name,
-        role="owner",
-        is_platform_admin=False,
-    )
+    who = factories.make_principal(user, workspace)
 
     def measure():
         with transaction() as session:

@@ -94,16 +94,8 @@ class Preferences(Recorded):
         hp, self.style = hyperparameters, style_of(spec)
         self.rows = Rows(examples, spec.stage, hp.seed)
         self.held_out = Rows(validation, spec.stage, hp.seed) if validation else None
-        self.plan = Plan(self.rows.lengths, hp)
-        self.watch(
-            run,
-            hp,
-            progress,
-            total=self.plan.total,
-            per_epoch=self.plan.per_epoch,
-            validates=self.held_out is not None,
-            sampler=sampler,
-        )
+        plan = Plan(self.rows.lengths, hp)
+        self.watch(run, hp, progress, plan, validates=self.held_out is not None, sampler=sampler)
         found = arguments(run, hp, self.plan.total, cuda=cuda, bf16=bf16)
         trained = {weight: weight.data for weight in model.parameters() if weight.requires_grad}
         tokenizer = load_tokenizer(spec)

@@ -18,6 +18,7 @@ from app.errors import N_
 from app.jobs.spec import Hyperparameters
 from workers.stages import adapters, checkpoints
 from workers.stages.adapters import Update
+from workers.stages.batches import Plan
 from workers.stages.checkpoints import Progress
 from workers.stages.run import Run, StageError, say
 
@@ -72,14 +73,13 @@ class Recorded:
         run: Run,
         hyperparameters: Hyperparameters,
         progress: Progress,
+        plan: Plan,
         *,
-        total: int,
-        per_epoch: int,
         validates: bool,
-        sampler: Sampler | None = None,
+        sampler: Sampler | None,
     ) -> None:
         self.run, self.hp, self.progress = run, hyperparameters, progress
-        self.total, self.per_epoch = total, per_epoch
+        self.plan, self.total, self.per_epoch = plan, plan.total, plan.per_epoch
         self.validates, self.sampler = validates, sampler
         self.now: dict[str, Any] = {}
         self.took = 0.0  # seconds of the last step

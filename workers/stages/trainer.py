@@ -139,16 +139,8 @@ class StepTrainer(Recorded, Trainer):
     ) -> None:
         hp = hyperparameters
         self.examples, self.validation = examples, validation
-        self.plan = Plan(examples.lengths, hp)
-        self.watch(
-            run,
-            hp,
-            progress,
-            total=self.plan.total,
-            per_epoch=self.plan.per_epoch,
-            validates=validation is not None,
-            sampler=sampler,
-        )
+        plan = Plan(examples.lengths, hp)
+        self.watch(run, hp, progress, plan, validates=validation is not None, sampler=sampler)
         causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.packed = isolates(hp, causal, cuda=cuda, bf16=bf16)
         self.scoring = losses.install(causal)

@@ -38,13 +38,7 @@ def page(
     max_length: Length = DEFAULT_LENGTH,
 ) -> Response:
     found = service.version(db, who.workspace_id, dataset_id, version)
-    return routes.show(
-        request,
-        "datasets/statistics.html",
-        found,
-        asked={"version": version},
-        **tab(request, db, who, found, model, max_length),
-    )
+    return shown(request, db, who, found, version, model, max_length)
 
 
 @router.get("/{dataset_id}/statistics/panel", name="datasets:statistics_panel")
@@ -59,14 +53,7 @@ def panel(
 ) -> Response:
     """The moving part of the tab."""
     found = service.version(db, who.workspace_id, dataset_id, version)
-    return routes.show(
-        request,
-        "datasets/statistics.html",
-        found,
-        block="panel",
-        asked={"version": version},
-        **tab(request, db, who, found, model, max_length),
-    )
+    return shown(request, db, who, found, version, model, max_length, block="panel")
 
 
 @router.post("/{dataset_id}/statistics", name="datasets:measure")
@@ -84,14 +71,7 @@ def measure(
     if not is_htmx(request):
         path = request.app.url_path_for("datasets:statistics", dataset_id=dataset_id)
         return redirect(request, f"{path}?version={found.number}&model={chosen.id}")
-    return routes.show(
-        request,
-        "datasets/statistics.html",
-        found,
-        block="panel",
-        asked={"version": version},
-        **tab(request, db, who, found, chosen.id, DEFAULT_LENGTH),
-    )
+    return shown(request, db, who, found, version, chosen.id, DEFAULT_LENGTH, block="panel")
 
 
 @router.get("/{dataset_id}/statistics/lengths", name="datasets:statistics_lengths")
@@ -106,13 +86,28 @@ def lengths(
 ) -> Response:
     """What a maximum length would cut: for this tab, and for the Validation tab."""
     found = service.version(db, who.workspace_id, dataset_id, version)
+    return shown(request, db, who, found, version, model, max_length, block="lengths")
+
+
+def shown(
+    request: Request,
+    db: Session,
+    who: Principal,
+    found: DatasetVersion,
+    version: str,
+    model: str,
+    max_length: int,
+    block: str | None = None,
+) -> Response:
+    """The tab, or a block of it. `version` is how the dataset's version was asked for."""
+    context = tab(request, db, who, found, model, max_length, charts=block != "lengths")
     return routes.show(
         request,
         "datasets/statistics.html",
         found,
-        block="lengths",
+        block=block,
         asked={"version": version},
-        **tab(request, db, who, found, model, max_length, charts=False),
+        **context,
     )
 
 
@@ -124,7 +119,7 @@ def tab(
     wanted: str,
     max_length: int,
     *,
-    charts: bool = True,
+    charts: bool,
 ) -> dict[str, Any]:
     """What the blocks of the tab show; without any base model, only that."""
     max_length = min(max(2, max_length), LONGEST)

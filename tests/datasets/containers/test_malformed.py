@@ -19,27 +19,10 @@ from app.errors import DomainError
 from tests.datasets.containers.malformed import Case, cases
 from tests.datasets.containers.malformed_rows import GIB, long_line
 from tests.datasets.files import stored
-from tests.factories import make_user, make_workspace
 
 SEED = 20261121
 MEMORY = 600  # MiB that this process may grow by, whatever comes
 ESCAPED = Path("/tmp/escaped.jsonl")  # where some of the archives lead
-
-
-@pytest.fixture
-def who(db: Session) -> Principal:
-    user = make_user(db)
-    workspace = make_workspace(db, owner=user)
-    db.commit()
-    return Principal(
-        user_id=user.id,
-        email=user.email,
-        name=user.name,
-        workspace_id=workspace.id,
-        workspace_name=workspace.name,
-        role="owner",
-        is_platform_admin=False,
-    )
 
 
 @pytest.fixture(autouse=True)

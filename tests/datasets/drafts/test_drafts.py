@@ -19,23 +19,7 @@ from app.datasets.tables import DatasetVersion
 from app.db import engine
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from tests.datasets.files import jsonl, many, row
-from tests.factories import make_dataset, make_user, make_workspace
-
-
-@pytest.fixture
-def who(db: Session) -> Principal:
-    user = make_user(db, name="Ada")
-    workspace = make_workspace(db, owner=user)
-    db.commit()
-    return Principal(
-        user_id=user.id,
-        email=user.email,
-        name=user.name,
-        workspace_id=workspace.id,
-        workspace_name=workspace.name,
-        role="owner",
-        is_platform_admin=False,
-    )
+from tests.factories import make_dataset
 
 
 def upload(who: Principal, data: bytes, dataset_id: str = "") -> DatasetVersion:
