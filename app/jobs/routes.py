@@ -156,6 +156,7 @@ def form_page(
         fields=view.form_fields(stage, method),
         basic=view.BASIC,
         most_devices=service.most_devices(db),
+        shares=methods.shares(stage, method),
         titles=view.FIGURES,
         reporters=reporters.offered(db),
         **guess(request, db, who, values),
