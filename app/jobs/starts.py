@@ -66,7 +66,7 @@ def find(db: Session, workspace_id: str, wanted: str) -> Start:
         job.method in methods.ADAPTERS,
         job.stage == "reward",
         job.name,
-        wanted,
+        name_of(row),
     )
 
 
