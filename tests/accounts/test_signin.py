@@ -12,8 +12,14 @@ from app.accounts.tables import SignIn
 from app.db import now
 from app.errors import Forbidden, Invalid, NotFound, TooMany, Unauthenticated
 from app.queue import redis
-from tests.accounts.test_service import principal
-from tests.factories import PASSWORD, make_membership, make_sign_in, make_user, make_workspace
+from tests.factories import (
+    PASSWORD,
+    make_membership,
+    make_principal,
+    make_sign_in,
+    make_user,
+    make_workspace,
+)
 
 
 def attempt(db, email, password=PASSWORD, ip="10.0.0.1"):
@@ -182,7 +188,7 @@ def test_one_revokes_ones_own_only(db):
 
 def test_a_principal_may_what_its_role_may(db):
     user = make_user(db)
-    member = principal(db, user, make_workspace(db, owner=user), "member")
+    member = make_principal(user, make_workspace(db, owner=user), role="member")
     assert [member.may(role) for role in ("viewer", "member", "admin", "owner", "platform")] == [
         True,
         True,

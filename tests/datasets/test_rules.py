@@ -1,7 +1,5 @@
 """What may be published, pinned and deleted; the samples."""
 
-# ruff: noqa: F811 - fixtures are imported by their names
-
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from app.datasets.states import MOVES, switch
 from app.datasets.tables import Dataset, DatasetVersion
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from tests.datasets.files import BAD, many, row
-from tests.datasets.test_work import large, upload, who  # noqa: F401
+from tests.datasets.test_work import large, upload  # noqa: F401
 from tests.factories import make_dataset, make_workspace
 
 # -- rules -------------------------------------------------------------------------------

@@ -14,11 +14,8 @@ from app.datasets.drafts import acts, comparing, differing, edits, finding, over
 from app.datasets.drafts.comparing import Difference
 from app.datasets.tables import DatasetComparison, DatasetVersion
 from app.errors import Conflict
-from tests.datasets.drafts.test_drafts import fresh, ids, over_hash, upload, who
+from tests.datasets.drafts.test_drafts import fresh, ids, over_hash, upload
 from tests.datasets.files import jsonl, many, row, stored
-
-__all__ = ["who"]  # a fixture
-
 
 # -- words -------------------------------------------------------------------------------
 

@@ -11,10 +11,8 @@ from app.datasets.drafts.replacing import Wanted
 from app.datasets.tables import DatasetVersion, DraftAct
 from app.db import engine
 from app.errors import Conflict, Invalid
-from tests.datasets.drafts.test_drafts import fresh, ids, over_hash, texts, upload, who
+from tests.datasets.drafts.test_drafts import fresh, ids, over_hash, texts, upload
 from tests.datasets.files import many, row, stored
-
-__all__ = ["who"]  # a fixture
 
 
 def finish(version: DatasetVersion) -> DatasetVersion:

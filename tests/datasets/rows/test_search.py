@@ -1,7 +1,5 @@
 """Finding rows by text, role, length, language and flag: over the facts, and without them."""
 
-# ruff: noqa: F811 - fixtures are imported by their names
-
 import random
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from app.datasets.validation import checking, mapping, matching, problems
 from app.errors import Conflict, Invalid
 from tests.conftest import Client
 from tests.datasets.files import jsonl, row
-from tests.datasets.test_work import fresh, nudges, upload, who  # noqa: F401
+from tests.datasets.test_work import fresh, nudges, upload
 from tests.factories import make_dataset
 
 WORDS = ["Straße", "好评", "bad", "Bad data", "问题", "x\ny", '"q"', "a\\b", "13812345678", "",
