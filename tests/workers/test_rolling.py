@@ -127,13 +127,12 @@ def test_it_waits_for_a_long_answer(
     db: Session, workspace: Workspace, base: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine that is to leave finishes the answer under way, and takes no longer than that."""
-    slow = "_sleep = asyncio.sleep\nHOLD = 6"
     code = stand_in_engine.CODE.replace(
         'count = asked.get("max_tokens", 3)',
-        'count = asked.get("max_tokens", 3)\n    if count == 9: await _sleep(HOLD)',
+        'count = asked.get("max_tokens", 3)\n    if count == 9: await asyncio.sleep(6)',
     )
     monkeypatch.setattr(stand_in_engine, "CODE", code)
-    monkeypatch.setattr(settings, "train_python", stand_in_engine.install(tmp_path, slow))
+    monkeypatch.setattr(settings, "train_python", stand_in_engine.install(tmp_path))
     deployment = deploy(db, workspace, base, engine="transformers", replicas=2)
     until(lambda: [one.state for one in living(deployment)] == ["ready", "ready"])
     _, second = living(deployment)
