@@ -1,14 +1,17 @@
 """How a model would be served: by which engine, in which mode, needing how much."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.cluster.tables import Node
+from app.cluster.tables import Device, Node
 from app.config import settings
-from app.deployments import sizing
-from app.deployments.sizing import Estimate
+from app.deployments import options, sizing
+from app.deployments.revisions import Settings
+from app.deployments.sizing import Estimate, Shape
 from app.deployments.tables import Deployment
 from app.errors import N_, Invalid
 from app.jobs import service as jobs
@@ -31,6 +34,9 @@ class Plan:
     unsupported: str  # why vLLM cannot serve this adapter on its base, if it cannot
     max_model_len: int
     estimate: Estimate
+    settings: Settings  # what the replicas would be started with
+    shape: Shape
+    quantizations: list[str]  # those that engine and devices can do
 
 
 def plan(
@@ -42,8 +48,15 @@ def plan(
     mode: str | None = None,
     max_model_len: int | None = None,
     devices: int = 1,
+    memory: int | None = None,
+    exclusive: bool = False,
+    quantization: str = "",
+    arguments: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Raises NotFound (no such model) and Invalid (what was asked for cannot be)."""
+    """Raises NotFound (no such model) and Invalid (what was asked for cannot be).
+
+    `memory` is in bytes of each device: a share of it.
+    """
     model = models.get(db, workspace_id, model_id)
     if model.scores:
         raise Invalid(
@@ -83,6 +96,22 @@ def plan(
     length = max_model_len or sizing.usual_length(base)
     sizing.check_length(base, length)
     beside = model if adapter and mode == "adapter" else None
+    kind = device_kind(db)
+    config = sizing.read_json(base, "config.json")
+    can = options.offered(engine=chosen, kind=kind, config=config)
+    options.check_quantization(quantization, can, config)
+    checked = options.check(dict(arguments or {}), engine=chosen, kind=kind)
+    check_memory(memory, exclusive=exclusive)
+    shape = Shape.of(base, beside)
+    estimate = sizing.needs(
+        shape,
+        engine=chosen,
+        max_model_len=length,
+        devices=devices,
+        memory=memory,
+        quantization=quantization,
+        arguments=checked,
+    )
     return Plan(
         model=model,
         base=base,
@@ -92,10 +121,34 @@ def plan(
         forced=forced,
         unsupported=unsupported,
         max_model_len=length,
-        estimate=sizing.estimate(
-            base, beside, engine=chosen, max_model_len=length, devices=devices
+        estimate=estimate,
+        settings=Settings(
+            engine=engine,
+            devices=devices,
+            max_model_len=length,
+            memory=memory,
+            exclusive=exclusive,
+            quantization=quantization,
+            arguments=checked,
+            estimate=estimate.stored(),
         ),
+        shape=shape,
+        quantizations=can,
     )
+
+
+def device_kind(db: Session) -> str | None:
+    """`cuda` where any living node has a GPU, else `cpu`; None before any has reported."""
+    kinds = set(db.scalars(select(Device.kind).join(Node).where(Node.dead_at.is_(None))))
+    return "cuda" if "cuda" in kinds else min(kinds, default=None)
+
+
+def check_memory(memory: int | None, *, exclusive: bool) -> None:
+    if memory is not None and exclusive:
+        raise Invalid(
+            N_("Either whole devices or a share of their memory: leave one of the two out."),
+            field="memory",
+        )
 
 
 def choose_engine(db: Session, asked: str) -> tuple[str, str]:

@@ -15,18 +15,16 @@ from app.accounts.auth import Principal
 from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
 from app.db import new_id, now
+from app.deployments import fitting, revisions
 from app.deployments.plans import merge, plan
 from app.deployments.schemas import DeploymentCreate
-from app.deployments.states import note, replicas_of
+from app.deployments.states import living, note, replicas_of
 from app.deployments.tables import Deployment, DeploymentEvent, Replica, ReplicaLog
-from app.deployments.wanted import advance, lock, stop_all
+from app.deployments.wanted import SWEEP, advance, lock, stop_all
 from app.errors import N_, Conflict, Invalid, NotFound
 from app.models import service as models
 from app.queue import send
 from app.quotas import service as quotas
-
-SWEEP = "workers.sweep"
-
 
 # -- starting ----------------------------------------------------------------------------
 
@@ -45,9 +43,15 @@ def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
         mode=data.mode,
         max_model_len=data.max_model_len,
         devices=data.devices,
+        memory=data.memory,
+        exclusive=data.exclusive,
+        quantization=data.quantization,
+        arguments=data.arguments,
     )
     if data.replicas > 1:
         check_quota(db, who.workspace_id, data.replicas * data.devices)
+    if refusal := fitting.fit(db, who.workspace_id, found).refusal:
+        raise refusal
     cluster.lock(db)  # one creation at a time: two of one name meet here
     check_name(db, who.workspace_id, data.name)
     deployment = Deployment(
@@ -57,17 +61,15 @@ def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
         name=data.name,
         model_id=found.model.id,
         mode=found.mode,
-        engine=data.engine,
         replicas=data.replicas,
-        devices=data.devices,
-        max_model_len=found.max_model_len,
-        estimate=found.estimate.stored(),
         state="pending",
+        **vars(found.settings),
     )
     if found.mode != "merged":
         deployment.served_model_id = found.model.id
     db.add(deployment)
     db.flush()
+    revisions.add(db, deployment, found.settings, who.user_id)
     models.pin(db, found.model.id, "deployment", deployment.id)
     note(
         db,
@@ -162,8 +164,7 @@ def list_deployments(
 def replicas(db: Session, deployments: Sequence[Deployment]) -> dict[str, list[Replica]]:
     """The replicas of each, by deployment id."""
     found: dict[str, list[Replica]] = {deployment.id: [] for deployment in deployments}
-    query = select(Replica).where(Replica.deployment_id.in_(found)).order_by(Replica.index)
-    for replica in db.scalars(query):
+    for replica in db.scalars(living().where(Replica.deployment_id.in_(found))):
         found[replica.deployment_id].append(replica)
     return found
 
