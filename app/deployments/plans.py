@@ -1,13 +1,15 @@
 """How a model would be served: by which engine, in which mode, needing how much."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.cluster.tables import Node
 from app.config import settings
-from app.deployments import sizing
+from app.deployments import guests, room, sizing, speech
+from app.deployments.guests import Place
+from app.deployments.room import Room
 from app.deployments.sizing import Estimate
 from app.deployments.tables import Deployment
 from app.errors import N_, Invalid
@@ -31,6 +33,8 @@ class Plan:
     unsupported: str  # why vLLM cannot serve this adapter on its base, if it cannot
     max_model_len: int
     estimate: Estimate
+    room: Room  # for other adapters of its base
+    place: Place  # where an adapter is carried, or why it needs an engine of its own
 
 
 def plan(
@@ -42,8 +46,16 @@ def plan(
     mode: str | None = None,
     max_model_len: int | None = None,
     devices: int = 1,
+    replicas: int = 1,
+    adapters: int | None = None,
+    own_engine: bool = False,
+    host: Deployment | None = None,
 ) -> Plan:
-    """Raises NotFound (no such model) and Invalid (what was asked for cannot be)."""
+    """Raises NotFound (no such model) and Invalid (what was asked for cannot be).
+
+    An adapter is carried by engines of its base that run, unless `own_engine`, or settings that
+    only an engine of its own has, are asked for; `host` asks for one deployment's.
+    """
     model = models.get(db, workspace_id, model_id)
     if model.scores:
         raise Invalid(
@@ -67,7 +79,7 @@ def plan(
     unsupported, forced = "", False
     if adapter:
         config = sizing.read_json(model, "adapter_config.json")
-        unsupported = sizing.unsupported(config)
+        unsupported = sizing.unsupported(config) or speech.unsupported(base, model)
         forced = chosen == "transformers"
         if mode == "adapter" and forced:
             raise Invalid(
@@ -78,11 +90,39 @@ def plan(
                 field="mode",
             )
         if mode == "adapter":
-            sizing.check_adapter(config)
+            sizing.check_adapter(unsupported)
         mode = mode or ("merged" if forced or unsupported else "adapter")
+    found = Place()
+    alone = own_engine or replicas > 1 or devices > 1 or adapters is not None
+    if adapter and mode == "adapter" and (host or not alone):
+        found = guests.place(db, workspace_id, model, base, max_model_len=max_model_len, host=host)
+        if host and found.refusal:
+            message, params = found.refusal
+            raise Invalid(message, code="not_carried", field="model", **params)
+    if host and mode != "adapter":
+        raise not_carried(model, unsupported)
+    if found.host:
+        return Plan(
+            model=model,
+            base=base,
+            engine=chosen,
+            why_not_vllm="",
+            mode="adapter",
+            forced=False,
+            unsupported="",
+            max_model_len=found.host.max_model_len,
+            estimate=Estimate(weights=model.size, cache=0, overhead=0),
+            room=room.NONE,
+            place=found,
+        )
     length = max_model_len or sizing.usual_length(base)
     sizing.check_length(base, length)
     beside = model if adapter and mode == "adapter" else None
+    whole = mode == "merged"
+    kept = room.NONE
+    if chosen == "vllm":
+        kept = room.of(db, workspace_id, base, beside, 0 if whole else adapters)
+    estimate = sizing.estimate(base, beside, engine=chosen, max_model_len=length, devices=devices)
     return Plan(
         model=model,
         base=base,
@@ -92,9 +132,30 @@ def plan(
         forced=forced,
         unsupported=unsupported,
         max_model_len=length,
-        estimate=sizing.estimate(
-            base, beside, engine=chosen, max_model_len=length, devices=devices
+        estimate=replace(estimate, overhead=estimate.overhead + kept.bytes),
+        room=kept,
+        place=found,
+    )
+
+
+def not_carried(model: Model, feature: str) -> Invalid:
+    """What is no adapter that an engine of its base could carry."""
+    if model.kind != "adapter":
+        return Invalid(
+            N_("%(name)s is a whole model: it needs an engine of its own."),
+            code="not_carried",
+            field="model",
+            name=model.name,
+        )
+    return Invalid(
+        N_(
+            "vLLM cannot serve %(name)s on its base: it uses %(feature)s. Deploy it by itself, "
+            "merged into its base."
         ),
+        code="not_carried",
+        field="model",
+        name=model.name,
+        feature=feature or "transformers",
     )
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.cluster import service as cluster
 from app.cluster.tables import Lease
 from app.db import now
-from app.deployments import sizing
+from app.deployments import room
 from app.deployments.states import ACTIVE, LONG_RUN, note, switch_replica
 from app.deployments.tables import Deployment, Replica, ReplicaLog
 from app.deployments.wanted import START, advance
@@ -39,12 +39,14 @@ class ReplicaFacts:
     engine: str  # auto, vllm or transformers
     model: str  # artefact of a whole model
     adapter: str | None  # artefact of the adapter to serve on it
-    rank: int  # of the adapter, rounded up to what vLLM takes; 0 without one
+    rank: int  # of adapters, at most, as vLLM takes it; 0 where it carries none
     parameters: int  # of the whole model
     max_model_len: int
     cache_bytes: int
     devices: list[str]  # cpu:0, cuda:3
     share: float  # of each device's memory
+    adapters: int = 0  # that can be loaded while it runs
+    at_once: int = 1  # adapters in one step
 
 
 def grant(db: Session, replica_id: str, node_id: str) -> bool:
@@ -98,14 +100,14 @@ def start_facts(db: Session, replica_id: str, fence: int) -> ReplicaFacts | None
         engine=deployment.engine,
         model=base.artefact,
         adapter=adapter.artefact if adapter else None,
-        rank=sizing.check_adapter(sizing.read_json(adapter, "adapter_config.json"))
-        if adapter
-        else 0,
+        rank=max(deployment.adapter_rank, room.rank_of(adapter) if adapter else 0),
         parameters=base.parameters,
         max_model_len=deployment.max_model_len,
         cache_bytes=deployment.estimate.get("cache", 2**30),
         devices=[lease.device.name for lease in leases],
         share=min((share_of(lease) for lease in leases), default=1.0),
+        adapters=deployment.adapters,
+        at_once=room.at_once(base, deployment.adapters, deployment.adapter_rank),
     )
 
 
@@ -218,6 +220,8 @@ def end(db: Session, replica_id: str, fence: int, error: dict[str, Any] | None =
         switch_replica(db, deployment, replica, "stopped")
         advance(db, deployment)
         return True
+    if error and error.get("code") == "no_lora":
+        error = room.give_up(deployment, error)
     if error:
         replica.failures = 1 if long_run else replica.failures + 1
         replica.error = error

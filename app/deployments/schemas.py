@@ -32,6 +32,12 @@ class DeploymentCreate(BaseModel):
     max_model_len: int | None = Field(
         None, ge=64, le=2**20, description="Tokens of prompt and answer together."
     )
+    adapters: int | None = Field(
+        None, ge=0, le=64, description="How many adapters of its base its engines can load."
+    )
+    own_engine: bool = Field(
+        False, description="Adapters only: even where an engine of the base could carry it."
+    )
 
 
 class ReplicaOut(BaseModel):
@@ -53,7 +59,8 @@ class ReplicaOut(BaseModel):
 
 class DeploymentOut(BaseModel):
     """`reason` says why a pending one waits: merging, quota, devices, memory or node.
-    `estimate` is in bytes per replica. `url` is the OpenAI base URL; `name` the model there.
+    `host` is the deployment whose engines carry this one, an adapter; `adapters` is how many this
+    one's engines can carry. `estimate` is in bytes per replica. `url` is the OpenAI base URL; `name` the model there.
     """
 
     id: str
@@ -62,6 +69,8 @@ class DeploymentOut(BaseModel):
     model: str
     served_model: str | None
     mode: str
+    host: str | None
+    adapters: int
     engine: str
     devices: int
     max_model_len: int
@@ -90,6 +99,8 @@ class DeploymentOut(BaseModel):
             model=deployment.model_id,
             served_model=deployment.served_model_id,
             mode=deployment.mode,
+            host=deployment.host_id,
+            adapters=deployment.adapters,
             engine=deployment.engine,
             devices=deployment.devices,
             max_model_len=deployment.max_model_len,

@@ -15,6 +15,7 @@ from app.accounts.auth import Principal
 from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
 from app.db import new_id, now
+from app.deployments import guests
 from app.deployments.plans import merge, plan
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.states import note, replicas_of
@@ -31,8 +32,12 @@ SWEEP = "workers.sweep"
 # -- starting ----------------------------------------------------------------------------
 
 
-def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
+def create(
+    db: Session, who: Principal, data: DeploymentCreate, host: Deployment | None = None
+) -> Deployment:
     """Start serving a model: the deployment, its replicas and what they ask for, at once.
+
+    An adapter becomes a guest of a deployment that can carry it: of `host`, if one is given.
 
     Raises NotFound (model), Conflict (name taken), Invalid (cannot be served so, or no such
     devices will ever be free).
@@ -45,6 +50,10 @@ def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
         mode=data.mode,
         max_model_len=data.max_model_len,
         devices=data.devices,
+        replicas=data.replicas,
+        adapters=data.adapters,
+        own_engine=data.own_engine,
+        host=host,
     )
     if data.replicas > 1:
         check_quota(db, who.workspace_id, data.replicas * data.devices)
@@ -62,8 +71,13 @@ def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
         devices=data.devices,
         max_model_len=found.max_model_len,
         estimate=found.estimate.stored(),
+        adapters=found.room.adapters,
+        adapter_rank=found.room.rank,
         state="pending",
     )
+    if found.place.host:
+        guests.check_host(db, found.place.host.id)
+        guests.attach(deployment, found.place)
     if found.mode != "merged":
         deployment.served_model_id = found.model.id
     db.add(deployment)
@@ -235,6 +249,7 @@ def log_tail(db: Session, replica: Replica, size: int) -> bytes:
 def stop(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
     """Stop all engines and give the devices back; the settings stay. Twice is once."""
     deployment = lock(db, get(db, workspace_id, deployment_id).id)
+    guests.check_free(db, deployment)
     stop_all(db, deployment)
     return deployment
 
@@ -244,6 +259,8 @@ def start(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
     deployment = lock(db, get(db, workspace_id, deployment_id).id)
     deployment.desired = "running"
     deployment.error = None
+    if deployment.host_id:
+        find_host(db, deployment)
     for replica in replicas_of(db, deployment.id):
         replica.error, replica.retry_at, replica.failures = None, None, 0
     if deployment.mode == "merged" and deployment.served_model_id is None:
@@ -253,9 +270,24 @@ def start(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
     return deployment
 
 
+def find_host(db: Session, guest: Deployment) -> None:
+    """A locked guest goes on: with its host, or another, or else with an engine of its own."""
+    host = db.get_one(Deployment, guest.host_id)
+    if host.desired == "stopped" or host.deleted_at:
+        found = plan(db, guest.workspace_id, guest.model_id, mode="adapter", engine=guest.engine)
+        if found.place.host is None:
+            guest.host_id, guest.sends, guest.replicas = None, {}, 1
+            guest.adapters, guest.adapter_rank = found.room.adapters, found.room.rank
+            guest.max_model_len, guest.estimate = found.max_model_len, found.estimate.stored()
+            return
+        guests.attach(guest, found.place)
+    guests.again(db, guest)
+
+
 def delete(db: Session, workspace_id: str, deployment_id: str) -> None:
     """The name is free at once; the engines stop, then the model is let go."""
     deployment = lock(db, get(db, workspace_id, deployment_id).id)
+    guests.check_free(db, deployment)
     deployment.deleted_at = now()
     stop_all(db, deployment)
     advance(db, deployment)
@@ -282,6 +314,7 @@ class Route:
     state: str
     reason: str
     replicas: tuple[RouteReplica, ...]
+    sends: dict[str, Any]  # of a guest: what its requests carry beside what the caller says
 
 
 @dataclass(frozen=True)
@@ -298,12 +331,13 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             Deployment.id,
             Deployment.state,
             Deployment.reason,
+            Deployment.sends,
             Replica.id,
             Replica.address,
             Replica.secret,
             Replica.engine,
         )
-        .outerjoin(Replica, (Replica.deployment_id == Deployment.id) & (Replica.state == "ready"))
+        .outerjoin(Replica, guests.answers())
         .where(
             Deployment.workspace_id == workspace_id,
             Deployment.name == name,
@@ -313,7 +347,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
     ).all()
     if not rows:
         return None
-    deployment_id, state, reason = rows[0][:3]
+    deployment_id, state, reason, sends = rows[0][:4]
     return Route(
         deployment_id,
         name,
@@ -324,6 +358,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             for *_, replica_id, address, secret, engine in rows
             if replica_id
         ),
+        sends,
     )
 
 

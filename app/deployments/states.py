@@ -14,13 +14,13 @@ from app.deployments.tables import Deployment, DeploymentEvent, Replica
 from app.errors import N_, Conflict
 
 MOVES: dict[str, set[str]] = {
-    "pending": {"starting", "ready", "stopping", "stopped", "error"},
-    "starting": {"pending", "ready", "unhealthy", "stopping", "stopped", "error"},
-    "ready": {"pending", "starting", "unhealthy", "stopping", "stopped", "error"},
+    "pending": {"starting", "ready", "stopping", "stopped", "idle", "error"},
+    "starting": {"pending", "ready", "unhealthy", "stopping", "stopped", "idle", "error"},
+    "ready": {"pending", "starting", "unhealthy", "stopping", "stopped", "idle", "error"},
     "unhealthy": {"pending", "starting", "ready", "stopping", "stopped", "error"},
     "stopping": {"pending", "starting", "stopped", "error"},
     "stopped": {"pending"},
-    "idle": {"pending", "stopped"},
+    "idle": {"pending", "starting", "ready", "stopping", "stopped", "error"},
     "error": {"pending", "starting", "ready", "stopping", "stopped"},
 }
 REPLICA_MOVES: dict[str, set[str]] = {
@@ -42,6 +42,7 @@ MESSAGES = {
     "unhealthy": N_("The engine does not answer."),
     "stopping": N_("Stopping."),
     "stopped": N_("Stopped. Its devices are free again."),
+    "idle": N_("Asleep. Its devices are free; the next request wakes it."),
     "error": N_("It does not start."),
 }
 REPLICA_MESSAGES = {

@@ -41,6 +41,14 @@ class Deployment(Base):
     state: Mapped[str] = mapped_column(default="pending")  # see states.py
     reason: Mapped[str] = mapped_column(default="")
     error: Mapped[dict[str, Any] | None]
+    # An adapter that the engines of another deployment carry: it has none of its own.
+    host_id: Mapped[str | None] = mapped_column(ForeignKey("deployments.id"), index=True)
+    # What the gateway adds to its requests, where the host's engine would do otherwise.
+    sends: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    adapters: Mapped[int] = mapped_column(default=0)  # how many others its engines may carry
+    adapter_rank: Mapped[int] = mapped_column(default=0)  # the largest they have room for
+    asked_at: Mapped[datetime | None]  # a guest that was not loaded was asked for
+    last_used_at: Mapped[datetime | None]  # a request asked for it, give or take ten seconds
     created_at: Mapped[Created]
     ready_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
@@ -72,6 +80,22 @@ class Replica(Base):
     ready_at: Mapped[datetime | None]
     memory: Mapped[int | None] = mapped_column(BigInteger)  # bytes, measured once it is ready
     error: Mapped[dict[str, Any] | None]  # {code, message, params, advice, permanent}
+
+
+class AdapterLoad(Base):
+    """What a node made of loading a guest into one start of a replica. No row: not loaded."""
+
+    __tablename__ = "adapter_loads"
+
+    replica_id: Mapped[str] = mapped_column(ForeignKey("replicas.id"), primary_key=True)
+    deployment_id: Mapped[str] = mapped_column(
+        ForeignKey("deployments.id"), primary_key=True, index=True
+    )
+    fence: Mapped[int]  # of the start it went into; with another one it is gone
+    state: Mapped[str]  # loaded or failed
+    seconds: Mapped[float]  # that it took, with its first token
+    error: Mapped[dict[str, Any] | None]  # {code, message, params, advice}
+    at: Mapped[Created]
 
 
 class DeploymentEvent(Base):

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from app.cluster import service as cluster
 from app.db import now
-from app.deployments.states import ACTIVE, note, replicas_of, settle, switch_replica
+from app.deployments.guests import settle
+from app.deployments.states import ACTIVE, note, replicas_of, switch_replica
 from app.deployments.tables import Deployment, Replica
 from app.errors import N_, DomainError
 from app.jobs.states import FINAL
@@ -56,7 +57,7 @@ def advance(db: Session, deployment: Deployment, *, refuse: bool = False) -> Non
         if deployment.deleted_at and deployment.state == "stopped":
             unpin(db, deployment)
         return
-    if deployment.error:  # only a person's start clears it
+    if deployment.error or deployment.host_id:  # only a person's start clears the first
         settle(db, deployment)
         return
     if deployment.served_model_id is None and not take_merged(db, deployment):

@@ -53,7 +53,7 @@ async def post(
     """
     assert session is not None, "the gateway's lifespan has not started"
     for replica in by_load(route):
-        payload = orjson.dumps(body | {"model": replica.served_name})
+        payload = orjson.dumps(spoken_for(route, body) | {"model": replica.served_name})
         in_flight[replica.id] += 1
         try:
             response = await session.post(
@@ -76,6 +76,22 @@ async def post(
         code="engine_unreachable",
         name=route.name,
     )
+
+
+def spoken_for(route: Route, body: dict[str, Any]) -> dict[str, Any]:
+    """The body as the engine must see it so that it does what the model learned: an adapter that
+    another's engine carries stops and draws as its own files say, unless the caller says more.
+    """
+    if not route.sends:
+        return body
+    said = {name: value for name, value in body.items() if value is not None}
+    sent = route.sends | said
+    own, asked = route.sends.get("stop_token_ids", []), said.get("stop_token_ids", [])
+    if own and body.get("ignore_eos"):
+        sent = sent | {"stop_token_ids": asked}
+    elif own and isinstance(asked, list):
+        sent = sent | {"stop_token_ids": [*own, *asked]}
+    return sent
 
 
 async def events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
