@@ -362,6 +362,11 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
     )
 
 
+def ask(db: Session, deployment_id: str) -> None:
+    """A request came for what is not ready: an adapter that was unloaded is loaded again."""
+    guests.ask(db, deployment_id)
+
+
 def names(db: Session, workspace_id: str) -> list[ModelName]:
     """The model names that can be called, by name."""
     rows: Sequence[Any] = db.execute(

@@ -87,7 +87,9 @@ class AdapterLoad(Base):
 
     __tablename__ = "adapter_loads"
 
-    replica_id: Mapped[str] = mapped_column(ForeignKey("replicas.id"), primary_key=True)
+    replica_id: Mapped[str] = mapped_column(
+        ForeignKey("replicas.id", ondelete="CASCADE"), primary_key=True
+    )
     deployment_id: Mapped[str] = mapped_column(
         ForeignKey("deployments.id"), primary_key=True, index=True
     )

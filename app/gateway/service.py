@@ -138,6 +138,10 @@ async def route_to(workspace_id: str, name: str) -> Route:
 
     def look() -> Route:
         with transaction() as db:
+            found = deployments.route(db, workspace_id, name)
+            if found and found.state == "idle":
+                deployments.ask(db, found.deployment_id)
+        with transaction() as db:
             return find_route(db, workspace_id, name)
 
     route = await run_in_threadpool(look)

@@ -40,7 +40,10 @@ def upgrade() -> None:
         sa.Column("error", JSONB, nullable=True),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
-            ["replica_id"], ["replicas.id"], name=op.f("fk_adapter_loads_replica_id")
+            ["replica_id"],
+            ["replicas.id"],
+            name=op.f("fk_adapter_loads_replica_id"),
+            ondelete="CASCADE",
         ),
         sa.ForeignKeyConstraint(
             ["deployment_id"], ["deployments.id"], name=op.f("fk_adapter_loads_deployment_id")
@@ -48,9 +51,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("replica_id", "deployment_id", name=op.f("pk_adapter_loads")),
     )
     op.create_index(op.f("ix_adapter_loads_deployment_id"), "adapter_loads", ["deployment_id"])
-    op.add_column(
-        "jobs", sa.Column("deploy", sa.Text(), nullable=False, server_default="")
-    )
+    op.add_column("jobs", sa.Column("deploy", sa.Text(), nullable=False, server_default=""))
     op.alter_column("jobs", "deploy", server_default=None)
 
 
