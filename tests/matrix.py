@@ -39,6 +39,7 @@ BODIES = {
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
     "PUT /api/v1/quotas/{workspace}": {"devices": 1},
     "PUT /api/v1/prices": {"hour": "1.5"},
+    "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
     "POST /api/v1/datasets/{dataset_id}/mapping": {"format": "text", "columns": {"text": "a"}},
     "POST /api/v1/datasets/{dataset_id}/rows": {"rows": [{"messages": []}]},
     "PATCH /api/v1/datasets/{dataset_id}/rows/{row}": {"row": {}, "hash": "x"},
@@ -179,6 +180,10 @@ def objects(
         state="stopped",
     )
     replica = make.make_replica(db, deployment, state="stopped")
+    guest = make.make_deployment(
+        db, workspace, owner, model_id=model.id, served_model_id=model.id, mode="adapter",
+        desired="stopped", state="stopped", host_id=deployment.id,
+    )  # fmt: skip
     talk = make.added(
         db, Conversation(workspace_id=workspace.id, user_id=owner.id, title="x", model="x")
     )
@@ -213,6 +218,8 @@ def objects(
         "step": str(checkpoint.step),
         "path": "data/runs",
         "deployment_id": deployment.id,
+        "guest_id": guest.id,
+        "action": "unload",
         "replica_id": replica.id,
         "conversation_id": talk.id,
         "key_id": key.id,
