@@ -145,10 +145,17 @@ def test_any_process_of_the_engine_may_die(up: Up, host: str, victim) -> None:
     assert time.monotonic() - began < AGAIN
     assert WORD in (ask(up, "mood") or "")
     assert len(engines(up)) == 1
-    assert not any(one.is_running() for one in members)
+    assert not any(lives(one) for one in members)
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait()
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_nothing_is_left(up: Up, host: str) -> None:
