@@ -16,6 +16,7 @@ from app.chat.tables import Conversation
 from app.datasets.rows import segments
 from app.datasets.tables import DatasetUpload, DraftAct
 from app.db import now
+from app.deployments.tables import Alias
 from app.jobs.tables import JobCheckpoint
 from app.main import app
 from tests import factories as make
@@ -39,6 +40,7 @@ BODIES = {
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
     "PUT /api/v1/quotas/{workspace}": {"devices": 1},
     "PUT /api/v1/prices": {"hour": "1.5"},
+    "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
     "POST /api/v1/datasets/{dataset_id}/mapping": {"format": "text", "columns": {"text": "a"}},
     "POST /api/v1/datasets/{dataset_id}/rows": {"rows": [{"messages": []}]},
     "PATCH /api/v1/datasets/{dataset_id}/rows/{row}": {"row": {}, "hash": "x"},
@@ -179,6 +181,14 @@ def objects(
         state="stopped",
     )
     replica = make.make_replica(db, deployment, state="stopped")
+    alias = make.added(
+        db,
+        Alias(
+            workspace_id=workspace.id,
+            name="steady",
+            targets=[{"deployment": deployment.id, "weight": 1}],
+        ),
+    )
     talk = make.added(
         db, Conversation(workspace_id=workspace.id, user_id=owner.id, title="x", model="x")
     )
@@ -214,6 +224,8 @@ def objects(
         "path": "data/runs",
         "deployment_id": deployment.id,
         "replica_id": replica.id,
+        "alias": alias.id,
+        "alias_id": alias.id,
         "conversation_id": talk.id,
         "key_id": key.id,
         "sign_in_id": sign_in.id,

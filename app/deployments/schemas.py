@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.deployments.tables import Deployment, Replica
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
+LONGEST_IDLE = 7 * 24 * 60  # minutes
 
 
 class DeploymentCreate(BaseModel):
@@ -31,6 +32,12 @@ class DeploymentCreate(BaseModel):
     devices: int = Field(1, ge=1, le=16, description="Per replica.")
     max_model_len: int | None = Field(
         None, ge=64, le=2**20, description="Tokens of prompt and answer together."
+    )
+    idle_minutes: int | None = Field(
+        None,
+        ge=1,
+        le=LONGEST_IDLE,
+        description="After so long without a request it sleeps; the next one wakes it.",
     )
 
 
@@ -71,6 +78,8 @@ class DeploymentOut(BaseModel):
     reason: str
     error: dict[str, str] | None
     replicas: list[ReplicaOut]
+    idle_minutes: int | None
+    last_used_at: datetime | None
     created_at: datetime
     ready_at: datetime | None
 
@@ -99,6 +108,8 @@ class DeploymentOut(BaseModel):
             reason=deployment.reason,
             error=spoken(trouble(deployment, replicas), say),
             replicas=[replica_out(replica, say) for replica in replicas],
+            idle_minutes=deployment.idle_minutes,
+            last_used_at=deployment.last_used_at,
             created_at=deployment.created_at,
             ready_at=deployment.ready_at,
         )

@@ -15,18 +15,16 @@ from app.accounts.auth import Principal
 from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
 from app.db import new_id, now
+from app.deployments import aliases
 from app.deployments.plans import merge, plan
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.states import note, replicas_of
 from app.deployments.tables import Deployment, DeploymentEvent, Replica, ReplicaLog
-from app.deployments.wanted import advance, lock, stop_all
+from app.deployments.wanted import SWEEP, advance, lock, stop_all
 from app.errors import N_, Conflict, Invalid, NotFound
 from app.models import service as models
 from app.queue import send
 from app.quotas import service as quotas
-
-SWEEP = "workers.sweep"
-
 
 # -- starting ----------------------------------------------------------------------------
 
@@ -61,6 +59,7 @@ def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
         replicas=data.replicas,
         devices=data.devices,
         max_model_len=found.max_model_len,
+        idle_minutes=data.idle_minutes,
         estimate=found.estimate.stored(),
         state="pending",
     )
@@ -102,6 +101,13 @@ def check_name(db: Session, workspace_id: str, name: str) -> None:
     if taken:
         raise Conflict(
             N_("There is a deployment called %(name)s already. Choose another name."),
+            code="name_taken",
+            field="name",
+            name=name,
+        )
+    if aliases.find(db, workspace_id, name):
+        raise Conflict(
+            N_("There is an alias called %(name)s already. Choose another name."),
             code="name_taken",
             field="name",
             name=name,
@@ -254,8 +260,12 @@ def start(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
 
 
 def delete(db: Session, workspace_id: str, deployment_id: str) -> None:
-    """The name is free at once; the engines stop, then the model is let go."""
+    """The name is free at once; the engines stop, then the model is let go.
+
+    Raises Conflict if an alias leads to it.
+    """
     deployment = lock(db, get(db, workspace_id, deployment_id).id)
+    aliases.refuse_if_led_to(db, deployment)
     deployment.deleted_at = now()
     stop_all(db, deployment)
     advance(db, deployment)
@@ -282,13 +292,13 @@ class Route:
     state: str
     reason: str
     replicas: tuple[RouteReplica, ...]
+    asleep: bool = False  # or waking: none is ready, and a request may wait for one
 
 
 @dataclass(frozen=True)
 class ModelName:
     name: str
     created_at: datetime
-    deployment_id: str
 
 
 def route(db: Session, workspace_id: str, name: str) -> Route | None:
@@ -298,6 +308,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             Deployment.id,
             Deployment.state,
             Deployment.reason,
+            Deployment.idled_at,
             Replica.id,
             Replica.address,
             Replica.secret,
@@ -313,33 +324,35 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
     ).all()
     if not rows:
         return None
-    deployment_id, state, reason = rows[0][:3]
-    return Route(
-        deployment_id,
-        name,
-        state,
-        reason,
-        tuple(
-            RouteReplica(replica_id, address, secret, name, engine)
-            for *_, replica_id, address, secret, engine in rows
-            if replica_id
-        ),
+    deployment_id, state, reason, idled_at = rows[0][:4]
+    ready = tuple(
+        RouteReplica(replica_id, address, secret, name, engine)
+        for *_, replica_id, address, secret, engine in rows
+        if replica_id
     )
+    return Route(deployment_id, name, state, reason, ready, bool(idled_at and not ready))
 
 
 def names(db: Session, workspace_id: str) -> list[ModelName]:
-    """The model names that can be called, by name."""
+    """The model names that can be called, by name: deployments that are ready or would wake, and
+    the aliases that lead to any of them.
+    """
     rows: Sequence[Any] = db.execute(
-        select(Deployment.name, Deployment.created_at, Deployment.id)
-        .where(
+        select(Deployment.name, Deployment.created_at, Deployment.id).where(
             Deployment.workspace_id == workspace_id,
             Deployment.deleted_at.is_(None),
-            Deployment.ready_at.is_not(None),
-            Deployment.desired == "running",
+            or_(Deployment.ready_at.is_not(None), Deployment.idled_at.is_not(None)),
+            Deployment.desired != "stopped",
         )
-        .order_by(Deployment.name)
     ).all()
-    return [ModelName(*row) for row in rows]
+    found = {name: ModelName(name, created_at) for name, created_at, _ in rows}
+    callable_ = {deployment_id for *_, deployment_id in rows}
+    for alias in aliases.listed(db, workspace_id):
+        if any(one["weight"] and one["deployment"] in callable_ for one in alias.targets):
+            found[alias.name] = ModelName(alias.name, alias.created_at)
+        else:
+            found.pop(alias.name, None)  # it hides the deployment of its name
+    return [found[name] for name in sorted(found)]
 
 
 def holding(db: Session, replica_ids: Sequence[str]) -> dict[str, list[str]]:
