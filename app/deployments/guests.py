@@ -151,7 +151,7 @@ def chosen(db: Session, host: Deployment) -> list[Deployment]:
 
 def check_free(db: Session, host: Deployment) -> None:
     """Raises Conflict, naming them, while guests depend on this deployment's engines."""
-    if left := wanted(db, host.id):
+    if left := [one for one in guests_of(db, host.id) if one.desired != "stopped"]:
         raise Conflict(
             N_(
                 "The engines of %(name)s carry these adapters: %(guests)s. Stop or delete them "
@@ -179,21 +179,25 @@ def settle(db: Session, deployment: Deployment) -> None:
     }
     loads = [one for one in loads_of(db, deployment.id) if live.get(one.replica_id) == one.fence]
     failed = next((one for one in loads if one.state == "failed"), None)
+    host = db.get_one(Deployment, deployment.host_id)
     if deployment.desired != "running":
         left = any(one.state == "loaded" for one in loads)
-        switch(db, deployment, "stopping" if left else "stopped")
+        switch(db, deployment, "stopping" if left else deployment.desired)
     elif any(one.state == "loaded" for one in loads):
         deployment.error = None
         switch(db, deployment, "ready")
     elif failed and failed.error:
         deployment.error = failed.error
         switch(db, deployment, "error", str(failed.error.get("code", "")))
-    elif not live:
-        switch(db, deployment, "pending", "host")
-    elif deployment in chosen(db, db.get_one(Deployment, deployment.host_id)):
-        switch(db, deployment, "starting")
-    else:
+    elif host.desired == "idle" or (live and deployment not in chosen(db, host)):
+        deployment.idled_at = deployment.idled_at or now()
         switch(db, deployment, "idle")
+    elif not live and host.state == "pending" and host.reason:
+        switch(db, deployment, "pending", host.reason)
+    elif not live and host.state in ("error", "stopped"):
+        switch(db, deployment, "pending", "host")
+    else:
+        switch(db, deployment, "starting")
 
 
 def loads_of(db: Session, guest_id: str) -> Sequence[AdapterLoad]:
@@ -215,17 +219,12 @@ def again(db: Session, guest: Deployment) -> None:
     db.flush()
 
 
-def ask(db: Session, deployment_id: str) -> bool:
-    """A request came for a guest that is not loaded: the node loads it, in place of the one that
-    was used least recently. False for what is no guest, or is not wanted.
+def ask(db: Session, guest: Deployment) -> None:
+    """A request came for a locked guest that is not loaded: the node loads it, in place of the one
+    that was used least recently.
     """
-    guest = db.get(Deployment, deployment_id, with_for_update=True, populate_existing=True)
-    if guest is None or guest.host_id is None or guest.desired != "running":
-        return False
-    if guest.state == "idle":
-        guest.asked_at = now()
-        settle(db, guest)
-    return True
+    guest.desired, guest.asked_at = "running", now()
+    settle(db, guest)
 
 
 def answers() -> ColumnElement[bool]:

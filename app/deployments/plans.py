@@ -221,3 +221,17 @@ def merge(db: Session, deployment: Deployment) -> None:
             adapter_id=deployment.model_id,
         ).id
     )
+
+
+def find_host(db: Session, guest: Deployment) -> None:
+    """A locked guest goes on: with its host, or another, or else with an engine of its own."""
+    host = db.get_one(Deployment, guest.host_id)
+    if host.desired == "stopped" or host.deleted_at:
+        found = plan(db, guest.workspace_id, guest.model_id, mode="adapter", engine=guest.engine)
+        if found.place.host is None:
+            guest.host_id, guest.sends, guest.replicas = None, {}, 1
+            guest.adapters, guest.adapter_rank = found.room.adapters, found.room.rank
+            guest.max_model_len, guest.estimate = found.max_model_len, found.estimate.stored()
+            return
+        guests.attach(guest, found.place)
+    guests.again(db, guest)

@@ -18,7 +18,7 @@ from app.db import now
 from app.deployments import room
 from app.deployments.states import ACTIVE, LONG_RUN, note, switch_replica
 from app.deployments.tables import Deployment, Replica, ReplicaLog
-from app.deployments.wanted import START, advance
+from app.deployments.wanted import START, SWEEP, advance
 from app.models.tables import Model
 from app.queue import node_queue, send
 
@@ -63,7 +63,7 @@ def grant(db: Session, replica_id: str, node_id: str) -> bool:
         cluster.release(db, "replica", replica_id)
         return False
     db.refresh(replica)
-    if replica.state != "pending" or deployment.desired == "stopped":
+    if replica.state != "pending" or deployment.desired != "running":
         if replica.state not in ACTIVE:
             cluster.release(db, "replica", replica_id)
         return False
@@ -213,10 +213,11 @@ def end(db: Session, replica_id: str, fence: int, error: dict[str, Any] | None =
         return False
     deployment, replica = found
     cluster.release(db, "replica", replica.id)
+    send(db, SWEEP)  # somebody may wait for what it held, or for it to start again
     long_run = replica.ready_at is not None and now() - replica.ready_at > LONG_RUN
     replica.pid = replica.pid_started = replica.ready_at = replica.memory = None
     replica.address = replica.secret = replica.phase = ""
-    if deployment.desired == "stopped":
+    if deployment.desired != "running":
         switch_replica(db, deployment, replica, "stopped")
         advance(db, deployment)
         return True

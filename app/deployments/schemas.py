@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.deployments.tables import Deployment, Replica
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
+LONGEST_IDLE = 7 * 24 * 60  # minutes
 
 
 class DeploymentCreate(BaseModel):
@@ -37,6 +38,12 @@ class DeploymentCreate(BaseModel):
     )
     own_engine: bool = Field(
         False, description="Adapters only: even where an engine of the base could carry it."
+    )
+    idle_minutes: int | None = Field(
+        None,
+        ge=1,
+        le=LONGEST_IDLE,
+        description="After so long without a request it sleeps; the next one wakes it.",
     )
 
 
@@ -80,6 +87,8 @@ class DeploymentOut(BaseModel):
     reason: str
     error: dict[str, str] | None
     replicas: list[ReplicaOut]
+    idle_minutes: int | None
+    last_used_at: datetime | None
     created_at: datetime
     ready_at: datetime | None
 
@@ -110,6 +119,8 @@ class DeploymentOut(BaseModel):
             reason=deployment.reason,
             error=spoken(trouble(deployment, replicas), say),
             replicas=[replica_out(replica, say) for replica in replicas],
+            idle_minutes=deployment.idle_minutes,
+            last_used_at=deployment.last_used_at,
             created_at=deployment.created_at,
             ready_at=deployment.ready_at,
         )

@@ -4,7 +4,7 @@ What nodes do stands in `replicas`, what the sweep does in `wanted`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -15,19 +15,16 @@ from app.accounts.auth import Principal
 from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
 from app.db import new_id, now
-from app.deployments import guests
-from app.deployments.plans import merge, plan
+from app.deployments import aliases, guests
+from app.deployments.plans import find_host, merge, plan
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.states import note, replicas_of
 from app.deployments.tables import Deployment, DeploymentEvent, Replica, ReplicaLog
-from app.deployments.wanted import advance, lock, stop_all
+from app.deployments.wanted import SWEEP, advance, lock, stop_all
 from app.errors import N_, Conflict, Invalid, NotFound
 from app.models import service as models
 from app.queue import send
 from app.quotas import service as quotas
-
-SWEEP = "workers.sweep"
-
 
 # -- starting ----------------------------------------------------------------------------
 
@@ -70,6 +67,7 @@ def create(
         replicas=data.replicas,
         devices=data.devices,
         max_model_len=found.max_model_len,
+        idle_minutes=data.idle_minutes,
         estimate=found.estimate.stored(),
         adapters=found.room.adapters,
         adapter_rank=found.room.rank,
@@ -116,6 +114,13 @@ def check_name(db: Session, workspace_id: str, name: str) -> None:
     if taken:
         raise Conflict(
             N_("There is a deployment called %(name)s already. Choose another name."),
+            code="name_taken",
+            field="name",
+            name=name,
+        )
+    if aliases.find(db, workspace_id, name):
+        raise Conflict(
+            N_("There is an alias called %(name)s already. Choose another name."),
             code="name_taken",
             field="name",
             name=name,
@@ -270,24 +275,14 @@ def start(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
     return deployment
 
 
-def find_host(db: Session, guest: Deployment) -> None:
-    """A locked guest goes on: with its host, or another, or else with an engine of its own."""
-    host = db.get_one(Deployment, guest.host_id)
-    if host.desired == "stopped" or host.deleted_at:
-        found = plan(db, guest.workspace_id, guest.model_id, mode="adapter", engine=guest.engine)
-        if found.place.host is None:
-            guest.host_id, guest.sends, guest.replicas = None, {}, 1
-            guest.adapters, guest.adapter_rank = found.room.adapters, found.room.rank
-            guest.max_model_len, guest.estimate = found.max_model_len, found.estimate.stored()
-            return
-        guests.attach(guest, found.place)
-    guests.again(db, guest)
-
-
 def delete(db: Session, workspace_id: str, deployment_id: str) -> None:
-    """The name is free at once; the engines stop, then the model is let go."""
+    """The name is free at once; the engines stop, then the model is let go.
+
+    Raises Conflict if an alias leads to it.
+    """
     deployment = lock(db, get(db, workspace_id, deployment_id).id)
     guests.check_free(db, deployment)
+    aliases.refuse_if_led_to(db, deployment)
     deployment.deleted_at = now()
     stop_all(db, deployment)
     advance(db, deployment)
@@ -303,6 +298,8 @@ class RouteReplica:
     secret: str
     served_name: str  # what the engine calls the model
     engine: str  # vllm or transformers
+    # For a guest: what its requests carry beside what the caller says.
+    sends: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -314,14 +311,13 @@ class Route:
     state: str
     reason: str
     replicas: tuple[RouteReplica, ...]
-    sends: dict[str, Any]  # of a guest: what its requests carry beside what the caller says
+    asleep: bool = False  # or waking: none is ready, and a request may wait for one
 
 
 @dataclass(frozen=True)
 class ModelName:
     name: str
     created_at: datetime
-    deployment_id: str
 
 
 def route(db: Session, workspace_id: str, name: str) -> Route | None:
@@ -331,6 +327,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             Deployment.id,
             Deployment.state,
             Deployment.reason,
+            Deployment.idled_at,
             Deployment.sends,
             Replica.id,
             Replica.address,
@@ -347,39 +344,35 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
     ).all()
     if not rows:
         return None
-    deployment_id, state, reason, sends = rows[0][:4]
-    return Route(
-        deployment_id,
-        name,
-        state,
-        reason,
-        tuple(
-            RouteReplica(replica_id, address, secret, name, engine)
-            for *_, replica_id, address, secret, engine in rows
-            if replica_id
-        ),
-        sends,
+    deployment_id, state, reason, idled_at, sends = rows[0][:5]
+    ready = tuple(
+        RouteReplica(replica_id, address, secret, name, engine, sends)
+        for *_, replica_id, address, secret, engine in rows
+        if replica_id
     )
-
-
-def ask(db: Session, deployment_id: str) -> None:
-    """A request came for what is not ready: an adapter that was unloaded is loaded again."""
-    guests.ask(db, deployment_id)
+    return Route(deployment_id, name, state, reason, ready, bool(idled_at and not ready))
 
 
 def names(db: Session, workspace_id: str) -> list[ModelName]:
-    """The model names that can be called, by name."""
+    """The model names that can be called, by name: deployments that are ready or would wake, and
+    the aliases that lead to any of them.
+    """
     rows: Sequence[Any] = db.execute(
-        select(Deployment.name, Deployment.created_at, Deployment.id)
-        .where(
+        select(Deployment.name, Deployment.created_at, Deployment.id).where(
             Deployment.workspace_id == workspace_id,
             Deployment.deleted_at.is_(None),
-            Deployment.ready_at.is_not(None),
-            Deployment.desired == "running",
+            or_(Deployment.ready_at.is_not(None), Deployment.idled_at.is_not(None)),
+            Deployment.desired != "stopped",
         )
-        .order_by(Deployment.name)
     ).all()
-    return [ModelName(*row) for row in rows]
+    found = {name: ModelName(name, created_at) for name, created_at, _ in rows}
+    callable_ = {deployment_id for *_, deployment_id in rows}
+    for alias in aliases.listed(db, workspace_id):
+        if any(one["weight"] and one["deployment"] in callable_ for one in alias.targets):
+            found[alias.name] = ModelName(alias.name, alias.created_at)
+        else:
+            found.pop(alias.name, None)  # it hides the deployment of its name
+    return [found[name] for name in sorted(found)]
 
 
 def holding(db: Session, replica_ids: Sequence[str]) -> dict[str, list[str]]:

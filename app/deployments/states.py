@@ -18,7 +18,7 @@ MOVES: dict[str, set[str]] = {
     "starting": {"pending", "ready", "unhealthy", "stopping", "stopped", "idle", "error"},
     "ready": {"pending", "starting", "unhealthy", "stopping", "stopped", "idle", "error"},
     "unhealthy": {"pending", "starting", "ready", "stopping", "stopped", "error"},
-    "stopping": {"pending", "starting", "stopped", "error"},
+    "stopping": {"pending", "starting", "stopped", "idle", "error"},
     "stopped": {"pending"},
     "idle": {"pending", "starting", "ready", "stopping", "stopped", "error"},
     "error": {"pending", "starting", "ready", "stopping", "stopped"},
@@ -73,8 +73,10 @@ def switch(db: Session, deployment: Deployment, state: str, reason: str = "") ->
     deployment.state, deployment.reason = state, reason
     if state == "ready" and deployment.ready_at is None:
         deployment.ready_at = now()
-    if state in ("pending", "stopped", "error"):
+    if state in ("pending", "stopped", "idle", "error"):
         deployment.ready_at = None
+    if state == "ready":
+        deployment.idled_at = None
     note(db, deployment, "state", MESSAGES[state], {"old": old, "new": state, "reason": reason})
 
 
@@ -108,8 +110,8 @@ def settle(db: Session, deployment: Deployment) -> None:
     """Derive the deployment's state from what is wanted and what its replicas are."""
     replicas = replicas_of(db, deployment.id)
     states = {replica.state for replica in replicas}
-    if deployment.desired == "stopped":
-        switch(db, deployment, "stopping" if states & set(ACTIVE) else "stopped")
+    if deployment.desired != "running":
+        switch(db, deployment, "stopping" if states & set(ACTIVE) else deployment.desired)
     elif "ready" in states:
         switch(db, deployment, "ready")
     elif "unhealthy" in states:

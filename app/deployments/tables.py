@@ -37,7 +37,7 @@ class Deployment(Base):
     max_model_len: Mapped[int] = mapped_column(default=2048)  # tokens: prompt and answer
     # bytes that each replica is expected to need: {weights, cache, overhead}
     estimate: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    desired: Mapped[str] = mapped_column(default="running")  # running or stopped
+    desired: Mapped[str] = mapped_column(default="running")  # running, idle or stopped
     state: Mapped[str] = mapped_column(default="pending")  # see states.py
     reason: Mapped[str] = mapped_column(default="")
     error: Mapped[dict[str, Any] | None]
@@ -48,9 +48,11 @@ class Deployment(Base):
     adapters: Mapped[int] = mapped_column(default=0)  # how many others its engines may carry
     adapter_rank: Mapped[int] = mapped_column(default=0)  # the largest they have room for
     asked_at: Mapped[datetime | None]  # a guest that was not loaded was asked for
-    last_used_at: Mapped[datetime | None]  # a request asked for it, give or take ten seconds
     created_at: Mapped[Created]
     ready_at: Mapped[datetime | None]
+    idle_minutes: Mapped[int | None]  # after so many without a request it sleeps; None: never
+    last_used_at: Mapped[datetime | None]  # a request asked for it, give or take ten seconds
+    idled_at: Mapped[datetime | None]  # since when it sleeps; until it is ready again
     deleted_at: Mapped[datetime | None]
 
 
@@ -120,3 +122,31 @@ class ReplicaLog(Base):
     fence: Mapped[int] = mapped_column(primary_key=True)
     offset: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Alias(Base):
+    """A name at `/v1` that leads to deployments, by weight. Looked up before their own names."""
+
+    __tablename__ = "aliases"
+    __table_args__ = (UniqueConstraint("workspace_id", "name"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("als"))
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    name: Mapped[str]
+    targets: Mapped[list[dict[str, Any]]]  # {deployment (its id), weight}
+    created_at: Mapped[Created]
+
+
+class AliasEvent(Base):
+    """What was done with an alias, and by whom; kept when the alias is gone."""
+
+    __tablename__ = "alias_events"
+    __table_args__ = (Index("ix_alias_events_workspace_id_id", "workspace_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    alias_id: Mapped[str]
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    at: Mapped[Created]
+    message: Mapped[str]
+    params: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -21,6 +21,7 @@ from app.models import service as models
 from app.queue import node_queue, send
 
 START = "workers.start_replica"
+SWEEP = "workers.sweep"
 
 
 def lock(db: Session, deployment_id: str) -> Deployment:
@@ -52,7 +53,7 @@ def advance(db: Session, deployment: Deployment, *, refuse: bool = False) -> Non
     With `refuse`, a request that could never be granted raises (a person is waiting for the
     answer); without, it becomes the deployment's error.
     """
-    if deployment.desired == "stopped":
+    if deployment.desired != "running":
         settle(db, deployment)
         if deployment.deleted_at and deployment.state == "stopped":
             unpin(db, deployment)
@@ -126,9 +127,10 @@ def told(refusal: DomainError) -> dict[str, Any]:
     }
 
 
-def stop_all(db: Session, deployment: Deployment) -> None:
-    """Nothing of a locked deployment shall run."""
-    deployment.desired, deployment.error = "stopped", None
+def stop_all(db: Session, deployment: Deployment, desired: str = "stopped") -> None:
+    """Nothing of a locked deployment shall run; `desired` may be idle instead."""
+    deployment.desired, deployment.error = desired, None
+    deployment.idled_at = now() if desired == "idle" else None
     for replica in replicas_of(db, deployment.id):
         replica.error, replica.retry_at, replica.failures, replica.reason = None, None, 0, ""
         if replica.state in ("pending", "error"):

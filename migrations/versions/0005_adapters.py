@@ -7,7 +7,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision: str = "0005_adapters"
-down_revision: str | None = "0004"
+down_revision: str | None = "0005"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
@@ -21,7 +21,6 @@ def upgrade() -> None:
         sa.Column("adapters", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("adapter_rank", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("asked_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True),
     ):
         op.add_column("deployments", column)
     for name in ("sends", "adapters", "adapter_rank"):
@@ -60,5 +59,5 @@ def downgrade() -> None:
     op.drop_table("adapter_loads")
     op.drop_index(op.f("ix_deployments_host_id"), "deployments")
     op.drop_constraint(op.f("fk_deployments_host_id"), "deployments", type_="foreignkey")
-    for name in ("last_used_at", "asked_at", "adapter_rank", "adapters", "sends", "host_id"):
+    for name in ("asked_at", "adapter_rank", "adapters", "sends", "host_id"):
         op.drop_column("deployments", name)

@@ -11,7 +11,7 @@ from app.accounts.auth import Principal
 from app.accounts.tables import Workspace
 from app.cluster.tables import Request
 from app.db import now
-from app.deployments import adapters, carrying, guests, replicas, service
+from app.deployments import adapters, carrying, idle, replicas, service
 from app.deployments.carrying import Work
 from app.deployments.plans import plan
 from app.deployments.tables import Deployment, Replica
@@ -92,7 +92,7 @@ def test_a_new_start_carries_nothing_until_it_is_loaded_again(
     old = (replica.id, replica.fence)
     assert replicas.end(db, *old)
     sweep(db)
-    assert (guest.state, guest.reason) == ("pending", "host")
+    assert guest.state == "starting"
     started(db, replica)
     assert replicas.mark(db, replica.id, replica.fence, state="ready")
     found = service.route(db, who.workspace_id, "mood")
@@ -149,7 +149,7 @@ def test_an_adapter_on_an_engine_of_its_own_carries_others(
     first = deploy(db, who, make_tuned(db, workspace, base), "first")
     assert (first.host_id, first.adapters) == (None, 64)
     second = deploy(db, who, make_tuned(db, workspace, base), "second")
-    assert (second.host_id, second.state, second.reason) == (first.id, "pending", "host")
+    assert (second.host_id, second.state) == (first.id, "starting")
     stranger = principal(db, make_workspace(db))
     theirs = service.create(db, stranger, body(base, name="host"))
     assert theirs.host_id is None
@@ -209,11 +209,35 @@ def test_the_least_recently_used_makes_room(
     made["c"] = deploy(db, who, make_tuned(db, workspace, base), "c")
     do(db)
     assert [made[name].state for name in names] == ["ready", "idle", "ready"]
-    assert guests.ask(db, made["b"].id)
+    assert idle.wake(db, made["b"].id)
     do(db)
     assert [made[name].state for name in names] == ["idle", "ready", "ready"]
     assert "a" in [one.name for one in service.names(db, who.workspace_id)]
-    assert not guests.ask(db, host.id)
+    asleep = service.route(db, who.workspace_id, "a")
+    assert asleep
+    assert asleep.asleep  # a request for it waits until it is loaded again
+
+
+def test_a_guest_sleeps_and_wakes_with_its_host(
+    db: Session, workspace: Workspace, who: Principal, base: Model, host: Deployment
+) -> None:
+    guest = deploy(db, who, make_tuned(db, workspace, base), "mood")
+    do(db)
+    idle.sleep(db, who.workspace_id, host.id)
+    replica = only(db, host)
+    replicas.end(db, replica.id, replica.fence)
+    sweep(db)
+    assert (host.state, guest.state) == ("idle", "idle")
+    found = service.route(db, who.workspace_id, "mood")
+    assert found
+    assert found.asleep
+    assert idle.wake(db, guest.id)
+    assert (host.desired, guest.state) == ("running", "starting")
+    run(db, host)
+    do(db)
+    assert (guest.state, guest.idled_at) == ("ready", None)
+    idle.touch(db, [guest.id, only(db, host).id])  # as the gateway does at a look-up
+    assert db.get_one(Deployment, host.id, populate_existing=True).last_used_at
 
 
 def test_what_the_engine_refuses_is_the_guests_error(

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.accounts.tables import Workspace
 from app.config import settings
 from app.db import now
-from app.deployments import guests, service
+from app.deployments import idle, service
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.tables import Deployment, Replica
 from app.models.tables import Model
@@ -128,7 +128,7 @@ def test_adapters_come_and_go_and_come_back(db: Session, workspace: Workspace, b
     until(lambda: state_of(second) == "idle")
     assert voice(workspace, "two") is None
     with transaction() as own:
-        assert guests.ask(own, second.id)
+        assert idle.wake(own, second.id)
     until(lambda: state_of(second) == "ready" and state_of(again) == "idle")
     assert voice(workspace, "two") == names[1]
     assert len(process.attempts()) == 1

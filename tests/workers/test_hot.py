@@ -15,7 +15,7 @@ from app.accounts.tables import Workspace
 from app.config import ROOT, settings
 from app.deployments import service
 from app.deployments.schemas import DeploymentCreate
-from app.deployments.service import Route
+from app.deployments.service import RouteReplica
 from app.deployments.tables import Deployment
 from app.gateway.upstream import spoken_for
 from app.models.service import STARTER_FILES, ensure_starter
@@ -56,14 +56,14 @@ def test_an_adapter_with_a_template_of_its_own_is_started_with_it(tmp_path: Path
 
 def test_what_is_sent_for_a_guest() -> None:
     sends = {"stop_token_ids": [7], "temperature": 0.3}
-    route = Route("dep_x", "mood", "ready", "", (), sends)
+    route = RouteReplica("rep_x", "", "", "mood", "vllm", sends)
     assert spoken_for(route, {"prompt": "x"}) == {"prompt": "x"} | sends
     said = spoken_for(route, {"temperature": 0, "stop_token_ids": [9], "top_p": None})
     assert said == {"temperature": 0, "stop_token_ids": [7, 9]}
     assert spoken_for(route, {"temperature": None})["temperature"] == 0.3
     assert spoken_for(route, {"ignore_eos": True})["stop_token_ids"] == []
     assert spoken_for(route, {"stop_token_ids": "x"})["stop_token_ids"] == "x"  # vLLM refuses it
-    plain = Route("dep_x", "mood", "ready", "", (), {})
+    plain = RouteReplica("rep_x", "", "", "mood", "vllm", {})
     assert spoken_for(plain, {"temperature": None}) == {"temperature": None}
 
 
@@ -116,7 +116,7 @@ def ask(workspace: Workspace, name: str) -> Any:
     body = {"messages": messages, "max_tokens": 12, "temperature": 0}
     answer = httpx.post(
         f"{way.address}/v1/chat/completions",
-        json=spoken_for(route, body) | {"model": way.served_name},
+        json=spoken_for(way, body) | {"model": way.served_name},
         headers={"authorization": f"Bearer {way.secret}"},
         timeout=60,
     )
