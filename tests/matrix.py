@@ -16,6 +16,7 @@ from app.chat.tables import Conversation
 from app.datasets.rows import segments
 from app.datasets.tables import DatasetUpload, DraftAct
 from app.db import now
+from app.deployments import revisions
 from app.deployments.tables import Alias
 from app.jobs.tables import JobCheckpoint
 from app.main import app
@@ -48,6 +49,9 @@ BODIES = {
     "POST /api/v1/datasets/{dataset_id}/rows/restore": {"ids": ["r1"]},
     "POST /api/v1/datasets/{dataset_id}/replace": {"find": "x"},
     "POST /api/v1/datasets/{dataset_id}/cleaning": CLEANING,
+    "POST /api/v1/deployments/{deployment_id}/scale": {"replicas": 1},
+    "POST /api/v1/deployments/{deployment_id}/rollback": {"revision": 1},
+    "PUT /api/v1/deployments/{deployment_id}/schedule": {"windows": [{"up": "0 8 * * *"}]},
     "POST /api/v1/datasets/{dataset_id}/cleaning/preview": CLEANING,
 }
 FORMS = {
@@ -194,6 +198,7 @@ def objects(
             targets=[{"deployment": deployment.id, "weight": 1}],
         ),
     )
+    revisions.add(db, deployment, revisions.current(deployment), owner.id)
     talk = make.added(
         db, Conversation(workspace_id=workspace.id, user_id=owner.id, title="x", model="x")
     )

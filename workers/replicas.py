@@ -25,21 +25,22 @@ from app.config import ROOT, settings
 from app.db import now
 from app.deployments import replicas
 from app.deployments.replicas import ReplicaFacts, Running
-from app.errors import N_, DomainError
+from app.deployments.rolling import DRAIN
 from app.queue import transaction
 from workers import process
 from workers.engines import health
 from workers.engines.choice import ENGINES, choose
 from workers.engines.common import Start
+from workers.engines.trouble import START_LIMIT, TOO_SLOW, UNRESPONSIVE, cannot_start
 from workers.outbox import tail
 from workers.starting import alone, directory_of, draining
 
 log = structlog.get_logger()
 
 GRACE = 10.0  # seconds an engine has to finish what it answers
-START_LIMIT = timedelta(minutes=10)
 STRIKES = 3  # health checks lost in a row before an engine is started anew
 BETWEEN_CHECKS = 5.0  # seconds
+ROUTES_CHANGE = timedelta(seconds=3)  # gateways remember where to send for a second
 BETWEEN_TOKENS = 60.0  # between two tokens asked of an engine that nobody uses
 CHUNK = 64 * 1024  # bytes of log per transaction
 END_OF_LOG = 64 * 1024  # bytes in which a failure's cause is looked for
@@ -143,35 +144,6 @@ def said_openly(said: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in said.items() if name != "secret"}
 
 
-def cannot_start(error: Exception) -> dict[str, Any]:
-    """What the page says of an engine that could not be started."""
-    if isinstance(error, DomainError):
-        return {
-            "code": error.code,
-            "message": error.message,
-            "params": error.params,
-            "advice": N_("Delete the deployment and make another, in the mode “merged”.")
-            if error.code.startswith("adapter")
-            else N_("Build that environment on the node, or choose the other engine."),
-            "permanent": True,
-        }
-    if isinstance(error, FileNotFoundError):
-        return {
-            "code": "artefact_missing",
-            "message": N_("The store has lost a file that this deployment needs: %(artefact)s."),
-            "params": {"artefact": str(error)[:300]},
-            "advice": N_("Bring the store back and start the deployment again."),
-            "permanent": True,
-        }
-    return {
-        "code": "cannot_start",
-        "message": N_("Node %(node)s could not start the engine: %(why)s"),
-        "params": {"node": settings.node, "why": str(error)[:300]},
-        "advice": N_("It is tried again by itself."),
-        "permanent": False,
-    }
-
-
 # -- looking after -----------------------------------------------------------------------
 
 
@@ -183,6 +155,7 @@ class Care:
     next_check: float = 0.0
     next_token: float = 0.0  # when one is asked for, if nobody else asks
     generated: float = -1.0  # tokens so far, at the last check
+    silent: int = 0  # times that a draining engine did not say whether it is busy
 
 
 known: dict[tuple[str, int], Care] = {}
@@ -211,7 +184,8 @@ def look_after(one: Running, care: Care) -> None:
         return
     text = ship(one, directory)
     if one.state == "stopping":
-        finish(one, directory, None)
+        if not still_answering(one, care):
+            finish(one, directory, None)
     elif not process.alive(one.pid, one.pid_started):
         finish(one, directory, explain(one, directory))
     elif one.state == "starting":
@@ -247,27 +221,33 @@ def abandon(one: Running, directory: Path) -> bool:
     return True
 
 
+def still_answering(one: Running, care: Care) -> bool:
+    """Whether an engine that is to leave has requests to finish, as long as it is given. For a
+    moment after it was asked, gateways may still send it some.
+    """
+    if one.drain_until is None or now() >= one.drain_until:
+        return False
+    if not process.alive(one.pid or 0, one.pid_started or 0.0):
+        return False
+    if now() < one.drain_until - DRAIN + ROUTES_CHANGE:
+        return True
+    busy = health.busy(one.address, one.secret, ENGINES[one.engine].BUSY)
+    care.silent = care.silent + 1 if busy is None else 0
+    return care.silent < STRIKES if busy is None else busy
+
+
 def see_it_start(one: Running, text: str, directory: Path) -> None:
     engine = ENGINES[one.engine]
-    phase = engine.phase(text, one.phase)
-    if phase != one.phase:
+    phase, progress = engine.phase(text, one.phase), engine.progress(text)
+    if phase != one.phase or progress not in (None, one.progress):
         with transaction() as db:
-            replicas.mark(db, one.id, one.fence, phase=phase)
+            replicas.mark(db, one.id, one.fence, phase=phase, progress=progress)
     if health.ready(one.address, one.secret, one.name):
         with transaction() as db:
             replicas.mark(db, one.id, one.fence, state="ready", phase="", memory=memory_of(one))
         log.info("engine ready", replica=one.id, fence=one.fence)
     elif one.started_at and now() - one.started_at > START_LIMIT:
         finish(one, directory, TOO_SLOW)
-
-
-TOO_SLOW = {
-    "code": "start_timeout",
-    "message": N_("The engine was not ready after %(minutes)s minutes."),
-    "params": {"minutes": int(START_LIMIT.total_seconds() // 60)},
-    "advice": N_("Its log tells what it was doing. It is tried again by itself."),
-    "permanent": False,
-}
 
 
 def see_it_live(one: Running, care: Care, directory: Path) -> None:
@@ -291,15 +271,6 @@ def see_it_live(one: Running, care: Care, directory: Path) -> None:
     if state == "unhealthy":
         log.warning("engine does not answer", replica=one.id, strikes=strikes)
         finish(one, directory, UNRESPONSIVE)
-
-
-UNRESPONSIVE = {
-    "code": "unresponsive",
-    "message": N_("The engine was alive but did not answer, so it was stopped."),
-    "params": {},
-    "advice": N_("It is started again by itself. If this repeats, its log tells more."),
-    "permanent": False,
-}
 
 
 def explain(one: Running, directory: Path) -> dict[str, Any]:

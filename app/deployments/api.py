@@ -7,8 +7,22 @@ from fastapi.responses import PlainTextResponse
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal, requires
-from app.deployments import service, view
-from app.deployments.schemas import DeploymentCreate, DeploymentOut, Deployments, Events
+from app.deployments import editing, fitting, revisions, service, view
+from app.deployments.plans import plan
+from app.deployments.schemas import (
+    Asked,
+    DeploymentChange,
+    DeploymentCreate,
+    DeploymentOut,
+    Deployments,
+    Events,
+    PlanOut,
+    RevisionOut,
+    Revisions,
+    Rollback,
+    Scale,
+    Schedule,
+)
 from app.deployments.tables import Deployment
 from app.queue import Db
 
@@ -28,6 +42,15 @@ def create(request: Request, body: DeploymentCreate, who: Writer, db: Db) -> Dep
     return out(request, db, [service.create(db, who, body)])[0]
 
 
+@router.post("/plan", name="api:deployments:plan")
+def think(request: Request, body: Asked, who: Writer, db: Db) -> PlanOut:
+    """How a model would be served, whether it fits into the memory that is free now, and which
+    setting would make it fit. Starts nothing.
+    """
+    found = plan(db, who.workspace_id, body.model, **body.model_dump(exclude={"model"}))
+    return PlanOut.of(found, fitting.fit(db, who.workspace_id, found), view.speaker(request))
+
+
 @router.get("", name="api:deployments:list")
 def list_deployments(
     request: Request,
@@ -44,6 +67,58 @@ def list_deployments(
 @router.get("/{deployment_id}", name="api:deployments:get")
 def get(request: Request, deployment_id: str, who: Reader, db: Db) -> DeploymentOut:
     return out(request, db, [service.get(db, who.workspace_id, deployment_id)])[0]
+
+
+@router.patch("/{deployment_id}", name="api:deployments:change")
+def change(
+    request: Request, deployment_id: str, body: DeploymentChange, who: Writer, db: Db
+) -> DeploymentOut:
+    """Change its settings: what runs goes over to a new revision, and back if that does not start."""
+    if body.replicas is not None:
+        editing.scale(db, who.workspace_id, deployment_id, body.replicas)
+    return out(request, db, [editing.edit(db, who, deployment_id, body.changes())])[0]
+
+
+@router.post("/{deployment_id}/scale", name="api:deployments:scale")
+def scale(request: Request, deployment_id: str, body: Scale, who: Writer, db: Db) -> DeploymentOut:
+    """More replicas, or fewer: those too many finish what they answer, then stop."""
+    made = editing.scale(db, who.workspace_id, deployment_id, body.replicas)
+    return out(request, db, [made])[0]
+
+
+@router.get("/{deployment_id}/revisions", name="api:deployments:revisions")
+def list_revisions(request: Request, deployment_id: str, who: Reader, db: Db) -> Revisions:
+    """The settings it had, newest first: at most the last hundred."""
+    deployment = service.get(db, who.workspace_id, deployment_id)
+    say = view.speaker(request)
+    found = revisions.history(db, deployment.id)
+    return Revisions(data=[RevisionOut.of(one, deployment, say) for one in found])
+
+
+@router.post("/{deployment_id}/rollback", name="api:deployments:rollback")
+def rollback(
+    request: Request, deployment_id: str, body: Rollback, who: Writer, db: Db
+) -> DeploymentOut:
+    """The settings of an earlier revision again; of the one still being replaced: call it off."""
+    made = editing.rollback(db, who, deployment_id, body.revision)
+    return out(request, db, [made])[0]
+
+
+@router.put("/{deployment_id}/schedule", name="api:deployments:schedule")
+def schedule(
+    request: Request, deployment_id: str, body: Schedule, who: Writer, db: Db
+) -> DeploymentOut:
+    """Start and stop it by itself, at times in cron's notation."""
+    wanted = (body.timezone, [window.model_dump() for window in body.windows])
+    made = editing.schedule(db, who.workspace_id, deployment_id, wanted)
+    return out(request, db, [made])[0]
+
+
+@router.delete("/{deployment_id}/schedule", name="api:deployments:unschedule")
+def unschedule(request: Request, deployment_id: str, who: Writer, db: Db) -> DeploymentOut:
+    """No longer start and stop it by itself."""
+    made = editing.schedule(db, who.workspace_id, deployment_id, None)
+    return out(request, db, [made])[0]
 
 
 @router.delete("/{deployment_id}", status_code=204, name="api:deployments:delete")
@@ -70,15 +145,17 @@ def log(
     deployment_id: str,
     who: Reader,
     db: Db,
-    replica: Annotated[int, Query(ge=0)] = 0,
+    replica: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    revision: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
     start: Annotated[int | None, Query(ge=0)] = None,
     offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
 ) -> PlainTextResponse:
-    """What an engine wrote, from byte `offset` of one of its starts (by default the newest).
+    """What an engine wrote, from byte `offset` of one of its starts (by default the newest), by
+    default of the present revision.
     `x-start` and `x-next-offset` say where to go on.
     """
     deployment = service.get(db, who.workspace_id, deployment_id)
-    fence, after, data = view.log(db, deployment, replica, start, offset)
+    fence, after, data = view.log(db, deployment, (revision, replica), start, offset)
     headers = {"x-start": str(fence), "x-next-offset": str(after)}
     return PlainTextResponse(data.decode(errors="replace"), headers=headers)
 

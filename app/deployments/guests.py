@@ -182,22 +182,29 @@ def settle(db: Session, deployment: Deployment) -> None:
     host = db.get_one(Deployment, deployment.host_id)
     if deployment.desired != "running":
         left = any(one.state == "loaded" for one in loads)
-        switch(db, deployment, "stopping" if left else deployment.desired)
+        to(db, deployment, "stopping" if left else deployment.desired)
     elif any(one.state == "loaded" for one in loads):
         deployment.error = None
-        switch(db, deployment, "ready")
+        to(db, deployment, "ready")
     elif failed and failed.error:
         deployment.error = failed.error
-        switch(db, deployment, "error", str(failed.error.get("code", "")))
+        to(db, deployment, "error", str(failed.error.get("code", "")))
     elif host.desired == "idle" or (live and deployment not in chosen(db, host)):
         deployment.idled_at = deployment.idled_at or now()
-        switch(db, deployment, "idle")
+        to(db, deployment, "idle")
     elif not live and host.state == "pending" and host.reason:
-        switch(db, deployment, "pending", host.reason)
+        to(db, deployment, "pending", host.reason)
     elif not live and host.state in ("error", "stopped"):
-        switch(db, deployment, "pending", "host")
+        to(db, deployment, "pending", "host")
     else:
-        switch(db, deployment, "starting")
+        to(db, deployment, "starting")
+
+
+def to(db: Session, guest: Deployment, state: str, reason: str = "") -> None:
+    """A guest may come from anywhere, for it follows its host: by way of pending, then."""
+    if state != guest.state and state not in states.MOVES[guest.state]:
+        switch(db, guest, "pending", "host")
+    switch(db, guest, state, reason)
 
 
 def loads_of(db: Session, guest_id: str) -> Sequence[AdapterLoad]:
@@ -211,8 +218,6 @@ def loads_of(db: Session, guest_id: str) -> Sequence[AdapterLoad]:
 def again(db: Session, guest: Deployment) -> None:
     """A locked guest is wanted: what failed is tried again, and it counts as just used."""
     guest.desired, guest.error, guest.asked_at = "running", None, now()
-    if guest.state != "ready":
-        switch(db, guest, "pending", "host")
     for load in loads_of(db, guest.id):
         if load.state == "failed":
             db.delete(load)

@@ -1,16 +1,19 @@
 """How a model would be served: by which engine, in which mode, needing how much."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.cluster.tables import Node
+from app.cluster.tables import Device, Node
 from app.config import settings
-from app.deployments import guests, room, sizing, speech
+from app.deployments import guests, options, revisions, room, sizing, speech
 from app.deployments.guests import Place
+from app.deployments.revisions import Settings
 from app.deployments.room import Room
-from app.deployments.sizing import Estimate
+from app.deployments.sizing import Estimate, Shape
 from app.deployments.tables import Deployment
 from app.errors import N_, Invalid
 from app.jobs import service as jobs
@@ -33,6 +36,9 @@ class Plan:
     unsupported: str  # why vLLM cannot serve this adapter on its base, if it cannot
     max_model_len: int
     estimate: Estimate
+    settings: Settings  # what the replicas would be started with
+    shape: Shape
+    quantizations: list[str]  # those that engine and devices can do
     room: Room  # for other adapters of its base
     place: Place  # where an adapter is carried, or why it needs an engine of its own
 
@@ -46,6 +52,10 @@ def plan(
     mode: str | None = None,
     max_model_len: int | None = None,
     devices: int = 1,
+    memory: int | None = None,
+    exclusive: bool = False,
+    quantization: str = "",
+    arguments: Mapping[str, Any] | None = None,
     replicas: int = 1,
     adapters: int | None = None,
     own_engine: bool = False,
@@ -53,8 +63,9 @@ def plan(
 ) -> Plan:
     """Raises NotFound (no such model) and Invalid (what was asked for cannot be).
 
-    An adapter is carried by engines of its base that run, unless `own_engine`, or settings that
-    only an engine of its own has, are asked for; `host` asks for one deployment's.
+    `memory` is in bytes of each device: a share of it. An adapter is carried by engines of its
+    base that run, unless `own_engine`, or settings that only an engine of its own has, are asked
+    for; `host` asks for those of one deployment.
     """
     model = models.get(db, workspace_id, model_id)
     if model.scores:
@@ -93,7 +104,8 @@ def plan(
             sizing.check_adapter(unsupported)
         mode = mode or ("merged" if forced or unsupported else "adapter")
     found = Place()
-    alone = own_engine or replicas > 1 or devices > 1 or adapters is not None
+    special = memory or exclusive or quantization or any((arguments or {}).values())
+    alone = own_engine or replicas > 1 or devices > 1 or adapters is not None or bool(special)
     if adapter and mode == "adapter" and (host or not alone):
         found = guests.place(db, workspace_id, model, base, max_model_len=max_model_len, host=host)
         if host and found.refusal:
@@ -102,27 +114,30 @@ def plan(
     if host and mode != "adapter":
         raise not_carried(model, unsupported)
     if found.host:
-        return Plan(
-            model=model,
-            base=base,
-            engine=chosen,
-            why_not_vllm="",
-            mode="adapter",
-            forced=False,
-            unsupported="",
-            max_model_len=found.host.max_model_len,
-            estimate=Estimate(weights=model.size, cache=0, overhead=0),
-            room=room.NONE,
-            place=found,
-        )
+        return carried(model, base, engine, found)
     length = max_model_len or sizing.usual_length(base)
     sizing.check_length(base, length)
     beside = model if adapter and mode == "adapter" else None
-    whole = mode == "merged"
+    kind = device_kind(db)
+    config = sizing.read_json(base, "config.json")
+    can = options.offered(engine=chosen, kind=kind, config=config)
+    options.check_quantization(quantization, can, config)
+    checked = options.check(dict(arguments or {}), engine=chosen, kind=kind)
+    check_memory(memory, exclusive=exclusive)
     kept = room.NONE
-    if chosen == "vllm":
-        kept = room.of(db, workspace_id, base, beside, 0 if whole else adapters)
-    estimate = sizing.estimate(base, beside, engine=chosen, max_model_len=length, devices=devices)
+    if chosen == "vllm" and mode != "merged":
+        kept = room.of(db, workspace_id, base, beside, adapters)
+    shape = Shape.of(base, beside)
+    shape = replace(shape, beside=shape.beside + kept.bytes)
+    estimate = sizing.needs(
+        shape,
+        engine=chosen,
+        max_model_len=length,
+        devices=devices,
+        memory=memory,
+        quantization=quantization,
+        arguments=checked,
+    )
     return Plan(
         model=model,
         base=base,
@@ -132,8 +147,42 @@ def plan(
         forced=forced,
         unsupported=unsupported,
         max_model_len=length,
-        estimate=replace(estimate, overhead=estimate.overhead + kept.bytes),
+        estimate=estimate,
+        settings=Settings(
+            engine=engine,
+            devices=devices,
+            max_model_len=length,
+            memory=memory,
+            exclusive=exclusive,
+            quantization=quantization,
+            arguments=checked,
+            estimate=estimate.stored(),
+        ),
+        shape=shape,
+        quantizations=can,
         room=kept,
+        place=found,
+    )
+
+
+def carried(model: Model, base: Model, engine: str, found: Place) -> Plan:
+    """An adapter on engines that run: it takes memory that they have kept for such."""
+    assert found.host
+    length, estimate = found.host.max_model_len, Estimate(model.size, 0, 0)
+    return Plan(
+        model=model,
+        base=base,
+        engine="vllm",
+        why_not_vllm="",
+        mode="adapter",
+        forced=False,
+        unsupported="",
+        max_model_len=length,
+        estimate=estimate,
+        settings=Settings(engine=engine, max_model_len=length, estimate=estimate.stored()),
+        shape=Shape.of(base, model),
+        quantizations=[],
+        room=room.NONE,
         place=found,
     )
 
@@ -157,6 +206,20 @@ def not_carried(model: Model, feature: str) -> Invalid:
         name=model.name,
         feature=feature or "transformers",
     )
+
+
+def device_kind(db: Session) -> str | None:
+    """`cuda` where any living node has a GPU, else `cpu`; None before any has reported."""
+    kinds = set(db.scalars(select(Device.kind).join(Node).where(Node.dead_at.is_(None))))
+    return "cuda" if "cuda" in kinds else min(kinds, default=None)
+
+
+def check_memory(memory: int | None, *, exclusive: bool) -> None:
+    if memory is not None and exclusive:
+        raise Invalid(
+            N_("Either whole devices or a share of their memory: leave one of the two out."),
+            field="memory",
+        )
 
 
 def choose_engine(db: Session, asked: str) -> tuple[str, str]:
@@ -231,7 +294,7 @@ def find_host(db: Session, guest: Deployment) -> None:
         if found.place.host is None:
             guest.host_id, guest.sends, guest.replicas = None, {}, 1
             guest.adapters, guest.adapter_rank = found.room.adapters, found.room.rank
-            guest.max_model_len, guest.estimate = found.max_model_len, found.estimate.stored()
+            revisions.add(db, guest, found.settings, guest.created_by)
             return
         guests.attach(guest, found.place)
     guests.again(db, guest)

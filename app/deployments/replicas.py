@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.cluster import service as cluster
 from app.cluster.tables import Lease
 from app.db import now
-from app.deployments import room
+from app.deployments import phases, revisions, rolling, room
 from app.deployments.states import ACTIVE, LONG_RUN, note, switch_replica
 from app.deployments.tables import Deployment, Replica, ReplicaLog
 from app.deployments.wanted import START, SWEEP, advance
@@ -43,6 +43,8 @@ class ReplicaFacts:
     parameters: int  # of the whole model
     max_model_len: int
     cache_bytes: int
+    quantization: str  # "" is none
+    arguments: dict[str, Any]  # of the engine, see options.py
     devices: list[str]  # cpu:0, cuda:3
     share: float  # of each device's memory
     adapters: int = 0  # that can be loaded while it runs
@@ -72,7 +74,7 @@ def grant(db: Session, replica_id: str, node_id: str) -> bool:
     replica.pid = replica.pid_started = replica.started_at = replica.ready_at = None
     replica.memory = replica.retry_at = replica.error = None
     replica.address = replica.secret = replica.engine = replica.phase = replica.reason = ""
-    replica.strikes = 0
+    replica.strikes, replica.phases, replica.progress = 0, {}, None
     switch_replica(db, deployment, replica, "scheduled")
     send(db, START, replica.id, replica.fence, queue=node_queue(node_id))
     return True
@@ -93,17 +95,20 @@ def start_facts(db: Session, replica_id: str, fence: int) -> ReplicaFacts | None
     adapter = model if model.kind == "adapter" else None
     base = db.get_one(Model, model.base_id) if adapter else model
     leases = cluster.leases_of(db, "replica", replica.id)
+    settings = revisions.settings_of(db, deployment, replica.revision)
     return ReplicaFacts(
         replica_id=replica.id,
         fence=fence,
         name=deployment.name,
-        engine=deployment.engine,
+        engine=settings.engine,
         model=base.artefact,
         adapter=adapter.artefact if adapter else None,
         rank=max(deployment.adapter_rank, room.rank_of(adapter) if adapter else 0),
         parameters=base.parameters,
-        max_model_len=deployment.max_model_len,
-        cache_bytes=deployment.estimate.get("cache", 2**30),
+        max_model_len=settings.max_model_len,
+        cache_bytes=settings.estimate.get("cache", 2**30),
+        quantization=settings.quantization,
+        arguments=settings.arguments,
         devices=[lease.device.name for lease in leases],
         share=min((share_of(lease) for lease in leases), default=1.0),
         adapters=deployment.adapters,
@@ -140,7 +145,7 @@ def mark_started(
     deployment, replica = found
     replica.pid, replica.pid_started, replica.started_at = pid, pid_started, now()
     replica.address, replica.secret, replica.engine = address, secret, engine
-    replica.phase = "start"
+    enter(replica, "start")
     if replica.state == "scheduled":
         switch_replica(db, deployment, replica, "starting")
     return True
@@ -156,6 +161,7 @@ def mark(
     *,
     state: str | None = None,
     phase: str | None = None,
+    progress: int | None = None,
     strikes: int | None = None,
     memory: int | None = None,
 ) -> bool:
@@ -165,17 +171,31 @@ def mark(
         return False
     deployment, replica = found
     if phase is not None:
-        replica.phase = phase
+        enter(replica, phase)
+    if progress is not None:
+        replica.progress = progress
     if strikes is not None:
         replica.strikes = strikes
     if memory is not None:
         replica.memory = memory
     if state == "ready" and replica.started_at:
+        if replica.state == "starting":
+            replica.took = phases.took(replica.phases, now())
         seconds = round((now() - replica.started_at).total_seconds(), 1)
         switch_replica(db, deployment, replica, state, seconds=seconds)
+        if deployment.previous is not None:
+            send(db, SWEEP)  # the old revision may leave
     elif state:
         switch_replica(db, deployment, replica, state, strikes=replica.strikes)
     return True
+
+
+def enter(replica: Replica, phase: str) -> None:
+    """The start goes on to `phase`, or out of the last."""
+    if phase and phase != replica.phase:
+        replica.phases = replica.phases | {phase: now().isoformat()}
+        replica.progress = None
+    replica.phase = phase
 
 
 def ship_log(db: Session, replica_id: str, fence: int, offset: int, data: bytes) -> bool:
@@ -214,6 +234,7 @@ def end(db: Session, replica_id: str, fence: int, error: dict[str, Any] | None =
     deployment, replica = found
     cluster.release(db, "replica", replica.id)
     send(db, SWEEP)  # somebody may wait for what it held, or for it to start again
+    rolling.renew(db, deployment)
     long_run = replica.ready_at is not None and now() - replica.ready_at > LONG_RUN
     replica.pid = replica.pid_started = replica.ready_at = replica.memory = None
     replica.address = replica.secret = replica.phase = ""
@@ -221,12 +242,18 @@ def end(db: Session, replica_id: str, fence: int, error: dict[str, Any] | None =
         switch_replica(db, deployment, replica, "stopped")
         advance(db, deployment)
         return True
+    if not rolling.wanted(deployment, replica):
+        leave(db, deployment, replica)
+        return True
     if error and error.get("code") == "no_lora":
         error = room.give_up(deployment, error)
     if error:
         replica.failures = 1 if long_run else replica.failures + 1
         replica.error = error
         note(db, deployment, "error", error["message"], error.get("params") or {}, replica.id)
+        if rolling.failed(db, deployment, replica, error):
+            leave(db, deployment, replica)
+            return True
     if error and error.get("permanent"):
         switch_replica(db, deployment, replica, "error")
         return True
@@ -234,6 +261,14 @@ def end(db: Session, replica_id: str, fence: int, error: dict[str, Any] | None =
         replica.retry_at = now() + pause(replica.failures)
     switch_replica(db, deployment, replica, "pending")
     return True
+
+
+def leave(db: Session, deployment: Deployment, replica: Replica) -> None:
+    """One that is not wanted any more, and whose processes are gone, is done with."""
+    if replica.state != "stopping":
+        switch_replica(db, deployment, replica, "stopping")
+    switch_replica(db, deployment, replica, "stopped")
+    advance(db, deployment)
 
 
 def pause(failures: int) -> timedelta:
@@ -260,6 +295,8 @@ class Running:
     secret: str
     started_at: datetime | None
     strikes: int
+    progress: int | None
+    drain_until: datetime | None
     shipped: int  # bytes of its log that are stored
 
 
@@ -295,6 +332,8 @@ def find(db: Session, *conditions: Any) -> list[Running]:
             Replica.secret,
             Replica.started_at,
             Replica.strikes,
+            Replica.progress,
+            Replica.drain_until,
             func.coalesce(shipped, 0),
         )
         .join(Deployment, Deployment.id == Replica.deployment_id)

@@ -1,12 +1,16 @@
 """The pages of deployments: the list, the form, a deployment and its live parts."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal, requires
-from app.deployments import service, view
-from app.deployments.schemas import DeploymentCreate
+from app.deployments import editing, forms, service, view
+from app.deployments.revisions import current
+from app.deployments.schemas import DeploymentCreate, Fix, Rollback, Scale, Schedule, Wishes
+from app.deployments.tables import Deployment
 from app.errors import DomainError
 from app.models import service as models
 from app.queue import Db
@@ -60,10 +64,8 @@ def using(request: Request, model_id: str, who: Reader, db: Db) -> Response:
 
 
 @router.get("/new", name="deployments:new")
-def new(
-    request: Request, who: Writer, db: Db, model: str = "", max_model_len: int | None = None
-) -> Response:
-    return form_page(request, who, db, {"model": model, "max_model_len": max_model_len})
+def new(request: Request, who: Writer, db: Db) -> Response:
+    return form_page(request, who, db, forms.applied(request.query_params))
 
 
 @router.get("/plan", name="deployments:plan")
@@ -99,8 +101,7 @@ def form_page(
 ) -> Response:
     choices = models.visible(db, who.workspace_id)
     chosen = next((one for one in choices if values.get("model") in (one.id, one.name)), None)
-    found, refused = view.planned(db, who.workspace_id, values)
-    say = view.speaker(request)
+    found = forms.thought(db, who.workspace_id, values)
     return render(
         request,
         "deployments/new.html",
@@ -110,9 +111,10 @@ def form_page(
         values=values,
         models=choices,
         chosen=chosen,
-        plan=found,
-        refused=say(refused.message, **refused.params) if refused else "",
-        name=view.free_name(db, who.workspace_id, chosen.name) if chosen else "",
+        thought=found,
+        name=values.get("name")
+        or (view.free_name(db, who.workspace_id, chosen.name) if chosen else ""),
+        **forms.choices(db),
     )
 
 
@@ -121,13 +123,50 @@ def form_page(
 
 @router.get("/{deployment_id}", name="deployments:detail")
 def detail(
-    request: Request, deployment_id: str, who: Reader, db: Db, tab: str = "code"
+    request: Request, deployment_id: str, who: Reader, db: Db, tab: str = "code", replica: str = ""
 ) -> Response:
     deployment = service.get(db, who.workspace_id, deployment_id)
-    context = view.detail(db, deployment, view.speaker(request))
+    if "fix" in request.query_params:  # what the pressed button changes, in the form
+        values = forms.applied(request.query_params)
+        return page(request, db, deployment, "settings", values=values)
+    return page(request, db, deployment, tab, replica=replica)
+
+
+def page(
+    request: Request,
+    db: Session,
+    deployment: Deployment,
+    tab: str,
+    *,
+    values: Mapping[str, Any] | None = None,
+    form: Parsed[Any] | None = None,
+    of: str = "",
+    replica: str = "",
+) -> Response:
+    """A deployment's page; `values` are what stands in its form, by default the settings. `form`
+    is one that was refused, `of` which: edit, scale or schedule.
+    """
+    say = view.speaker(request)
+    context = view.detail(db, deployment, say)
     if tab == "log":
-        context["log"] = view.log_tail(db, deployment)
-    return render(request, "deployments/detail.html", tab=tab, **context)
+        context |= view.logs(db, deployment, replica)
+    if tab == "settings":
+        context |= view.settings(db, deployment, say)
+        context |= edited(db, deployment, values or forms.typed(current(deployment)))
+    return render(
+        request,
+        "deployments/detail.html",
+        status=422 if form else 200,
+        tab=tab,
+        refused_forms={of: form},
+        **context,
+    )
+
+
+def edited(db: Session, deployment: Deployment, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the form of a deployment's settings shows."""
+    found = forms.rethought(db, deployment, values)
+    return {"values": values, "thought": found} | forms.choices(db)
 
 
 @router.get("/{deployment_id}/live", name="deployments:live")
@@ -140,8 +179,8 @@ def live(request: Request, deployment_id: str, who: Reader, db: Db) -> Response:
 
 
 @router.get("/{deployment_id}/log", name="deployments:log")
-def log(request: Request, deployment_id: str, who: Reader, db: Db) -> Response:
-    """The end of the engine's log; it asks for itself."""
+def log(request: Request, deployment_id: str, who: Reader, db: Db, replica: str = "") -> Response:
+    """The end of an engine's log; it asks for itself."""
     deployment = service.get(db, who.workspace_id, deployment_id)
     return render(
         request,
@@ -149,7 +188,7 @@ def log(request: Request, deployment_id: str, who: Reader, db: Db) -> Response:
         block="log_tail",
         tab="log",
         deployment=deployment,
-        log=view.log_tail(db, deployment),
+        **view.logs(db, deployment, replica),
     )
 
 
@@ -169,3 +208,111 @@ def start(request: Request, deployment_id: str, who: Writer, db: Db) -> Response
 def delete(request: Request, deployment_id: str, who: Writer, db: Db) -> Response:
     service.delete(db, who.workspace_id, deployment_id)
     return redirect(request, "deployments:list")
+
+
+# -- its settings ------------------------------------------------------------------------
+
+
+@router.get("/{deployment_id}/check", name="deployments:check")
+def check(request: Request, deployment_id: str, who: Writer, db: Db) -> Response:
+    """Whether the settings in the form would fit; renewed while one types."""
+    deployment = service.get(db, who.workspace_id, deployment_id)
+    return render(
+        request,
+        "deployments/_check.html",
+        deployment=deployment,
+        **edited(db, deployment, dict(request.query_params)),
+    )
+
+
+@router.post("/{deployment_id}/edit", name="deployments:edit")
+def edit(
+    request: Request,
+    deployment_id: str,
+    form: Annotated[Parsed[Wishes], parsed(Wishes)],
+    who: Writer,
+    db: Db,
+) -> Response:
+    deployment = service.get(db, who.workspace_id, deployment_id)
+    if form.data:
+        try:
+            editing.edit(db, who, deployment_id, form.data.model_dump())
+            return redirect(request, "deployments:detail", deployment_id=deployment_id)
+        except DomainError as error:
+            db.rollback()
+            form.refuse(error)
+    values = dict(form.values)
+    return page(request, db, deployment, "settings", values=values, form=form, of="edit")
+
+
+@router.post("/{deployment_id}/fix", name="deployments:fix")
+def fix(
+    request: Request,
+    deployment_id: str,
+    form: Annotated[Parsed[Fix], parsed(Fix)],
+    who: Writer,
+    db: Db,
+) -> Response:
+    """The one click that an error offers."""
+    deployment = service.get(db, who.workspace_id, deployment_id)
+    if not form.data:
+        return page(request, db, deployment, "settings", form=form)
+    editing.fix(db, who, deployment_id, form.data.changes(), form.data.revision)
+    return redirect(request, "deployments:detail", deployment_id=deployment_id)
+
+
+@router.post("/{deployment_id}/scale", name="deployments:scale")
+def scale(
+    request: Request,
+    deployment_id: str,
+    form: Annotated[Parsed[Scale], parsed(Scale)],
+    who: Writer,
+    db: Db,
+) -> Response:
+    deployment = service.get(db, who.workspace_id, deployment_id)
+    if form.data:
+        try:
+            editing.scale(db, who.workspace_id, deployment_id, form.data.replicas)
+            return redirect(request, "deployments:detail", deployment_id=deployment_id)
+        except DomainError as error:
+            db.rollback()
+            form.refuse(error)
+    return page(request, db, deployment, "settings", form=form, of="scale")
+
+
+@router.post("/{deployment_id}/rollback", name="deployments:rollback")
+def rollback(
+    request: Request,
+    deployment_id: str,
+    form: Annotated[Parsed[Rollback], parsed(Rollback)],
+    who: Writer,
+    db: Db,
+) -> Response:
+    deployment = service.get(db, who.workspace_id, deployment_id)
+    if form.data:
+        editing.rollback(db, who, deployment_id, form.data.revision)
+        return redirect(request, "deployments:detail", deployment_id=deployment_id)
+    return page(request, db, deployment, "settings", form=form)
+
+
+@router.post("/{deployment_id}/schedule", name="deployments:schedule")
+def schedule(
+    request: Request,
+    deployment_id: str,
+    form: Annotated[Parsed[Schedule], parsed(Schedule)],
+    who: Writer,
+    db: Db,
+) -> Response:
+    """All rows empty: no schedule any more."""
+    deployment = service.get(db, who.workspace_id, deployment_id)
+    if form.data:
+        windows = [window.model_dump() for window in form.data.windows]
+        wanted = (form.data.timezone, windows) if windows else None
+        try:
+            editing.schedule(db, who.workspace_id, deployment_id, wanted)
+            to = f"{request.url_for('deployments:detail', deployment_id=deployment_id).path}"
+            return redirect(request, f"{to}?tab=settings")
+        except DomainError as error:
+            db.rollback()
+            form.refuse(error)
+    return page(request, db, deployment, "settings", form=form, of="schedule")

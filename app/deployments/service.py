@@ -15,10 +15,10 @@ from app.accounts.auth import Principal
 from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
 from app.db import new_id, now
-from app.deployments import aliases, guests
+from app.deployments import aliases, fitting, guests, revisions
 from app.deployments.plans import find_host, merge, plan
 from app.deployments.schemas import DeploymentCreate
-from app.deployments.states import note, replicas_of
+from app.deployments.states import living, note, replicas_of
 from app.deployments.tables import Deployment, DeploymentEvent, Replica, ReplicaLog
 from app.deployments.wanted import SWEEP, advance, lock, stop_all
 from app.errors import N_, Conflict, Invalid, NotFound
@@ -47,6 +47,10 @@ def create(
         mode=data.mode,
         max_model_len=data.max_model_len,
         devices=data.devices,
+        memory=data.memory,
+        exclusive=data.exclusive,
+        quantization=data.quantization,
+        arguments=data.arguments,
         replicas=data.replicas,
         adapters=data.adapters,
         own_engine=data.own_engine,
@@ -54,6 +58,8 @@ def create(
     )
     if data.replicas > 1:
         check_quota(db, who.workspace_id, data.replicas * data.devices)
+    if refusal := fitting.fit(db, who.workspace_id, found).refusal:
+        raise refusal
     cluster.lock(db)  # one creation at a time: two of one name meet here
     check_name(db, who.workspace_id, data.name)
     deployment = Deployment(
@@ -63,15 +69,12 @@ def create(
         name=data.name,
         model_id=found.model.id,
         mode=found.mode,
-        engine=data.engine,
         replicas=data.replicas,
-        devices=data.devices,
-        max_model_len=found.max_model_len,
         idle_minutes=data.idle_minutes,
-        estimate=found.estimate.stored(),
         adapters=found.room.adapters,
         adapter_rank=found.room.rank,
         state="pending",
+        **vars(found.settings),
     )
     if found.place.host:
         guests.check_host(db, found.place.host.id)
@@ -80,6 +83,7 @@ def create(
         deployment.served_model_id = found.model.id
     db.add(deployment)
     db.flush()
+    revisions.add(db, deployment, found.settings, who.user_id)
     models.pin(db, found.model.id, "deployment", deployment.id)
     note(
         db,
@@ -181,8 +185,7 @@ def list_deployments(
 def replicas(db: Session, deployments: Sequence[Deployment]) -> dict[str, list[Replica]]:
     """The replicas of each, by deployment id."""
     found: dict[str, list[Replica]] = {deployment.id: [] for deployment in deployments}
-    query = select(Replica).where(Replica.deployment_id.in_(found)).order_by(Replica.index)
-    for replica in db.scalars(query):
+    for replica in db.scalars(living().where(Replica.deployment_id.in_(found))):
         found[replica.deployment_id].append(replica)
     return found
 

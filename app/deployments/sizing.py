@@ -4,10 +4,12 @@ Every number here is an estimate, and shown as one; what was then measured stand
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from app import storage
+from app.deployments.options import QUANTIZATIONS
 from app.errors import N_, Invalid
 from app.models.tables import Model
 
@@ -15,6 +17,7 @@ MIB, GIB = 2**20, 2**30
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM's --max-lora-rank takes
 USUAL_LENGTH = 8192  # tokens; a longer context is served when asked for
 LONG_PROMPTS = 8  # requests of full length that the cache shall hold at once
+LEAST_CACHE = 256 * MIB
 
 # Bytes beside weights and cache: interpreters, libraries, activations. Measured with models of
 # 4M and 221M parameters: three vLLM processes hold 1.6 GiB, transformers 0.7 GiB.
@@ -37,39 +40,111 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(
-    base: Model, adapter: Model | None, *, engine: str, max_model_len: int, devices: int = 1
-) -> Estimate:
-    """What an engine needs for `base`, with `adapter` beside it where one is given.
+@dataclass(frozen=True)
+class Shape:
+    """What decides the memory of a model: read once, asked for many settings."""
 
-    vLLM loads 16-bit weights, whatever the files hold; transformers loads them as they are.
-    Every device pays the overhead.
-    """
-    weights = base.size
-    if engine == "vllm" and base.parameters:
-        weights = min(base.size or 2 * base.parameters, 2 * base.parameters)
-    return Estimate(
-        weights=weights + (adapter.size if adapter else 0),
-        cache=cache_bytes(read_json(base, "config.json"), max_model_len),
-        overhead=OVERHEAD[engine] * devices,
+    stored: int  # bytes of the files
+    parameters: int
+    plain: int  # of these, those that no quantisation touches: embeddings and the head
+    beside: int  # bytes of an adapter served on it
+    per_token: int  # bytes of cache for a token, in 16-bit numbers; 0 where the config is silent
+
+    @classmethod
+    def of(cls, base: Model, adapter: Model | None) -> "Shape":
+        config = read_json(base, "config.json")
+        text = inner(config)
+        tables = 1 if text.get("tie_word_embeddings") else 2
+        return cls(
+            stored=base.size,
+            parameters=base.parameters or 0,
+            plain=tables * number(text, "vocab_size") * number(text, "hidden_size"),
+            beside=adapter.size if adapter else 0,
+            per_token=per_token(config),
+        )
+
+    def weights(self, engine: str, quantization: str = "") -> int:
+        """Bytes. vLLM loads 16-bit weights, whatever the files hold; transformers as they are."""
+        if quantization:
+            plain = min(self.plain, self.parameters)
+            each = QUANTIZATIONS[quantization]
+            return round(2 * plain + each * (self.parameters - plain)) + self.beside
+        if engine == "vllm" and self.parameters:
+            return min(self.stored or 2 * self.parameters, 2 * self.parameters) + self.beside
+        return self.stored + self.beside
+
+    def cache(self, max_model_len: int, requests: int, bytes_each: int = 2) -> int:
+        """Bytes for so many requests of full length, in whole MiB; at least 256 MiB.
+
+        1 GiB for a model whose config says nothing about its layers.
+        """
+        if not self.per_token:
+            return GIB
+        wanted = max(LEAST_CACHE, requests * max_model_len * self.per_token * bytes_each // 2)
+        return -(-wanted // MIB) * MIB
+
+
+def estimate(
+    base: Model,
+    adapter: Model | None,
+    *,
+    engine: str,
+    max_model_len: int,
+    devices: int = 1,
+    memory: int | None = None,
+    quantization: str = "",
+    arguments: Mapping[str, Any] | None = None,
+) -> Estimate:
+    """What an engine needs for `base`, with `adapter` beside it where one is given."""
+    return needs(
+        Shape.of(base, adapter),
+        engine=engine,
+        max_model_len=max_model_len,
+        devices=devices,
+        memory=memory,
+        quantization=quantization,
+        arguments=arguments or {},
     )
 
 
-def cache_bytes(config: dict[str, Any], max_model_len: int) -> int:
-    """The key-value cache for a few requests of full length, in whole MiB; at least 256 MiB.
+def needs(
+    shape: Shape,
+    *,
+    engine: str,
+    max_model_len: int,
+    devices: int,
+    memory: int | None,
+    quantization: str,
+    arguments: Mapping[str, Any],
+) -> Estimate:
+    """The same of a shape. Every device pays the overhead.
 
-    1 GiB for a model whose config says nothing about its layers.
+    With `memory` (bytes of each device) the cache is what the rest leaves over, and at least what
+    one request of full length takes.
     """
-    inner = config.get("text_config")
-    text = inner if isinstance(inner, dict) else config
+    each = 1 if str(arguments.get("kv_cache_dtype", "")).startswith("fp8") else 2
+    weights, overhead = shape.weights(engine, quantization), OVERHEAD[engine] * devices
+    weights = max(0, weights - arguments.get("cpu_offload_gb", 0) * GIB * devices)
+    if memory is None:
+        requests = min(LONG_PROMPTS, arguments.get("max_num_seqs", LONG_PROMPTS))
+        return Estimate(weights, shape.cache(max_model_len, requests, each), overhead)
+    least = shape.cache(max_model_len, 1, each)
+    return Estimate(weights, max(least, memory * devices - weights - overhead), overhead)
+
+
+def per_token(config: dict[str, Any]) -> int:
+    """Bytes of cache for one token: keys and values of every layer, two bytes each."""
+    text = inner(config)
     layers, heads = number(text, "num_hidden_layers"), number(text, "num_attention_heads")
     kv_heads = number(text, "num_key_value_heads") or heads
     head = number(text, "head_dim") or number(text, "hidden_size") // max(heads, 1)
-    per_token = 2 * layers * kv_heads * head * 2  # keys and values, two bytes each
-    if not per_token:
-        return GIB
-    wanted = max(256 * MIB, LONG_PROMPTS * max_model_len * per_token)
-    return -(-wanted // MIB) * MIB
+    return 2 * layers * kv_heads * head * 2
+
+
+def inner(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that tells of the language model."""
+    found = config.get("text_config")
+    return found if isinstance(found, dict) else config
 
 
 def number(config: dict[str, Any], name: str) -> int:

@@ -6,7 +6,7 @@ Whoever calls them has locked the deployment's row: that one lock covers its rep
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from app.db import now
@@ -93,6 +93,8 @@ def switch_replica(
     if state == "ready":
         replica.ready_at = replica.ready_at or now()
         replica.error, replica.strikes = None, 0
+    if state in ("pending", "stopped"):
+        replica.drain_until = None
     shown = {"index": replica.index + 1, "node": replica.node_id or "", "engine": replica.engine}
     note(
         db,
@@ -132,10 +134,18 @@ def settle(db: Session, deployment: Deployment) -> None:
 
 
 def replicas_of(db: Session, deployment_id: str) -> list[Replica]:
-    return list(
-        db.scalars(
-            select(Replica).where(Replica.deployment_id == deployment_id).order_by(Replica.index)
-        )
+    """Those that shall run, or still do; not what is left of earlier revisions."""
+    return list(db.scalars(living().where(Replica.deployment_id == deployment_id)))
+
+
+def living() -> Select[Any]:
+    """The select of the replicas of deployments that shall run, or still do."""
+    wanted = (Replica.revision == Deployment.revision) & (Replica.index < Deployment.replicas)
+    return (
+        select(Replica)
+        .join(Deployment, Deployment.id == Replica.deployment_id)
+        .where(or_(wanted, Replica.state != "stopped"))
+        .order_by(Replica.revision, Replica.index)
     )
 
 

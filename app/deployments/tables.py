@@ -35,12 +35,20 @@ class Deployment(Base):
     replicas: Mapped[int] = mapped_column(default=1)
     devices: Mapped[int] = mapped_column(default=1)  # per replica
     max_model_len: Mapped[int] = mapped_column(default=2048)  # tokens: prompt and answer
+    memory: Mapped[int | None] = mapped_column(BigInteger)  # bytes of each device; None: estimated
+    exclusive: Mapped[bool] = mapped_column(default=False)  # whole devices
+    quantization: Mapped[str] = mapped_column(default="")  # as vLLM calls it; "" is none
+    arguments: Mapped[dict[str, Any]] = mapped_column(default=dict)  # see options.py
     # bytes that each replica is expected to need: {weights, cache, overhead}
     estimate: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    revision: Mapped[int] = mapped_column(default=1)  # what shall run: the settings above
+    previous: Mapped[int | None]  # while it is being replaced: what it goes back to
     desired: Mapped[str] = mapped_column(default="running")  # running, idle or stopped
     state: Mapped[str] = mapped_column(default="pending")  # see states.py
     reason: Mapped[str] = mapped_column(default="")
     error: Mapped[dict[str, Any] | None]
+    schedule: Mapped[dict[str, Any] | None]  # {timezone, windows: [{up, down}]}, see schedules.py
+    schedule_next: Mapped[datetime | None]  # when it next goes up or down
     # An adapter that the engines of another deployment carry: it has none of its own.
     host_id: Mapped[str | None] = mapped_column(ForeignKey("deployments.id"), index=True)
     # What the gateway adds to its requests, where the host's engine would do otherwise.
@@ -56,14 +64,30 @@ class Deployment(Base):
     deleted_at: Mapped[datetime | None]
 
 
+class DeploymentRevision(Base):
+    """Settings that a deployment had, has, or was to have and went back from."""
+
+    __tablename__ = "deployment_revisions"
+
+    deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    settings: Mapped[dict[str, Any]]  # see revisions.Settings
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    restores: Mapped[int | None]  # the revision whose settings these are again
+    created_at: Mapped[Created]
+    ready_at: Mapped[datetime | None]  # when it first answered
+    error: Mapped[dict[str, Any] | None]  # why the deployment went back from it
+
+
 class Replica(Base):
     """One running engine. Its row is what the node must make true."""
 
     __tablename__ = "replicas"
-    __table_args__ = (UniqueConstraint("deployment_id", "index"),)
+    __table_args__ = (UniqueConstraint("deployment_id", "revision", "index"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("rep"))
     deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id"))
+    revision: Mapped[int] = mapped_column(default=1)  # whose settings it runs with
     index: Mapped[int]
     state: Mapped[str] = mapped_column(default="pending")
     reason: Mapped[str] = mapped_column(default="")
@@ -75,6 +99,10 @@ class Replica(Base):
     secret: Mapped[str] = mapped_column(default="")  # the engine's own key, made per start
     engine: Mapped[str] = mapped_column(default="")  # vllm or transformers: what runs
     phase: Mapped[str] = mapped_column(default="")  # fetch, load, compile, warm ...
+    progress: Mapped[int | None]  # percent of the phase, where the engine tells
+    phases: Mapped[dict[str, Any]] = mapped_column(default=dict)  # when each began, this start
+    took: Mapped[dict[str, Any]] = mapped_column(default=dict)  # seconds of each, last good start
+    drain_until: Mapped[datetime | None]  # stopping: how long it may finish what it answers
     failures: Mapped[int] = mapped_column(default=0)  # starts lost in a row; sets the backoff
     strikes: Mapped[int] = mapped_column(default=0)  # health checks lost in a row
     retry_at: Mapped[datetime | None]

@@ -3,18 +3,22 @@
 import re
 from collections.abc import Callable
 from typing import Any
+from zoneinfo import available_timezones
 
 from fastapi import Request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.config import settings
-from app.deployments import service
-from app.deployments.plans import Plan, plan
+from app.accounts.tables import User
+from app.config import settings as platform
+from app.db import now
+from app.deployments import phases, revisions, service
+from app.deployments.remedies import remedies
+from app.deployments.revisions import current
 from app.deployments.samples import samples
 from app.deployments.schemas import spoken, trouble
 from app.deployments.tables import Deployment, Replica
-from app.errors import N_, DomainError, NotFound
+from app.errors import N_, NotFound
 from app.models.tables import Model
 from app.web import translate
 
@@ -42,12 +46,13 @@ WAITS = {
     ),
     "retry": N_("The engine ended. It is tried again shortly."),
 }
-PHASES = ("fetch", "start", "load", "compile", "warm", "check")
+STARTING = ("scheduled", "starting")
+ZONES = sorted(zone for zone in available_timezones() if "/" in zone or zone == "UTC")
 
 
 def address() -> str:
     """The base URL for OpenAI clients."""
-    return f"{settings.url}/v1"
+    return f"{platform.url}/v1"
 
 
 def speaker(request: Request) -> Callable[..., str]:
@@ -96,21 +101,44 @@ def live(
 ) -> dict[str, Any]:
     """The part of the page that changes by itself."""
     waiting = deployment.state == "pending" and deployment.desired == "running"
+    found = trouble(deployment, replicas)
     return {
         "deployment": deployment,
         "replicas": replicas,
         "devices": service.holding(db, [replica.id for replica in replicas]),
-        "phases": PHASES,
+        "starts": {one.id: start(one, replicas) for one in replicas if one.state in STARTING},
         "waits": say(WAITS.get(deployment.reason, WAITS["new"])) if waiting else "",
-        "error": spoken(trouble(deployment, replicas), say),
-        "shorter": shorter(trouble(deployment, replicas)),
+        "error": spoken(found, say),
+        "fixes": remedies(db, deployment, current(deployment), found),
+        "refused": gone_back(db, deployment, say),
     }
 
 
-def shorter(error: dict[str, Any] | None) -> int | None:
-    """The context that would fit, in tokens, where the engine has told it."""
-    suggested = str(((error or {}).get("params") or {}).get("suggested") or "")
-    return int(suggested) if suggested.isdecimal() else None
+def start(replica: Replica, siblings: list[Replica]) -> dict[str, Any]:
+    """A start that is under way: {steps, done (percent), left (seconds), elapsed (seconds)}."""
+    before = phases.last_time(replica, siblings)
+    steps = phases.steps(replica, before, now())
+    return {
+        "steps": steps,
+        "done": phases.share_done(steps),
+        "left": phases.left(steps),
+        "elapsed": sum(step.seconds or 0.0 for step in steps),
+        "before": phases.summary(before) if before else None,
+    }
+
+
+def gone_back(
+    db: Session, deployment: Deployment, say: Callable[..., str]
+) -> dict[str, Any] | None:
+    """The newest revision, where the deployment has gone back from it: {number, error, fixes}."""
+    newest = next(iter(revisions.history(db, deployment.id, limit=1)), None)
+    if newest is None or newest.error is None or newest.number == deployment.revision:
+        return None
+    return {
+        "number": newest.number,
+        "error": spoken(newest.error, say),
+        "fixes": remedies(db, deployment, revisions.stored(newest), newest.error),
+    }
 
 
 def events(db: Session, deployment: Deployment, say: Callable[..., str]) -> list[dict[str, Any]]:
@@ -126,43 +154,54 @@ def events(db: Session, deployment: Deployment, say: Callable[..., str]) -> list
 
 
 def log(
-    db: Session, deployment: Deployment, index: int, fence: int | None, offset: int
+    db: Session,
+    deployment: Deployment,
+    which: tuple[int | None, int],
+    fence: int | None,
+    offset: int,
 ) -> tuple[int, int, bytes]:
-    """A piece of a replica's log: which start it is of, the offset after it, and the bytes."""
-    for replica in service.replicas(db, [deployment])[deployment.id]:
-        if replica.index == index:
-            return service.log(db, replica, fence, offset)
-    raise NotFound(N_("There is no such replica."))
+    """A piece of a replica's log: which start it is of, the offset after it, and the bytes.
 
-
-def log_tail(db: Session, deployment: Deployment) -> str:
-    """The end of what the first replica's engine wrote since it last started."""
-    replicas = service.replicas(db, [deployment])[deployment.id]
-    if not replicas:
-        return ""
-    data = service.log_tail(db, replicas[0], LOG_BYTES)
-    return data.decode(errors="replace")
-
-
-def planned(
-    db: Session, workspace_id: str, values: dict[str, Any]
-) -> tuple[Plan | None, DomainError | None]:
-    """How what is in the form would be served, or why it cannot be. Neither without a model."""
-    if not values.get("model"):
-        return None, None
-    try:
-        length = str(values.get("max_model_len") or "")
-        found = plan(
-            db,
-            workspace_id,
-            str(values["model"]),
-            engine=str(values.get("engine") or "auto"),
-            mode=str(values["mode"]) if values.get("mode") else None,
-            max_model_len=int(length) if length.isdecimal() and len(length) < 9 else None,
+    `which` is (revision, index); no revision is the present one.
+    """
+    revision, index = which
+    replica = db.scalar(
+        select(Replica).where(
+            Replica.deployment_id == deployment.id,
+            Replica.revision == (revision or deployment.revision),
+            Replica.index == index,
         )
-    except DomainError as error:
-        return None, error
-    return found, None
+    )
+    if replica is None:
+        raise NotFound(N_("There is no such replica."))
+    return service.log(db, replica, fence, offset)
+
+
+def logs(db: Session, deployment: Deployment, chosen: str = "") -> dict[str, Any]:
+    """For the tab: the end of what one replica's engine wrote since it last started, by default
+    the first of the newest revision, and the replicas there are to choose from.
+    """
+    found = list(
+        db.scalars(
+            select(Replica)
+            .where(Replica.deployment_id == deployment.id)
+            .order_by(Replica.revision.desc(), Replica.index)
+        )
+    )
+    replica = next((one for one in found if one.id == chosen), found[0] if found else None)
+    data = service.log_tail(db, replica, LOG_BYTES) if replica else b""
+    return {"log": data.decode(errors="replace"), "logged": replica, "writers": found}
+
+
+def settings(db: Session, deployment: Deployment, say: Callable[..., str]) -> dict[str, Any]:
+    """For the tab: revisions with who made them, the schedule, and what time zones there are."""
+    history = revisions.history(db, deployment.id)
+    people = db.scalars(select(User).where(User.id.in_({one.user_id for one in history})))
+    return {
+        "history": [(one, spoken(one.error, say)) for one in history],
+        "people": {person.id: person.name for person in people},
+        "zones": ZONES,
+    }
 
 
 def free_name(db: Session, workspace_id: str, model: str) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.cluster import service as cluster
 from app.db import now
+from app.deployments import options, revisions, rolling
 from app.deployments.guests import settle
 from app.deployments.states import ACTIVE, note, replicas_of, switch_replica
 from app.deployments.tables import Deployment, Replica
@@ -64,13 +65,7 @@ def advance(db: Session, deployment: Deployment, *, refuse: bool = False) -> Non
     if deployment.served_model_id is None and not take_merged(db, deployment):
         settle(db, deployment)
         return
-    existing = {replica.index: replica for replica in replicas_of(db, deployment.id)}
-    for index in range(deployment.replicas):
-        if index not in existing:
-            existing[index] = Replica(deployment_id=deployment.id, index=index, state="pending")
-            db.add(existing[index])
-    db.flush()
-    for replica in existing.values():
+    for replica in rolling.step(db, deployment):
         if replica.state in ("stopped", "error") and replica.error is None:
             switch_replica(db, deployment, replica, "pending")
         if replica.state == "pending":
@@ -79,6 +74,10 @@ def advance(db: Session, deployment: Deployment, *, refuse: bool = False) -> Non
             except DomainError as refusal:
                 if refuse:
                     raise
+                if deployment.previous is not None:
+                    rolling.go_back(db, deployment, told(refusal))
+                    advance(db, deployment)
+                    return
                 withdraw_all(db, deployment)
                 deployment.error = told(refusal)
                 break
@@ -89,13 +88,15 @@ def ask(db: Session, deployment: Deployment, replica: Replica) -> None:
     """Ask for the replica's devices, unless it must wait out its last failure."""
     if replica.retry_at and replica.retry_at > now():
         return
+    settings = revisions.current(deployment)
     request = cluster.ask(
         db,
         owner_kind="replica",
         owner_id=replica.id,
         workspace_id=deployment.workspace_id,
-        devices=deployment.devices,
-        memory=sum(deployment.estimate.values()) // deployment.devices or None,
+        devices=settings.devices,
+        memory=settings.asked,
+        kind=options.kind_for(settings.quantization, settings.arguments),
     )
     replica.reason = "" if request.reason == "new" else request.reason
 
@@ -137,6 +138,7 @@ def stop_all(db: Session, deployment: Deployment, desired: str = "stopped") -> N
             cluster.withdraw(db, "replica", replica.id)
             switch_replica(db, deployment, replica, "stopped")
         elif replica.state in ACTIVE:
+            replica.drain_until = None
             switch_replica(db, deployment, replica, "stopping")
     settle(db, deployment)
 

@@ -286,7 +286,8 @@ def test_the_estimate_follows_the_model(db: Session) -> None:
 
 @pytest.mark.parametrize("config", [{}, {"num_hidden_layers": "x", "head_dim": -1}, {"a": []}])
 def test_a_config_that_says_nothing_still_has_a_size(config: dict[str, Any]) -> None:
-    assert sizing.cache_bytes(config, 1024) >= 256 * 2**20
+    shape = sizing.Shape(0, 0, 0, 0, sizing.per_token(config))
+    assert shape.cache(1024, 8) >= 256 * 2**20
 
 
 def test_the_context_has_an_end(db: Session, who: Principal) -> None:

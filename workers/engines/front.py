@@ -70,6 +70,7 @@ class Front:
         self.chats = chats
         self.remember = remember
         self.tokens = 0  # generated so far
+        self.running = 0  # requests that are being answered
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,9 +90,14 @@ class Front:
         if (method, path) == ("GET", "/v1/models"):
             await reply(send, 200, {"object": "list", "data": [self.card()]})
         elif (method, path) == ("GET", "/metrics"):
-            await reply(send, 200, f"danlu:generation_tokens_total {self.tokens}\n")
+            said = f"danlu:generation_tokens_total {self.tokens}\n"
+            await reply(send, 200, f"{said}danlu:requests_running {self.running}\n")
         elif method == "POST" and path in PASSED:
-            await self.complete(scope, receive, send)
+            self.running += 1
+            try:
+                await self.complete(scope, receive, send)
+            finally:
+                self.running -= 1
         else:
             raise Refused(404, "There is nothing here.")
 

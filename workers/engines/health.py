@@ -36,6 +36,17 @@ def tokens(answer: Any) -> int:
     return int((usage or {}).get("completion_tokens") or 0)
 
 
+def busy(address: str, secret: str, gauges: tuple[str, ...]) -> bool | None:
+    """Whether it has requests to answer; None if it does not say."""
+    try:
+        answer = httpx.get(f"{address}/metrics", headers=key(secret), timeout=QUICK)
+        answer.raise_for_status()
+        lines = [line for line in answer.text.splitlines() if line.startswith(gauges)]
+        return any(float(line.rpartition(" ")[2]) > 0 for line in lines)
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
 def generated(address: str, secret: str, counter: str) -> float | None:
     """Tokens it has made since it started; None if it does not say."""
     try:

@@ -13,6 +13,7 @@ from workers.engines.common import Command, Start, cores, gpus, offline
 
 NAME = "transformers"
 COUNTER = "danlu:generation_tokens_total"
+BUSY = ("danlu:requests_running",)
 PAGE = 32  # tokens in a block of the cache
 
 
@@ -58,4 +59,5 @@ def phase(text: str, before: str) -> str:
     return max([before, *reached], key=lambda name: order.index(name) if name in order else -1)
 
 
+progress = vllm.progress  # transformers' own bar is of the same words
 explain = vllm.explain  # the same memory errors of torch; vLLM's own texts never appear

@@ -1,6 +1,6 @@
 """vLLM: how it is started, what its log means, what its errors ask of the user.
 
-Every flag is ours; users choose none. The secret goes through the environment, where `ps`
+Every flag is ours, or of the allowlist in `app.deployments.options`. The secret goes through the environment, where `ps`
 does not show it. Only the gateway speaks to it: its key guards no more than /v1.
 """
 
@@ -9,7 +9,7 @@ import uuid
 from typing import Any
 
 from app.config import settings
-from app.deployments import speech
+from app.deployments import options, speech
 from app.errors import N_
 from workers.engines.common import Command, Start, cores, gpus, offline
 
@@ -17,6 +17,7 @@ NAME = "vllm"
 SMALL = {"cpu": 1_000_000_000, "cuda": 50_000_000}  # parameters: not worth compiling for
 SOCKET_PATH = 107  # bytes that Linux allows
 COUNTER = "vllm:generation_tokens_total"
+BUSY = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
 def command(start: Start) -> Command:
@@ -34,8 +35,10 @@ def command(start: Start) -> Command:
         "--disable-uvicorn-access-log",
         "--disable-fastapi-docs",
     ]
-    if facts.parameters < SMALL["cuda" if start.on_gpu else "cpu"]:
-        argv.append("--enforce-eager")
+    small = facts.parameters < SMALL["cuda" if start.on_gpu else "cpu"]
+    argv += options.argv(({"enforce_eager": True} if small else {}) | facts.arguments)
+    if facts.quantization:
+        argv += ["--quantization", facts.quantization]
     argv += adapters(start)
     env = offline() | {
         "VLLM_API_KEY": start.secret,
@@ -97,6 +100,17 @@ def phase(text: str, before: str) -> str:
     order = ["start", *(name for name, _ in PHASES)]
     reached = [name for name, pattern in PHASES if pattern.search(text)]
     return max([before, *reached], key=lambda name: order.index(name) if name in order else -1)
+
+
+PROGRESS = re.compile(
+    r"(?:checkpoint shards|Capturing CUDA graphs?|Loading weights)[^\n]*?(\d{1,3})%"
+)
+
+
+def progress(text: str) -> int | None:
+    """Percent of the phase that is under way, by a piece of the log; None if it says nothing."""
+    found = PROGRESS.findall(text)
+    return min(100, int(found[-1])) if found else None
 
 
 ADVICE_MEMORY = N_(
