@@ -8,9 +8,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.db import now
-from app.deployments.guests import chosen, settle
+from app.deployments.guests import chosen
 from app.deployments.states import note
 from app.deployments.tables import AdapterLoad, Deployment, Replica
+from app.deployments.wanted import advance
 from app.errors import N_
 from app.models.tables import Model
 
@@ -116,7 +117,7 @@ def mark_loaded(
             db, guest, "replica", N_("Loaded into replica %(index)s in %(seconds)s s."), params,
             replica_id,
         )  # fmt: skip
-    settle(db, guest)
+    advance(db, guest)
     return True
 
 
@@ -133,7 +134,7 @@ def mark_unloaded(db: Session, replica_id: str, fence: int, guest_id: str) -> bo
         db, guest, "replica", N_("Unloaded from replica %(index)s."),
         {"index": replica.index + 1}, replica_id,
     )  # fmt: skip
-    settle(db, guest)
+    advance(db, guest)
     return True
 
 

@@ -172,11 +172,8 @@ def settle(db: Session, deployment: Deployment) -> None:
     if deployment.host_id is None:
         states.settle(db, deployment)
         return
-    live = {
-        replica.id: replica.fence
-        for replica in states.replicas_of(db, deployment.host_id)
-        if replica.state == "ready"
-    }
+    ready = [one for one in states.replicas_of(db, deployment.host_id) if one.state == "ready"]
+    live = {one.id: one.fence for one in ready if one.engine == "vllm"}
     loads = [one for one in loads_of(db, deployment.id) if live.get(one.replica_id) == one.fence]
     failed = next((one for one in loads if one.state == "failed"), None)
     host = db.get_one(Deployment, deployment.host_id)
@@ -189,6 +186,9 @@ def settle(db: Session, deployment: Deployment) -> None:
     elif failed and failed.error:
         deployment.error = failed.error
         to(db, deployment, "error", str(failed.error.get("code", "")))
+    elif ready and not live:
+        deployment.error = NO_VLLM
+        to(db, deployment, "error", "adapter")
     elif host.desired == "idle" or (live and deployment not in chosen(db, host)):
         deployment.idled_at = deployment.idled_at or now()
         to(db, deployment, "idle")
@@ -198,6 +198,14 @@ def settle(db: Session, deployment: Deployment) -> None:
         to(db, deployment, "pending", "host")
     else:
         to(db, deployment, "starting")
+
+
+NO_VLLM = {
+    "code": "adapter",
+    "message": N_("Only the transformers engine runs here, and it cannot serve adapters."),
+    "params": {},
+    "advice": N_("Deploy it again in the mode “merged”."),
+}
 
 
 def to(db: Session, guest: Deployment, state: str, reason: str = "") -> None:
