@@ -11,7 +11,7 @@ from app.accounts.auth import Principal
 from app.accounts.tables import Workspace
 from app.cluster.tables import Request
 from app.db import now
-from app.deployments import adapters, carrying, idle, replicas, service
+from app.deployments import adapters, carrying, editing, idle, replicas, revisions, service
 from app.deployments.carrying import Work
 from app.deployments.plans import plan
 from app.deployments.tables import Deployment, Replica
@@ -283,3 +283,29 @@ def test_room_follows_the_ranks_there_are_and_the_size(
     place(experts).mkdir(parents=True)
     say(experts, "config.json", wide)
     assert plan(db, who.workspace_id, experts.id).room.adapters == 0
+
+
+def test_a_guest_has_no_settings_of_its_own(
+    db: Session, workspace: Workspace, who: Principal, base: Model, host: Deployment
+) -> None:
+    guest = deploy(db, who, make_tuned(db, workspace, base), "mood")
+    for change in (
+        lambda: editing.edit(db, who, guest.id, {"max_model_len": 128}),
+        lambda: editing.scale(db, who.workspace_id, guest.id, 2),
+    ):
+        with pytest.raises(Conflict) as refusal:
+            change()
+        assert refusal.value.code == "carried"
+    kept = editing.planned(db, host, revisions.current(host))
+    assert (kept.place.host, kept.room.adapters) == (None, 64)
+
+
+def test_a_host_without_vllm_cannot_carry(
+    db: Session, workspace: Workspace, who: Principal, base: Model, host: Deployment
+) -> None:
+    guest = deploy(db, who, make_tuned(db, workspace, base), "mood")
+    only(db, host).engine = "transformers"
+    db.flush()
+    assert work(db) == []
+    sweep(db)
+    assert (guest.state, guest.reason) == ("error", "adapter")
