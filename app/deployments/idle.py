@@ -12,7 +12,6 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.cluster import service as cluster
-from app.db import now
 from app.deployments import guests, service
 from app.deployments.states import note
 from app.deployments.tables import Deployment, Replica
@@ -31,7 +30,7 @@ def touch(db: Session, ids: Collection[str]) -> bool:
     """Deployments, and those of replicas, are asked for just now. Whether a row was written:
     at most every ten seconds for each.
     """
-    at = now()
+    at = func.now()  # the database's clock, as gateways may stand on several machines
     stale = (
         select(Deployment.id)
         .where(
@@ -68,7 +67,7 @@ def rest(db: Session) -> None:
             Deployment.idle_minutes.is_not(None),
             Deployment.desired == "running",
             Deployment.state == "ready",
-            used + allowed < now() - MARGIN,
+            used + allowed < func.now() - MARGIN,
         )
         .order_by(Deployment.id)
         .with_for_update()
