@@ -76,7 +76,9 @@ def change(
     """Change its settings: what runs goes over to a new revision, and back if that does not start."""
     if body.replicas is not None:
         editing.scale(db, who.workspace_id, deployment_id, body.replicas)
-    return out(request, db, [editing.edit(db, who, deployment_id, body.changes())])[0]
+    if changes := body.changes():
+        editing.edit(db, who, deployment_id, changes)
+    return out(request, db, [service.get(db, who.workspace_id, deployment_id)])[0]
 
 
 @router.post("/{deployment_id}/scale", name="api:deployments:scale")

@@ -4,7 +4,7 @@ Each call names a fence; a stale one changes nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -43,10 +43,10 @@ class ReplicaFacts:
     parameters: int  # of the whole model
     max_model_len: int
     cache_bytes: int
-    quantization: str  # "" is none
-    arguments: dict[str, Any]  # of the engine, see options.py
     devices: list[str]  # cpu:0, cuda:3
     share: float  # of each device's memory
+    quantization: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the engine, see options.py
     adapters: int = 0  # that can be loaded while it runs
     at_once: int = 1  # adapters in one step
 
@@ -183,6 +183,7 @@ def mark(
             replica.took = phases.took(replica.phases, now())
         seconds = round((now() - replica.started_at).total_seconds(), 1)
         switch_replica(db, deployment, replica, state, seconds=seconds)
+        rolling.answered(db, deployment, replica)
         if deployment.previous is not None:
             send(db, SWEEP)  # the old revision may leave
     elif state:

@@ -47,22 +47,25 @@ def step(db: Session, deployment: Deployment) -> list[Replica]:
     db.flush()
     wanted = [current[index] for index in range(deployment.replicas)]
     others = [one for one in found if one not in wanted]
-    settle_revision(db, deployment, wanted)
+    come_through(db, deployment, wanted)
     leave(db, deployment, wanted, others)
     forget(db, [one for one in others if one.state == "stopped"])
     return wanted
 
 
-def settle_revision(db: Session, deployment: Deployment, wanted: list[Replica]) -> None:
-    """Note that the revision has answered, and that it has taken the place of the one before."""
-    ready = sum(one.state == "ready" for one in wanted)
-    revision = revisions.find(db, deployment, deployment.revision)
-    if ready and revision and revision.ready_at is None:
-        revision.ready_at = now()
-    if deployment.previous is not None and ready == len(wanted):
+def come_through(db: Session, deployment: Deployment, wanted: list[Replica]) -> None:
+    """Note that the revision has taken the place of the one before."""
+    if deployment.previous is not None and all(one.state == "ready" for one in wanted):
         deployment.previous = None
         message = N_("Revision %(revision)s runs now.")
         note(db, deployment, "revision", message, {"revision": deployment.revision})
+
+
+def answered(db: Session, deployment: Deployment, replica: Replica) -> None:
+    """A replica is ready: its revision has been seen to work."""
+    revision = revisions.find(db, deployment, replica.revision)
+    if revision and revision.ready_at is None:
+        revision.ready_at = now()
 
 
 def leave(
@@ -76,11 +79,8 @@ def leave(
         one for one in others if one.state == "ready" and one.revision != deployment.revision
     ]
     keep = serving[: max(0, deployment.replicas - ready)]
-    if (
-        keep
-        and must_make_room(deployment, wanted, others)
-        and (len(keep) + ready > 1 or alone(wanted))
-    ):
+    spare = len(keep) + ready > 1 or len(wanted) == 1  # with one alone there is only a gap
+    if keep and spare and must_make_room(db, wanted, others):
         keep.pop()
         note(
             db,
@@ -94,17 +94,13 @@ def leave(
             let_go(db, deployment, replica)
 
 
-def must_make_room(deployment: Deployment, wanted: list[Replica], others: list[Replica]) -> bool:
+def must_make_room(db: Session, wanted: list[Replica], others: list[Replica]) -> bool:
     """Whether new replicas wait for what only the old ones can give, and nothing is under way."""
     moving = any(one.state in ("scheduled", "starting") for one in wanted)
-    leaving = any(one.state == "stopping" for one in others)
-    waiting = any(one.state == "pending" and one.reason in NO_ROOM for one in wanted)
-    return deployment.previous is not None and waiting and not moving and not leaving
-
-
-def alone(wanted: list[Replica]) -> bool:
-    """With a single replica there is no other way than a gap."""
-    return len(wanted) == 1
+    if moving or any(one.state == "stopping" for one in others):
+        return False
+    waiting = [cluster.waiting(db, "replica", one.id) for one in wanted if one.state == "pending"]
+    return any(request is not None and request.reason in NO_ROOM for request in waiting)
 
 
 def let_go(db: Session, deployment: Deployment, replica: Replica) -> None:

@@ -95,10 +95,10 @@ def test_the_page_follows_the_engine(client: Client, db: Session, model: Model) 
     db.commit()
     live = soup(client.get(f"{page}/live"))
     assert at(live, "deploy-state")["data-state"] == "starting"
-    assert at(live, "deploy-phases").select_one("[aria-current=step]").text == "Load the model"
+    assert at(live, "deploy-phases").select_one("[aria-current=step] span").text == "Load the model"
     assert "cannot serve adapters" in live.text
     assert live.select_one("#deployment-live")["hx-trigger"] == "every 1s"
-    for tab in ("code", "log", "settings", "events", "nonsense"):
+    for tab in ("code", "log", "adapters", "settings", "events", "nonsense"):
         shown = client.get(f"{page}?tab={tab}")
         assert shown.status_code == 200
         assert "hidden-secret" not in shown.text
@@ -118,9 +118,9 @@ def test_the_page_follows_the_engine(client: Client, db: Session, model: Model) 
     db.commit()
     shown = soup(client.get(page))
     assert "There is no room for 32768 tokens" in shown.text
-    assert at(shown, "deploy-shorter")["href"].endswith("max_model_len=11216")
+    fix = at(shown, "deploy-fix").find_parent("form")
+    assert fix.select_one('[name="max_model_len"]')["value"] == "11216"
     assert "hx-get" not in shown.select_one("#deployment-live").attrs
-    assert client.get(at(shown, "deploy-shorter")["href"]).status_code == 200
     assert client.post(f"{page}/start").status_code == 303
     assert only(db)[1].error is None
 
