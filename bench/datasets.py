@@ -3,8 +3,8 @@
 The structural pass over 400,000 chat rows on one core, against `datasets.load_dataset` with the
 same checks, by turns; the look for warnings; the starter model's tokenizer. Then a stack of its
 own: a million rows browsed at any depth and searched, and a large upload in pieces, with an eye on
-the memory of the web process. Makes its own data; installs nothing: the peer runs in .venv-bench
-(`make bench` builds it), or in DANLU_BENCH_PYTHON.
+the memory of the web process. Makes its own data; installs nothing: the peer runs in .venv-train
+(`make up` builds it), or in DANLU_BENCH_PYTHON.
 
 The last line is one JSON object; docs/benchmarks.md says what its keys mean.
 """
@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 from app.cli.stack import own_stack
 from bench.parts import rows
 
-PEER = Path(os.environ.get("DANLU_BENCH_PYTHON", ROOT / ".venv-bench" / "bin" / "python"))
+PEER = Path(os.environ.get("DANLU_BENCH_PYTHON", ROOT / ".venv-train" / "bin" / "python"))
 WORDS = ["careful", "数据集里", "检查然后", "lost on the way", "#777777", "nothing is like this"]
 PIECE = 8 * 2**20
 
