@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     cpu_devices: int = 2
     train_python: Path = ROOT / ".venv-train" / "bin" / "python"
     serve_python: Path = ROOT / ".venv-serve" / "bin" / "python"
+    wake_seconds: int = 120  # how long a request waits for a deployment that it woke
     engine: Literal["auto", "vllm", "transformers"] = "auto"
 
     @property

@@ -33,6 +33,14 @@ from app.datasets.measures import routes as statistics_routes
 from app.datasets.validation import api as problems_api
 from app.datasets.validation import mapping_api, mapping_routes
 from app.datasets.validation import routes as problems_routes
+from app.deployments import (
+    adapters_api,
+    adapters_routes,
+    aliases_api,
+    aliases_routes,
+    idle_api,
+    idle_routes,
+)
 from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
@@ -130,8 +138,14 @@ for module in (
     watching_api,
     jobs_routes,
     jobs_api,
+    aliases_routes,
+    aliases_api,
+    idle_routes,
+    idle_api,
     deployments_routes,
+    adapters_routes,
     deployments_api,
+    adapters_api,
     gateway_api,
     chat_routes,
     cluster_api,

@@ -17,6 +17,7 @@ from app.datasets.rows import segments
 from app.datasets.tables import DatasetUpload, DraftAct
 from app.db import now
 from app.deployments import revisions
+from app.deployments.tables import Alias
 from app.jobs.tables import JobCheckpoint
 from app.main import app
 from tests import factories as make
@@ -40,6 +41,8 @@ BODIES = {
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
     "PUT /api/v1/quotas/{workspace}": {"devices": 1},
     "PUT /api/v1/prices": {"hour": "1.5"},
+    "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
+    "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
     "POST /api/v1/datasets/{dataset_id}/mapping": {"format": "text", "columns": {"text": "a"}},
     "POST /api/v1/datasets/{dataset_id}/rows": {"rows": [{"messages": []}]},
     "PATCH /api/v1/datasets/{dataset_id}/rows/{row}": {"row": {}, "hash": "x"},
@@ -183,6 +186,18 @@ def objects(
         state="stopped",
     )
     replica = make.make_replica(db, deployment, state="stopped")
+    guest = make.make_deployment(
+        db, workspace, owner, model_id=model.id, served_model_id=model.id, mode="adapter",
+        desired="stopped", state="stopped", host_id=deployment.id,
+    )  # fmt: skip
+    alias = make.added(
+        db,
+        Alias(
+            workspace_id=workspace.id,
+            name="steady",
+            targets=[{"deployment": deployment.id, "weight": 1}],
+        ),
+    )
     revisions.add(db, deployment, revisions.current(deployment), owner.id)
     talk = make.added(
         db, Conversation(workspace_id=workspace.id, user_id=owner.id, title="x", model="x")
@@ -218,7 +233,11 @@ def objects(
         "step": str(checkpoint.step),
         "path": "data/runs",
         "deployment_id": deployment.id,
+        "guest_id": guest.id,
+        "action": "unload",
         "replica_id": replica.id,
+        "alias": alias.id,
+        "alias_id": alias.id,
         "conversation_id": talk.id,
         "key_id": key.id,
         "sign_in_id": sign_in.id,

@@ -26,7 +26,7 @@ from app.deployments import replicas as deployments
 from app.jobs import loads
 from app.jobs import runs as jobs
 from app.queue import transaction
-from workers import checkpoints, inventory, measures, process, replicas, reporters, runs
+from workers import adapters, checkpoints, inventory, measures, process, replicas, reporters, runs
 from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known
@@ -164,6 +164,7 @@ def loop(node_id: str, asked: Signals) -> None:
         for name, tick in (
             ("runs", runs.tick),
             ("replicas", replicas.tick),
+            ("adapters", adapters.tick),
             ("measures", measures.tick),
             ("checkpoints", checkpoints.tick),
         )

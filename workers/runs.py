@@ -20,6 +20,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from app import storage
 from app.config import settings
 from app.db import now
+from app.deployments import results
 from app.errors import N_, DomainError
 from app.jobs import exports
 from app.jobs import runs as jobs
@@ -27,7 +28,7 @@ from app.jobs.states import FINAL
 from app.jobs.tables import Job, JobCheckpoint
 from app.models import weights
 from app.queue import transaction
-from workers import process
+from workers import adapters, process
 from workers.outbox import Outbox, read_status
 from workers.starting import STORE_PATIENCE, alone, directory_of
 
@@ -153,7 +154,7 @@ def end(job: Job, run: Run, directory: Path, *, asked: bool = False) -> None:
     status = read_status(directory) or {}
     outcome: jobs.Outcome = "stopped" if asked else "died"
     error = status["error"] if isinstance(status.get("error"), dict) else None
-    result = None
+    result = deployed = None
     if status.get("state") in ("failed", "stopped"):
         outcome = status["state"]
     elif status.get("state") == "succeeded":
@@ -170,7 +171,11 @@ def end(job: Job, run: Run, directory: Path, *, asked: bool = False) -> None:
                 outcome, error = "failed", as_error(cannot_store(trouble))
     with transaction() as db:
         ended = jobs.end(db, job.id, job.fence, outcome=outcome, error=error, result=result)
+        if ended and result:
+            deployed = results.deploy(db, job.id)
         state = db.scalar(select(Job.state).where(Job.id == job.id))
+    if deployed:
+        adapters.soon()
     if result and state != "succeeded":
         storage.delete(result["artefact"])
     log.info("run ended", job=job.id, fence=job.fence, outcome=outcome, state=state, mine=ended)

@@ -15,7 +15,7 @@ from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
 from app.datasets.intake import incoming
 from app.datasets.measures import service as measures
-from app.deployments import replicas, schedules, wanted
+from app.deployments import idle, replicas, schedules, wanted
 from app.errors import N_
 from app.jobs import checkpoints, webhook
 from app.jobs import runs as jobs
@@ -28,6 +28,7 @@ def sweep() -> None:
     for step in (
         bury,
         schedules.carry_out,
+        idle.rest,
         wanted.reconcile,
         decide,
         jobs.resend,

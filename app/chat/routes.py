@@ -15,8 +15,9 @@ from app.chat.schemas import Say
 from app.chat.tables import Conversation
 from app.deployments import service as deployments
 from app.errors import N_, Conflict
+from app.gateway import routing
 from app.gateway import service as gateway
-from app.gateway.api import streamed
+from app.gateway.api import gone, streamed
 from app.queue import Db, transaction
 from app.web import redirect, render
 
@@ -50,17 +51,23 @@ def page(
 
 
 @router.post("/say", name="chat:say")
-async def say(body: Say, who: Who) -> Response:
+async def say(request: Request, body: Say, who: Who) -> Response:
     """Store the question and stream the answer: OpenAI chunks between two events of our own."""
-    await gateway.route_to(who.workspace_id, body.model)  # nothing is stored if nobody answers
-    turn = await run_in_threadpool(begin, who, body)
     caller = gateway.Caller(who.workspace_id, who.user_id, None)
-    _, events, exchange = await gateway.stream(caller, "chat/completions", turn.body)
-    if isinstance(events, bytes):
+    left = gone(request)
+    try:  # nothing is stored if nobody answers, or nobody waited until the model was awake
+        await gateway.unless_gone(left, routing.routes(who.workspace_id, body.model))
+        turn = await run_in_threadpool(begin, who, body)
+        events, exchange = await gateway.stream(
+            caller, "chat/completions", turn.body, left, turn.conversation_id
+        )
+    except gateway.ClientGone:
+        return Response(status_code=499)
+    if events is None:
         raise Conflict(
             N_("The engine refused: %(said)s"),
             code="engine_refused",
-            said=engine_message(events),
+            said=engine_message(exchange.answer),
         )
     return streamed(recorded(events, turn, exchange), exchange)
 

@@ -23,7 +23,7 @@ def edit(db: Session, who: Principal, deployment_id: str, changes: dict[str, Any
 
     Raises NotFound, and Invalid for what cannot be.
     """
-    deployment = lock(db, service.get(db, who.workspace_id, deployment_id).id)
+    deployment = own(db, who.workspace_id, deployment_id)
     return turn_to(db, who, deployment, replace(revisions.current(deployment), **changes))
 
 
@@ -31,7 +31,7 @@ def rollback(db: Session, who: Principal, deployment_id: str, number: int) -> De
     """The settings of an earlier revision again, as a new one. While that one is still being
     replaced, the change is called off.
     """
-    deployment = lock(db, service.get(db, who.workspace_id, deployment_id).id)
+    deployment = own(db, who.workspace_id, deployment_id)
     revision = revisions.get(db, deployment, number)
     if number == deployment.previous:
         rolling.go_back(db, deployment)
@@ -53,7 +53,7 @@ def fix(
     """Change what an error of revision `number` asked for, and start again. Of the engine's
     arguments, those that are not named stay.
     """
-    deployment = lock(db, service.get(db, who.workspace_id, deployment_id).id)
+    deployment = own(db, who.workspace_id, deployment_id)
     settings = revisions.settings_of(db, deployment, number or deployment.revision)
     arguments = settings.arguments | changes.get("arguments", {})
     turn_to(db, who, deployment, replace(settings, **(changes | {"arguments": arguments})))
@@ -62,7 +62,7 @@ def fix(
 
 def scale(db: Session, workspace_id: str, deployment_id: str, replicas: int) -> Deployment:
     """More replicas, or fewer: those too many finish what they answer and stop."""
-    deployment = lock(db, service.get(db, workspace_id, deployment_id).id)
+    deployment = own(db, workspace_id, deployment_id)
     if replicas == deployment.replicas:
         return deployment
     if replicas > deployment.replicas:
@@ -88,6 +88,21 @@ def schedule(
     return deployment
 
 
+def own(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
+    """The locked deployment, if it has engines of its own. Raises NotFound and Conflict."""
+    deployment = lock(db, service.get(db, workspace_id, deployment_id).id)
+    if deployment.host_id:
+        raise Conflict(
+            N_(
+                "The engines of another deployment carry %(name)s: it has no settings of its own. "
+                "Change that deployment, or deploy the adapter with an engine of its own."
+            ),
+            code="carried",
+            name=deployment.name,
+        )
+    return deployment
+
+
 # -- revisions ---------------------------------------------------------------------------
 
 
@@ -98,6 +113,8 @@ def planned(db: Session, deployment: Deployment, settings: Settings) -> Plan:
         deployment.workspace_id,
         deployment.model_id,
         mode=None if deployment.mode == "base" else deployment.mode,
+        adapters=deployment.adapters,
+        own_engine=True,
         **settings.wishes(),
     )
 

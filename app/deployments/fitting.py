@@ -107,6 +107,8 @@ def fit(
     """Whether one more replica of `plan` fits. `own` are owners of leases that would be given
     back before: those of replicas that it takes the place of.
     """
+    if plan.place.host:
+        return Fit(NOW, N_("An engine that runs carries it, and needs no more memory."), {}, [])
     ever, free = rooms(db, own, whole=plan.settings.exclusive)
     if not ever.sizes:
         return Fit(UNKNOWN, N_("No node has reported its devices yet."), {}, [])

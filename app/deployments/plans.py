@@ -1,7 +1,7 @@
 """How a model would be served: by which engine, in which mode, needing how much."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import select
@@ -9,8 +9,10 @@ from sqlalchemy.orm import Session
 
 from app.cluster.tables import Device, Node
 from app.config import settings
-from app.deployments import options, sizing
+from app.deployments import guests, options, revisions, room, sizing, speech
+from app.deployments.guests import Place
 from app.deployments.revisions import Settings
+from app.deployments.room import Room
 from app.deployments.sizing import Estimate, Shape
 from app.deployments.tables import Deployment
 from app.errors import N_, Invalid
@@ -37,6 +39,8 @@ class Plan:
     settings: Settings  # what the replicas would be started with
     shape: Shape
     quantizations: list[str]  # those that engine and devices can do
+    room: Room  # for other adapters of its base
+    place: Place  # where an adapter is carried, or why it needs an engine of its own
 
 
 def plan(
@@ -52,10 +56,16 @@ def plan(
     exclusive: bool = False,
     quantization: str = "",
     arguments: Mapping[str, Any] | None = None,
+    replicas: int = 1,
+    adapters: int | None = None,
+    own_engine: bool = False,
+    host: Deployment | None = None,
 ) -> Plan:
     """Raises NotFound (no such model) and Invalid (what was asked for cannot be).
 
-    `memory` is in bytes of each device: a share of it.
+    `memory` is in bytes of each device: a share of it. An adapter is carried by engines of its
+    base that run, unless `own_engine`, or settings that only an engine of its own has, are asked
+    for; `host` asks for those of one deployment.
     """
     model = models.get(db, workspace_id, model_id)
     if model.scores:
@@ -80,7 +90,7 @@ def plan(
     unsupported, forced = "", False
     if adapter:
         config = sizing.read_json(model, "adapter_config.json")
-        unsupported = sizing.unsupported(config)
+        unsupported = sizing.unsupported(config) or speech.unsupported(base, model)
         forced = chosen == "transformers"
         if mode == "adapter" and forced:
             raise Invalid(
@@ -91,8 +101,20 @@ def plan(
                 field="mode",
             )
         if mode == "adapter":
-            sizing.check_adapter(config)
+            sizing.check_adapter(unsupported)
         mode = mode or ("merged" if forced or unsupported else "adapter")
+    found = Place()
+    special = memory or exclusive or quantization or any((arguments or {}).values())
+    alone = own_engine or replicas > 1 or devices > 1 or adapters is not None or bool(special)
+    if adapter and mode == "adapter" and (host or not alone):
+        found = guests.place(db, workspace_id, model, base, max_model_len=max_model_len, host=host)
+        if host and found.refusal:
+            message, params = found.refusal
+            raise Invalid(message, code="not_carried", field="model", **params)
+    if host and mode != "adapter":
+        raise not_carried(model, unsupported)
+    if found.host:
+        return carried(model, base, engine, found)
     length = max_model_len or sizing.usual_length(base)
     sizing.check_length(base, length)
     beside = model if adapter and mode == "adapter" else None
@@ -102,7 +124,11 @@ def plan(
     options.check_quantization(quantization, can, config)
     checked = options.check(dict(arguments or {}), engine=chosen, kind=kind)
     check_memory(memory, exclusive=exclusive)
+    kept = room.NONE
+    if chosen == "vllm" and mode != "merged":
+        kept = room.of(db, workspace_id, base, beside, adapters)
     shape = Shape.of(base, beside)
+    shape = replace(shape, beside=shape.beside + kept.bytes)
     estimate = sizing.needs(
         shape,
         engine=chosen,
@@ -134,6 +160,51 @@ def plan(
         ),
         shape=shape,
         quantizations=can,
+        room=kept,
+        place=found,
+    )
+
+
+def carried(model: Model, base: Model, engine: str, found: Place) -> Plan:
+    """An adapter on engines that run: it takes memory that they have kept for such."""
+    assert found.host
+    length, estimate = found.host.max_model_len, Estimate(model.size, 0, 0)
+    return Plan(
+        model=model,
+        base=base,
+        engine="vllm",
+        why_not_vllm="",
+        mode="adapter",
+        forced=False,
+        unsupported="",
+        max_model_len=length,
+        estimate=estimate,
+        settings=Settings(engine=engine, max_model_len=length, estimate=estimate.stored()),
+        shape=Shape.of(base, model),
+        quantizations=[],
+        room=room.NONE,
+        place=found,
+    )
+
+
+def not_carried(model: Model, feature: str) -> Invalid:
+    """What is no adapter that an engine of its base could carry."""
+    if model.kind != "adapter":
+        return Invalid(
+            N_("%(name)s is a whole model: it needs an engine of its own."),
+            code="not_carried",
+            field="model",
+            name=model.name,
+        )
+    return Invalid(
+        N_(
+            "vLLM cannot serve %(name)s on its base: it uses %(feature)s. Deploy it by itself, "
+            "merged into its base."
+        ),
+        code="not_carried",
+        field="model",
+        name=model.name,
+        feature=feature or "transformers",
     )
 
 
@@ -213,3 +284,17 @@ def merge(db: Session, deployment: Deployment) -> None:
             adapter_id=deployment.model_id,
         ).id
     )
+
+
+def find_host(db: Session, guest: Deployment) -> None:
+    """A locked guest goes on: with its host, or another, or else with an engine of its own."""
+    host = db.get_one(Deployment, guest.host_id)
+    if host.desired == "stopped" or host.deleted_at:
+        found = plan(db, guest.workspace_id, guest.model_id, mode="adapter", engine=guest.engine)
+        if found.place.host is None:
+            guest.host_id, guest.sends, guest.replicas = None, {}, 1
+            guest.adapters, guest.adapter_rank = found.room.adapters, found.room.rank
+            revisions.add(db, guest, found.settings, guest.created_by)
+            return
+        guests.attach(guest, found.place)
+    guests.again(db, guest)

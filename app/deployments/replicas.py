@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.cluster import service as cluster
 from app.cluster.tables import Lease
 from app.db import now
-from app.deployments import phases, revisions, rolling, sizing
+from app.deployments import phases, revisions, rolling, room
 from app.deployments.states import ACTIVE, LONG_RUN, note, switch_replica
 from app.deployments.tables import Deployment, Replica, ReplicaLog
 from app.deployments.wanted import START, SWEEP, advance
@@ -39,7 +39,7 @@ class ReplicaFacts:
     engine: str  # auto, vllm or transformers
     model: str  # artefact of a whole model
     adapter: str | None  # artefact of the adapter to serve on it
-    rank: int  # of the adapter, rounded up to what vLLM takes; 0 without one
+    rank: int  # of adapters, at most, as vLLM takes it; 0 where it carries none
     parameters: int  # of the whole model
     max_model_len: int
     cache_bytes: int
@@ -47,6 +47,8 @@ class ReplicaFacts:
     share: float  # of each device's memory
     quantization: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)  # of the engine, see options.py
+    adapters: int = 0  # that can be loaded while it runs
+    at_once: int = 1  # adapters in one step
 
 
 def grant(db: Session, replica_id: str, node_id: str) -> bool:
@@ -63,7 +65,7 @@ def grant(db: Session, replica_id: str, node_id: str) -> bool:
         cluster.release(db, "replica", replica_id)
         return False
     db.refresh(replica)
-    if replica.state != "pending" or deployment.desired == "stopped":
+    if replica.state != "pending" or deployment.desired != "running":
         if replica.state not in ACTIVE:
             cluster.release(db, "replica", replica_id)
         return False
@@ -101,9 +103,7 @@ def start_facts(db: Session, replica_id: str, fence: int) -> ReplicaFacts | None
         engine=settings.engine,
         model=base.artefact,
         adapter=adapter.artefact if adapter else None,
-        rank=sizing.check_adapter(sizing.read_json(adapter, "adapter_config.json"))
-        if adapter
-        else 0,
+        rank=max(deployment.adapter_rank, room.rank_of(adapter) if adapter else 0),
         parameters=base.parameters,
         max_model_len=settings.max_model_len,
         cache_bytes=settings.estimate.get("cache", 2**30),
@@ -111,6 +111,8 @@ def start_facts(db: Session, replica_id: str, fence: int) -> ReplicaFacts | None
         arguments=settings.arguments,
         devices=[lease.device.name for lease in leases],
         share=min((share_of(lease) for lease in leases), default=1.0),
+        adapters=deployment.adapters,
+        at_once=room.at_once(base, deployment.adapters, deployment.adapter_rank),
     )
 
 
@@ -232,17 +234,20 @@ def end(db: Session, replica_id: str, fence: int, error: dict[str, Any] | None =
         return False
     deployment, replica = found
     cluster.release(db, "replica", replica.id)
+    send(db, SWEEP)  # somebody may wait for what it held, or for it to start again
     rolling.renew(db, deployment)
     long_run = replica.ready_at is not None and now() - replica.ready_at > LONG_RUN
     replica.pid = replica.pid_started = replica.ready_at = replica.memory = None
     replica.address = replica.secret = replica.phase = ""
-    if deployment.desired == "stopped":
+    if deployment.desired != "running":
         switch_replica(db, deployment, replica, "stopped")
         advance(db, deployment)
         return True
     if not rolling.wanted(deployment, replica):
         leave(db, deployment, replica)
         return True
+    if error and error.get("code") == "no_lora":
+        error = room.give_up(deployment, error)
     if error:
         replica.failures = 1 if long_run else replica.failures + 1
         replica.error = error

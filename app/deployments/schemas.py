@@ -11,6 +11,7 @@ from app.deployments.plans import Plan
 from app.deployments.tables import Deployment, DeploymentRevision, Replica
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
+LONGEST_IDLE = 7 * 24 * 60  # minutes
 
 
 GIB, MIB = 2**30, 2**20
@@ -86,6 +87,18 @@ class DeploymentCreate(Wishes):
         None, description="Adapters only. Left out: adapter, or merged where the engine needs it."
     )
     replicas: int = Field(1, ge=1, le=8)
+    adapters: int | None = Field(
+        None, ge=0, le=64, description="How many adapters of its base its engines can load."
+    )
+    own_engine: bool = Field(
+        False, description="Adapters only: even where an engine of the base could carry it."
+    )
+    idle_minutes: int | None = Field(
+        None,
+        ge=1,
+        le=LONGEST_IDLE,
+        description="After so long without a request it sleeps; the next one wakes it.",
+    )
 
 
 class DeploymentChange(Wishes):
@@ -249,8 +262,10 @@ class ReplicaOut(BaseModel):
 
 class DeploymentOut(BaseModel):
     """`reason` says why a pending one waits: merging, quota, devices, memory or node.
-    `estimate` is in bytes per replica, `memory` of each device. `previous` is the revision that
-    still serves while `revision` takes its place. `url` is the OpenAI base URL; `name` the model there.
+    `host` is the deployment whose engines carry this one, an adapter; `adapters` is how many this
+    one's engines can carry. `estimate` is in bytes per replica, `memory` of each device. `previous`
+    is the revision that still serves while `revision` takes its place. `url` is the OpenAI base
+    URL; `name` the model there.
     """
 
     id: str
@@ -259,6 +274,8 @@ class DeploymentOut(BaseModel):
     model: str
     served_model: str | None
     mode: str
+    host: str | None
+    adapters: int
     engine: str
     devices: int
     max_model_len: int
@@ -276,6 +293,8 @@ class DeploymentOut(BaseModel):
     reason: str
     error: dict[str, str] | None
     replicas: list[ReplicaOut]
+    idle_minutes: int | None
+    last_used_at: datetime | None
     created_at: datetime
     ready_at: datetime | None
 
@@ -295,6 +314,8 @@ class DeploymentOut(BaseModel):
             model=deployment.model_id,
             served_model=deployment.served_model_id,
             mode=deployment.mode,
+            host=deployment.host_id,
+            adapters=deployment.adapters,
             engine=deployment.engine,
             devices=deployment.devices,
             max_model_len=deployment.max_model_len,
@@ -312,6 +333,8 @@ class DeploymentOut(BaseModel):
             reason=deployment.reason,
             error=spoken(trouble(deployment, replicas), say),
             replicas=[replica_out(replica, say) for replica in replicas],
+            idle_minutes=deployment.idle_minutes,
+            last_used_at=deployment.last_used_at,
             created_at=deployment.created_at,
             ready_at=deployment.ready_at,
         )

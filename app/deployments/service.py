@@ -4,7 +4,7 @@ What nodes do stands in `replicas`, what the sweep does in `wanted`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +15,8 @@ from app.accounts.auth import Principal
 from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
 from app.db import new_id, now
-from app.deployments import fitting, revisions
-from app.deployments.plans import merge, plan
+from app.deployments import aliases, fitting, guests, revisions
+from app.deployments.plans import find_host, merge, plan
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.states import living, note, replicas_of
 from app.deployments.tables import Deployment, DeploymentEvent, Replica, ReplicaLog
@@ -29,8 +29,12 @@ from app.quotas import service as quotas
 # -- starting ----------------------------------------------------------------------------
 
 
-def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
+def create(
+    db: Session, who: Principal, data: DeploymentCreate, host: Deployment | None = None
+) -> Deployment:
     """Start serving a model: the deployment, its replicas and what they ask for, at once.
+
+    An adapter becomes a guest of a deployment that can carry it: of `host`, if one is given.
 
     Raises NotFound (model), Conflict (name taken), Invalid (cannot be served so, or no such
     devices will ever be free).
@@ -47,6 +51,10 @@ def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
         exclusive=data.exclusive,
         quantization=data.quantization,
         arguments=data.arguments,
+        replicas=data.replicas,
+        adapters=data.adapters,
+        own_engine=data.own_engine,
+        host=host,
     )
     if data.replicas > 1:
         check_quota(db, who.workspace_id, data.replicas * data.devices)
@@ -62,9 +70,15 @@ def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
         model_id=found.model.id,
         mode=found.mode,
         replicas=data.replicas,
+        idle_minutes=data.idle_minutes,
+        adapters=found.room.adapters,
+        adapter_rank=found.room.rank,
         state="pending",
         **vars(found.settings),
     )
+    if found.place.host:
+        guests.check_host(db, found.place.host.id)
+        guests.attach(deployment, found.place)
     if found.mode != "merged":
         deployment.served_model_id = found.model.id
     db.add(deployment)
@@ -104,6 +118,13 @@ def check_name(db: Session, workspace_id: str, name: str) -> None:
     if taken:
         raise Conflict(
             N_("There is a deployment called %(name)s already. Choose another name."),
+            code="name_taken",
+            field="name",
+            name=name,
+        )
+    if aliases.find(db, workspace_id, name):
+        raise Conflict(
+            N_("There is an alias called %(name)s already. Choose another name."),
             code="name_taken",
             field="name",
             name=name,
@@ -236,6 +257,7 @@ def log_tail(db: Session, replica: Replica, size: int) -> bytes:
 def stop(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
     """Stop all engines and give the devices back; the settings stay. Twice is once."""
     deployment = lock(db, get(db, workspace_id, deployment_id).id)
+    guests.check_free(db, deployment)
     stop_all(db, deployment)
     return deployment
 
@@ -245,6 +267,8 @@ def start(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
     deployment = lock(db, get(db, workspace_id, deployment_id).id)
     deployment.desired = "running"
     deployment.error = None
+    if deployment.host_id:
+        find_host(db, deployment)
     for replica in replicas_of(db, deployment.id):
         replica.error, replica.retry_at, replica.failures = None, None, 0
     if deployment.mode == "merged" and deployment.served_model_id is None:
@@ -255,8 +279,13 @@ def start(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
 
 
 def delete(db: Session, workspace_id: str, deployment_id: str) -> None:
-    """The name is free at once; the engines stop, then the model is let go."""
+    """The name is free at once; the engines stop, then the model is let go.
+
+    Raises Conflict if an alias leads to it.
+    """
     deployment = lock(db, get(db, workspace_id, deployment_id).id)
+    guests.check_free(db, deployment)
+    aliases.refuse_if_led_to(db, deployment)
     deployment.deleted_at = now()
     stop_all(db, deployment)
     advance(db, deployment)
@@ -272,6 +301,8 @@ class RouteReplica:
     secret: str
     served_name: str  # what the engine calls the model
     engine: str  # vllm or transformers
+    # For a guest: what its requests carry beside what the caller says.
+    sends: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -283,13 +314,13 @@ class Route:
     state: str
     reason: str
     replicas: tuple[RouteReplica, ...]
+    asleep: bool = False  # or waking: none is ready, and a request may wait for one
 
 
 @dataclass(frozen=True)
 class ModelName:
     name: str
     created_at: datetime
-    deployment_id: str
 
 
 def route(db: Session, workspace_id: str, name: str) -> Route | None:
@@ -299,12 +330,14 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             Deployment.id,
             Deployment.state,
             Deployment.reason,
+            Deployment.idled_at,
+            Deployment.sends,
             Replica.id,
             Replica.address,
             Replica.secret,
             Replica.engine,
         )
-        .outerjoin(Replica, (Replica.deployment_id == Deployment.id) & (Replica.state == "ready"))
+        .outerjoin(Replica, guests.answers())
         .where(
             Deployment.workspace_id == workspace_id,
             Deployment.name == name,
@@ -314,33 +347,35 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
     ).all()
     if not rows:
         return None
-    deployment_id, state, reason = rows[0][:3]
-    return Route(
-        deployment_id,
-        name,
-        state,
-        reason,
-        tuple(
-            RouteReplica(replica_id, address, secret, name, engine)
-            for *_, replica_id, address, secret, engine in rows
-            if replica_id
-        ),
+    deployment_id, state, reason, idled_at, sends = rows[0][:5]
+    ready = tuple(
+        RouteReplica(replica_id, address, secret, name, engine, sends)
+        for *_, replica_id, address, secret, engine in rows
+        if replica_id
     )
+    return Route(deployment_id, name, state, reason, ready, bool(idled_at and not ready))
 
 
 def names(db: Session, workspace_id: str) -> list[ModelName]:
-    """The model names that can be called, by name."""
+    """The model names that can be called, by name: deployments that are ready or would wake, and
+    the aliases that lead to any of them.
+    """
     rows: Sequence[Any] = db.execute(
-        select(Deployment.name, Deployment.created_at, Deployment.id)
-        .where(
+        select(Deployment.name, Deployment.created_at, Deployment.id).where(
             Deployment.workspace_id == workspace_id,
             Deployment.deleted_at.is_(None),
-            Deployment.ready_at.is_not(None),
-            Deployment.desired == "running",
+            or_(Deployment.ready_at.is_not(None), Deployment.idled_at.is_not(None)),
+            Deployment.desired != "stopped",
         )
-        .order_by(Deployment.name)
     ).all()
-    return [ModelName(*row) for row in rows]
+    found = {name: ModelName(name, created_at) for name, created_at, _ in rows}
+    callable_ = {deployment_id for *_, deployment_id in rows}
+    for alias in aliases.listed(db, workspace_id):
+        if any(one["weight"] and one["deployment"] in callable_ for one in alias.targets):
+            found[alias.name] = ModelName(alias.name, alias.created_at)
+        else:
+            found.pop(alias.name, None)  # it hides the deployment of its name
+    return [found[name] for name in sorted(found)]
 
 
 def holding(db: Session, replica_ids: Sequence[str]) -> dict[str, list[str]]:

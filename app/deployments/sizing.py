@@ -183,12 +183,9 @@ def check_length(model: Model, max_model_len: int) -> None:
 # -- adapters ----------------------------------------------------------------------------
 
 
-def check_adapter(config: dict[str, Any]) -> int:
-    """The rank that vLLM must be told for an adapter with this `adapter_config.json`.
-
-    Raises Invalid, offering the merged mode, for what vLLM would refuse or get wrong.
-    """
-    if why := unsupported(config):
+def check_adapter(why: str) -> None:
+    """Raises Invalid, offering the merged mode, for what vLLM would refuse or get wrong."""
+    if why:
         raise Invalid(
             N_(
                 "vLLM cannot serve this adapter on its base: it uses %(feature)s. "
@@ -198,7 +195,6 @@ def check_adapter(config: dict[str, Any]) -> int:
             field="mode",
             feature=why,
         )
-    return next(rank for rank in RANKS if rank >= rank_of(config))
 
 
 def rank_of(config: dict[str, Any]) -> int:

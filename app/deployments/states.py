@@ -14,13 +14,13 @@ from app.deployments.tables import Deployment, DeploymentEvent, Replica
 from app.errors import N_, Conflict
 
 MOVES: dict[str, set[str]] = {
-    "pending": {"starting", "ready", "stopping", "stopped", "error"},
-    "starting": {"pending", "ready", "unhealthy", "stopping", "stopped", "error"},
-    "ready": {"pending", "starting", "unhealthy", "stopping", "stopped", "error"},
+    "pending": {"starting", "ready", "stopping", "stopped", "idle", "error"},
+    "starting": {"pending", "ready", "unhealthy", "stopping", "stopped", "idle", "error"},
+    "ready": {"pending", "starting", "unhealthy", "stopping", "stopped", "idle", "error"},
     "unhealthy": {"pending", "starting", "ready", "stopping", "stopped", "error"},
-    "stopping": {"pending", "starting", "stopped", "error"},
+    "stopping": {"pending", "starting", "stopped", "idle", "error"},
     "stopped": {"pending"},
-    "idle": {"pending", "stopped"},
+    "idle": {"pending", "starting", "ready", "stopping", "stopped", "error"},
     "error": {"pending", "starting", "ready", "stopping", "stopped"},
 }
 REPLICA_MOVES: dict[str, set[str]] = {
@@ -42,6 +42,7 @@ MESSAGES = {
     "unhealthy": N_("The engine does not answer."),
     "stopping": N_("Stopping."),
     "stopped": N_("Stopped. Its devices are free again."),
+    "idle": N_("Asleep. Its devices are free; the next request wakes it."),
     "error": N_("It does not start."),
 }
 REPLICA_MESSAGES = {
@@ -72,8 +73,10 @@ def switch(db: Session, deployment: Deployment, state: str, reason: str = "") ->
     deployment.state, deployment.reason = state, reason
     if state == "ready" and deployment.ready_at is None:
         deployment.ready_at = now()
-    if state in ("pending", "stopped", "error"):
+    if state in ("pending", "stopped", "idle", "error"):
         deployment.ready_at = None
+    if state == "ready":
+        deployment.idled_at = None
     note(db, deployment, "state", MESSAGES[state], {"old": old, "new": state, "reason": reason})
 
 
@@ -109,8 +112,8 @@ def settle(db: Session, deployment: Deployment) -> None:
     """Derive the deployment's state from what is wanted and what its replicas are."""
     replicas = replicas_of(db, deployment.id)
     states = {replica.state for replica in replicas}
-    if deployment.desired == "stopped":
-        switch(db, deployment, "stopping" if states & set(ACTIVE) else "stopped")
+    if deployment.desired != "running":
+        switch(db, deployment, "stopping" if states & set(ACTIVE) else deployment.desired)
     elif "ready" in states:
         switch(db, deployment, "ready")
     elif "unhealthy" in states:

@@ -43,14 +43,24 @@ class Deployment(Base):
     estimate: Mapped[dict[str, Any]] = mapped_column(default=dict)
     revision: Mapped[int] = mapped_column(default=1)  # what shall run: the settings above
     previous: Mapped[int | None]  # while it is being replaced: what it goes back to
-    desired: Mapped[str] = mapped_column(default="running")  # running or stopped
+    desired: Mapped[str] = mapped_column(default="running")  # running, idle or stopped
     state: Mapped[str] = mapped_column(default="pending")  # see states.py
     reason: Mapped[str] = mapped_column(default="")
     error: Mapped[dict[str, Any] | None]
     schedule: Mapped[dict[str, Any] | None]  # {timezone, windows: [{up, down}]}, see schedules.py
     schedule_next: Mapped[datetime | None]  # when it next goes up or down
+    # An adapter that the engines of another deployment carry: it has none of its own.
+    host_id: Mapped[str | None] = mapped_column(ForeignKey("deployments.id"), index=True)
+    # What the gateway adds to its requests, where the host's engine would do otherwise.
+    sends: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    adapters: Mapped[int] = mapped_column(default=0)  # how many others its engines may carry
+    adapter_rank: Mapped[int] = mapped_column(default=0)  # the largest they have room for
+    asked_at: Mapped[datetime | None]  # a guest that was not loaded was asked for
     created_at: Mapped[Created]
     ready_at: Mapped[datetime | None]
+    idle_minutes: Mapped[int | None]  # after so many without a request it sleeps; None: never
+    last_used_at: Mapped[datetime | None]  # a request asked for it, give or take ten seconds
+    idled_at: Mapped[datetime | None]  # since when it sleeps; until it is ready again
     deleted_at: Mapped[datetime | None]
 
 
@@ -102,6 +112,24 @@ class Replica(Base):
     error: Mapped[dict[str, Any] | None]  # {code, message, params, advice, permanent}
 
 
+class AdapterLoad(Base):
+    """What a node made of loading a guest into one start of a replica. No row: not loaded."""
+
+    __tablename__ = "adapter_loads"
+
+    replica_id: Mapped[str] = mapped_column(
+        ForeignKey("replicas.id", ondelete="CASCADE"), primary_key=True
+    )
+    deployment_id: Mapped[str] = mapped_column(
+        ForeignKey("deployments.id"), primary_key=True, index=True
+    )
+    fence: Mapped[int]  # of the start it went into; with another one it is gone
+    state: Mapped[str]  # loaded or failed
+    seconds: Mapped[float]  # that it took, with its first token
+    error: Mapped[dict[str, Any] | None]  # {code, message, params, advice}
+    at: Mapped[Created]
+
+
 class DeploymentEvent(Base):
     __tablename__ = "deployment_events"
     __table_args__ = (Index("ix_deployment_events_deployment_id_id", "deployment_id", "id"),)
@@ -122,3 +150,31 @@ class ReplicaLog(Base):
     fence: Mapped[int] = mapped_column(primary_key=True)
     offset: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Alias(Base):
+    """A name at `/v1` that leads to deployments, by weight. Looked up before their own names."""
+
+    __tablename__ = "aliases"
+    __table_args__ = (UniqueConstraint("workspace_id", "name"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("als"))
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    name: Mapped[str]
+    targets: Mapped[list[dict[str, Any]]]  # {deployment (its id), weight}
+    created_at: Mapped[Created]
+
+
+class AliasEvent(Base):
+    """What was done with an alias, and by whom; kept when the alias is gone."""
+
+    __tablename__ = "alias_events"
+    __table_args__ = (Index("ix_alias_events_workspace_id_id", "workspace_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    alias_id: Mapped[str]
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    at: Mapped[Created]
+    message: Mapped[str]
+    params: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -41,6 +41,9 @@ WAITS = {
     ),
     "node": N_("It waits for a node: none that is online can run it."),
     "merging": N_("The adapter is being merged into its base first. Then it starts by itself."),
+    "host": N_(
+        "It waits for the engine that carries it. It loads by itself as soon as that one is ready."
+    ),
     "retry": N_("The engine ended. It is tried again shortly."),
 }
 STARTING = ("scheduled", "starting")

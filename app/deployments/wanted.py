@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from app.cluster import service as cluster
 from app.db import now
 from app.deployments import options, revisions, rolling
-from app.deployments.states import ACTIVE, note, replicas_of, settle, switch_replica
+from app.deployments.guests import settle
+from app.deployments.states import ACTIVE, note, replicas_of, switch_replica
 from app.deployments.tables import Deployment, Replica
 from app.errors import N_, DomainError
 from app.jobs.states import FINAL
@@ -53,12 +54,12 @@ def advance(db: Session, deployment: Deployment, *, refuse: bool = False) -> Non
     With `refuse`, a request that could never be granted raises (a person is waiting for the
     answer); without, it becomes the deployment's error.
     """
-    if deployment.desired == "stopped":
+    if deployment.desired != "running":
         settle(db, deployment)
         if deployment.deleted_at and deployment.state == "stopped":
             unpin(db, deployment)
         return
-    if deployment.error:  # only a person's start clears it
+    if deployment.error or deployment.host_id:  # only a person's start clears the first
         settle(db, deployment)
         return
     if deployment.served_model_id is None and not take_merged(db, deployment):
@@ -127,9 +128,10 @@ def told(refusal: DomainError) -> dict[str, Any]:
     }
 
 
-def stop_all(db: Session, deployment: Deployment) -> None:
-    """Nothing of a locked deployment shall run."""
-    deployment.desired, deployment.error = "stopped", None
+def stop_all(db: Session, deployment: Deployment, desired: str = "stopped") -> None:
+    """Nothing of a locked deployment shall run; `desired` may be idle instead."""
+    deployment.desired, deployment.error = desired, None
+    deployment.idled_at = now() if desired == "idle" else None
     for replica in replicas_of(db, deployment.id):
         replica.error, replica.retry_at, replica.failures, replica.reason = None, None, 0, ""
         if replica.state in ("pending", "error"):

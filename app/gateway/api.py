@@ -72,29 +72,35 @@ class Stream(StreamingResponse):
 
 
 async def complete(request: Request, who: Caller, path: str) -> Response:
-    body = schemas.check(path, await read_json(request))
+    asked = await read_json(request)
+    body = schemas.check(path, asked)
+    user = asked.get("user")
+    sticky = user if isinstance(user, str) else ""
     caller = service.Caller(who.workspace_id, who.user_id, who.api_key_id)
-    if body.get("stream"):
-        status, answer, exchange = await service.stream(caller, path, body)
-        if not isinstance(answer, bytes):
-            return streamed(answer, exchange)
-    else:
-        try:
-            status, answer, exchange = await service.whole(caller, path, body, gone(request))
-        except service.ClientGone:
-            return Response(status_code=499)
-    headers = {"x-request-id": exchange.id}
-    return Response(answer, status, headers, media_type="application/json")
+    try:
+        if body.get("stream"):
+            events, exchange = await service.stream(caller, path, body, gone(request), sticky)
+            if events is not None:
+                return streamed(events, exchange)
+        else:
+            exchange = await service.whole(caller, path, body, gone(request), sticky)
+    except service.ClientGone:
+        return Response(status_code=499)
+    return Response(
+        exchange.answer, exchange.status, headers(exchange), media_type="application/json"
+    )
+
+
+def headers(exchange: service.Exchange) -> dict[str, str]:
+    """What request this is, and which deployment answered it."""
+    route = exchange.route
+    return {"x-request-id": exchange.id} | ({"x-danlu-deployment": route.name} if route else {})
 
 
 def streamed(events: AsyncIterator[bytes], exchange: service.Exchange) -> Stream:
     """The events as a response that proxies do not buffer."""
-    headers = {
-        "x-request-id": exchange.id,
-        "cache-control": "no-cache",
-        "x-accel-buffering": "no",
-    }
-    response = Stream(events, 200, headers, media_type="text/event-stream")
+    more = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    response = Stream(events, 200, headers(exchange) | more, media_type="text/event-stream")
     response.exchange = exchange
     return response
 

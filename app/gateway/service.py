@@ -3,24 +3,24 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import orjson
-from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
+import structlog
 
 from app.db import new_id, now
-from app.deployments import service as deployments
-from app.deployments.service import Route
-from app.errors import N_, Invalid, NotFound, Unavailable
-from app.gateway import ledger, upstream
-from app.queue import transaction
+from app.deployments.service import Route, RouteReplica
+from app.errors import N_, Invalid, Unavailable
+from app.gateway import ledger, loads, routing, upstream
 
-ROUTE_SECONDS = 1.0  # how long a route may be remembered
-routes: dict[tuple[str, str], tuple[float, Route]] = {}
+log = structlog.get_logger()
+
+MOST_GIVEN = 2  # engines that may break on one request
+Gone = Callable[[], Awaitable[None]]
+T = TypeVar("T")
 
 
 class ClientGone(Exception):
@@ -39,7 +39,7 @@ class Exchange:
     """One request: what was sent where, and what came back. Settled exactly once."""
 
     caller: Caller
-    route: Route
+    name: str  # as it was asked for: of a deployment, or an alias
     id: str = field(default_factory=lambda: new_id("rq"))
     started: float = field(default_factory=time.perf_counter)
     first_token_ms: int | None = None
@@ -48,26 +48,48 @@ class Exchange:
     chunks: int = 0
     status: int = 499  # the client went away, until something better is known
     completed: bool = False
-    replica_id: str | None = None
+    route: Route | None = None  # the deployment that was asked last
+    answer: bytes = b""  # whole, or an error's
+    events: AsyncIterator[bytes] | None = None  # of a stream that has begun
+    counted: tuple[str, ...] = ()  # under what `loads` counts it
     response: aiohttp.ClientResponse | None = None
     settled: bool = False
 
-    async def send(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
-        """Ask an engine; the answer's headers are read."""
-        replica, self.response = await upstream.post(self.route, path, body, self.id)
-        self.replica_id = replica.id
-        return self.response
+    async def ask(
+        self, route: Route, replica: RouteReplica, path: str, body: dict[str, Any]
+    ) -> None:
+        """Ask one engine; sets `events`, or else `status` and `answer`. Raises `Failed`."""
+        self.let_go()
+        self.route = route
+        self.counted = (route.deployment_id, replica.id)
+        loads.begin(*self.counted)
+        try:
+            self.response = await upstream.post(replica, path, body, self.id)
+            if self.response.status == 200 and body.get("stream"):
+                events = upstream.events(self.response)
+                self.events = led_by(await upstream.first(events), events)
+            else:
+                self.answer = await upstream.whole(self.response)
+                self.status = self.response.status
+        except upstream.Failed:
+            self.let_go()
+            raise
+
+    def let_go(self) -> None:
+        """Of the engine, which cancels what it still does."""
+        if self.response is not None:
+            self.response.close()
+        loads.end(*self.counted)
+        self.response, self.counted = None, ()
 
     def close(self) -> None:
-        """Let go of the engine (which cancels what it still does) and write the row. Once."""
+        """Let go of the engine and write the row. Once."""
         if self.settled:
             return
         self.settled = True
-        if self.response is not None:
-            self.response.close()
-        if self.replica_id is not None:
-            upstream.in_flight[self.replica_id] -= 1
-        self.settle()
+        self.let_go()
+        if self.route is not None:
+            self.settle(self.route)
 
     def read_usage(self, usage: dict[str, Any] | None) -> None:
         if usage:
@@ -79,7 +101,7 @@ class Exchange:
         if self.first_token_ms is None:
             self.first_token_ms = round((time.perf_counter() - self.started) * 1000)
 
-    def settle(self) -> None:
+    def settle(self, route: Route) -> None:
         """To the spool. Without the engine's own count, a token for each chunk that came."""
         ledger.append(
             {
@@ -90,8 +112,8 @@ class Exchange:
                 "user_id": self.caller.user_id,
                 "api_key_id": self.caller.api_key_id,
                 "owner_kind": "deployment",
-                "owner_id": self.route.deployment_id,
-                "model": self.route.name,
+                "owner_id": route.deployment_id,
+                "model": self.name,
                 "prompt_tokens": self.prompt_tokens,
                 "completion_tokens": self.completion_tokens or self.chunks,
                 "first_token_ms": self.first_token_ms,
@@ -102,49 +124,10 @@ class Exchange:
         )
 
 
-def find_route(db: Session, workspace_id: str, name: str) -> Route:
-    """Where `name` is served. Raises `NotFound`, or `Unavailable` while nothing is ready."""
-    route = deployments.route(db, workspace_id, name)
-    if route is None:
-        raise NotFound(
-            N_("There is no model called %(name)s here. /v1/models lists those there are."),
-            code="model_not_found",
-            field="model",
-            name=name[:200],
-        )
-    if not route.replicas:
-        if route.state == "stopped":
-            raise Unavailable(
-                N_("%(name)s is stopped. Start its deployment and try again."),
-                code="deployment_stopped",
-                retry_after=60,
-                name=name,
-            )
-        raise Unavailable(
-            N_("%(name)s is not ready yet (%(state)s). Try again in a few seconds."),
-            code="deployment_not_ready",
-            name=name,
-            state=route.state,
-        )
-    return route
-
-
-async def route_to(workspace_id: str, name: str) -> Route:
-    """`find_route`, remembered for a second so that a busy key costs no query per request."""
-    key = (workspace_id, name)
-    known = routes.get(key)
-    if known and time.monotonic() - known[0] < ROUTE_SECONDS:
-        return known[1]
-
-    def look() -> Route:
-        with transaction() as db:
-            return find_route(db, workspace_id, name)
-
-    route = await run_in_threadpool(look)
-    if len(routes) > 10_000:
-        routes.clear()
-    routes[key] = (time.monotonic(), route)
-    return route
+async def led_by(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for event in rest:
+        yield event
 
 
 CONTEXT = re.compile(rb"maximum (?:context|model) length (?:is|of) (\d+)", re.IGNORECASE)
@@ -166,88 +149,137 @@ def raise_if_too_long(status: int, body: bytes) -> None:
         raise error
 
 
-async def whole(
-    caller: Caller, path: str, body: dict[str, Any], gone: Callable[[], Awaitable[None]]
-) -> tuple[int, bytes, Exchange]:
-    """The whole answer: status and JSON bytes.
+# -- finding an engine that answers ------------------------------------------------------
 
-    `gone` returns when the client has left: the engine's request is then cancelled and
-    `ClientGone` raised.
+
+async def answered(exchange: Exchange, path: str, body: dict[str, Any], sticky: str) -> None:
+    """Ask the engines behind the name, least busy first, until one answers.
+
+    An engine that fails before the client was told anything is made up for by the next. Raises
+    Unavailable if none answers. What several engines broke on is given to no more of them.
     """
-    exchange = Exchange(caller, await route_to(caller.workspace_id, body["model"]))
-
-    async def ask() -> tuple[int, bytes]:
-        response = await exchange.send(path, body)
-        return response.status, await response.read()
-
-    asking = asyncio.ensure_future(ask())
-    leaving = asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not asking.done():
-            raise ClientGone
-        exchange.status, answer = asking.result()
-        raise_if_too_long(exchange.status, answer)
-        if exchange.status == 200:
-            exchange.first_token()
-            exchange.read_usage(orjson.loads(answer).get("usage"))
-        return exchange.status, answer, exchange
-    except aiohttp.ClientError:
-        exchange.status = 502
-        raise engine_lost(exchange) from None
-    except Unavailable as error:
-        exchange.status = error.status
-        raise
-    finally:
-        leaving.cancel()
-        asking.cancel()
-        exchange.close()
+    tried: set[str] = set()
+    failure: upstream.Failed | None = None
+    given = 0
+    for again in (False, True):  # what is remembered of the name may be a second old
+        if given == MOST_GIVEN:
+            break
+        ways = await routing.routes(exchange.caller.workspace_id, exchange.name, sticky, now=again)
+        for route, replica in ((one, other) for one in ways for other in loads.order(one.replicas)):
+            if replica.address in tried or given == MOST_GIVEN:
+                continue
+            tried.add(replica.address)
+            try:
+                await exchange.ask(route, replica, path, body)
+                return
+            except upstream.Failed as failed:
+                loads.cool(replica.id)
+                failure, given = failed, given + failed.given
+                log.info(
+                    "engine failed", replica=replica.id, given=failed.given, status=failed.status
+                )
+    assert failure is not None
+    raise_or_pass_on(exchange, failure)
 
 
-async def stream(
-    caller: Caller, path: str, body: dict[str, Any]
-) -> tuple[int, bytes | AsyncIterator[bytes], Exchange]:
-    """A streamed answer: status and server-sent events, or an error's status and JSON bytes.
-
-    Usage is always asked of the engine; its chunk is passed on only to who asked for it.
-    Whoever sends the events closes the exchange, also when it never began to.
-    """
-    exchange = Exchange(caller, await route_to(caller.workspace_id, body["model"]))
-    options = body.get("stream_options") or {}
-    try:
-        response = await exchange.send(
-            path, body | {"stream_options": options | {"include_usage": True}}
+def raise_or_pass_on(exchange: Exchange, failure: upstream.Failed) -> None:
+    """What the client hears when no engine answered."""
+    if failure.status == 503:
+        raise Unavailable(
+            N_("%(name)s has too much to do just now. Try again in a few seconds."),
+            code="engine_busy",
+            name=exchange.name,
         )
-        if response.status == 200:
-            return 200, passed_through(exchange, bool(options.get("include_usage"))), exchange
-        exchange.status = response.status
-        answer = await response.read()
-        raise_if_too_long(response.status, answer)
-    except aiohttp.ClientError:
-        exchange.status = 502
-        exchange.close()
-        raise engine_lost(exchange) from None
-    except BaseException as error:
-        exchange.status = getattr(error, "status", exchange.status)
-        exchange.close()
-        raise
-    exchange.close()
-    return response.status, answer, exchange
+    if failure.status:
+        exchange.status, exchange.answer = failure.status, failure.answer
+    elif failure.given:
+        raise engine_lost(exchange)
+    else:
+        raise Unavailable(
+            N_("No engine of %(name)s answers just now. Try again in a few seconds."),
+            code="engine_unreachable",
+            name=exchange.name,
+        )
 
 
 def engine_lost(exchange: Exchange) -> Unavailable:
     return Unavailable(
         N_("The engine of %(name)s stopped in the middle of the answer. Try again."),
         code="engine_lost",
-        name=exchange.route.name,
+        name=exchange.name,
     )
+
+
+async def unless_gone(gone: Gone, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; it is cancelled, and ClientGone raised, when the client leaves."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+
+
+# -- the two ways to answer --------------------------------------------------------------
+
+
+async def whole(
+    caller: Caller, path: str, body: dict[str, Any], gone: Gone, sticky: str = ""
+) -> Exchange:
+    """The whole answer: the exchange's `status` and `answer`, JSON bytes; it is closed.
+
+    `gone` returns when the client has left: the engine's request is then cancelled and
+    `ClientGone` raised.
+    """
+    exchange = Exchange(caller, body["model"])
+    try:
+        await unless_gone(gone, answered(exchange, path, body, sticky))
+        raise_if_too_long(exchange.status, exchange.answer)
+        if exchange.status == 200:
+            exchange.first_token()
+            exchange.read_usage(orjson.loads(exchange.answer).get("usage"))
+    except Unavailable as error:
+        exchange.status = error.status
+        raise
+    finally:
+        exchange.close()
+    return exchange
+
+
+async def stream(
+    caller: Caller, path: str, body: dict[str, Any], gone: Gone, sticky: str = ""
+) -> tuple[AsyncIterator[bytes] | None, Exchange]:
+    """A streamed answer: server-sent events; or None, and the exchange has an error's `status`
+    and `answer`, JSON bytes.
+
+    Usage is always asked of the engine; its chunk is passed on only to who asked for it.
+    Whoever sends the events closes the exchange, also when it never began to.
+    """
+    exchange = Exchange(caller, body["model"])
+    options = body.get("stream_options") or {}
+    asked = body | {"stream_options": options | {"include_usage": True}}
+    try:
+        await unless_gone(gone, answered(exchange, path, asked, sticky))
+        if exchange.events is not None:
+            return passed_through(exchange, bool(options.get("include_usage"))), exchange
+        raise_if_too_long(exchange.status, exchange.answer)
+    except BaseException as error:
+        exchange.status = getattr(error, "status", exchange.status)
+        exchange.close()
+        raise
+    exchange.close()
+    return None, exchange
 
 
 async def passed_through(exchange: Exchange, usage_wanted: bool) -> AsyncIterator[bytes]:
     """The engine's events as they come; closes the exchange at the end."""
-    assert exchange.response is not None
+    assert exchange.events is not None
     try:
-        async for event in upstream.events(exchange.response):
+        async for event in exchange.events:
             if event.startswith(b"data: [DONE]"):
                 exchange.status = 200
             elif b'"usage":{' in event or b'"usage": {' in event:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,72 +9,124 @@ import aiohttp
 import orjson
 
 from app.config import settings
-from app.deployments.service import Route, RouteReplica
-from app.errors import N_, Unavailable
-from app.gateway import ledger
+from app.deployments.service import RouteReplica
+from app.gateway import ledger, loads
 
-# Requests that this process has open at each replica, for least-loaded routing.
-in_flight: Counter[str] = Counter()
+BROKEN = {500, 502, 503, 504}  # it is the engine: another one may well answer
+UNLOADED = 404  # an adapter was unloaded just now: who asks again waits until it is loaded
+KEPT_ALIVE = 3.0  # seconds: less than the 5 after which engines close what nobody uses
 session: aiohttp.ClientSession | None = None
 
 
 @contextlib.asynccontextmanager
 async def lifespan() -> AsyncIterator[None]:
-    """The shared session and the ledger's flusher, for as long as the web process lives."""
+    """The shared session and what runs beside the requests, as long as the web process lives."""
     global session
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_ALIVE),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
         auto_decompress=False,
     )
     settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
-    flusher = asyncio.create_task(ledger.flush_forever())
+    beside = [
+        asyncio.create_task(ledger.flush_forever()),
+        asyncio.create_task(loads.exchange_forever()),
+        asyncio.create_task(loads.note_use_forever()),
+    ]
     try:
         yield
     finally:
-        flusher.cancel()
+        for task in beside:
+            task.cancel()
         await session.close()
         with contextlib.suppress(Exception):  # the spool stays; the next start flushes it
             await asyncio.to_thread(ledger.flush)
 
 
-def by_load(route: Route) -> list[RouteReplica]:
-    return sorted(route.replicas, key=lambda replica: in_flight[replica.id])
+class Failed(Exception):
+    """This engine gives no answer to this request; another may.
+
+    `status` and `answer` are what it said instead, if anything. `given`: it had the request, so
+    that this may be what broke it.
+    """
+
+    def __init__(self, *, given: bool, status: int = 0, answer: bytes = b"") -> None:
+        super().__init__(status)
+        self.given = given
+        self.status = status
+        self.answer = answer
 
 
 async def post(
-    route: Route, path: str, body: dict[str, Any], request_id: str
-) -> tuple[RouteReplica, aiohttp.ClientResponse]:
-    """The engine's answer, headers read. Tries the next replica if one cannot be reached.
-
-    Raises `Unavailable` when none answers. The caller closes the response and gives back
-    `in_flight[replica.id]`.
-    """
+    replica: RouteReplica, path: str, body: dict[str, Any], request_id: str
+) -> aiohttp.ClientResponse:
+    """The engine's answer, headers read; the caller closes it. Raises Failed."""
     assert session is not None, "the gateway's lifespan has not started"
-    for replica in by_load(route):
-        payload = orjson.dumps(body | {"model": replica.served_name})
-        in_flight[replica.id] += 1
-        try:
-            response = await session.post(
-                f"{replica.address}/v1/{path}",
-                data=payload,
-                headers={
-                    "authorization": f"Bearer {replica.secret}",
-                    "content-type": "application/json",
-                    "x-request-id": request_id,
-                },
-            )
-            return replica, response
-        except aiohttp.ClientConnectionError:
-            in_flight[replica.id] -= 1
-        except BaseException:
-            in_flight[replica.id] -= 1
-            raise
-    raise Unavailable(
-        N_("No engine of %(name)s answers just now. Try again in a few seconds."),
-        code="engine_unreachable",
-        name=route.name,
-    )
+    try:
+        response = await session.post(
+            f"{replica.address}/v1/{path}",
+            data=orjson.dumps(spoken_for(replica, body) | {"model": replica.served_name}),
+            headers={
+                "authorization": f"Bearer {replica.secret}",
+                "content-type": "application/json",
+                "x-request-id": request_id,
+            },
+        )
+        if response.status not in {*BROKEN, UNLOADED}:
+            return response
+        answer = await response.read()
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise Failed(given=False) from None
+    except aiohttp.ClientError:
+        raise Failed(given=True) from None
+    # 503 is an engine that starts, or has too much to do: it has not begun with the request
+    given = response.status not in (503, UNLOADED)
+    raise Failed(given=given, status=response.status, answer=answer)
+
+
+async def whole(response: aiohttp.ClientResponse) -> bytes:
+    """The rest of the answer. Raises Failed if the engine ends before it."""
+    try:
+        return await response.read()
+    except aiohttp.ClientError:
+        raise Failed(given=True) from None
+
+
+async def first(events: AsyncIterator[bytes]) -> bytes:
+    """A stream's first event. Raises Failed if the engine ends before it, or says that it broke."""
+    try:
+        event = await anext(events)
+    except (aiohttp.ClientError, StopAsyncIteration):
+        raise Failed(given=True) from None
+    if event.startswith(b'data: {"error"') and (status := status_of(event)) in BROKEN:
+        answer = event.removeprefix(b"data: ").strip()
+        raise Failed(given=status != 503, status=status, answer=answer)
+    return event
+
+
+def status_of(event: bytes) -> int:
+    """The status that an engine names in an error that it sends as an event; 0 without one."""
+    try:
+        code = orjson.loads(event.removeprefix(b"data: "))["error"]["code"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def spoken_for(replica: RouteReplica, body: dict[str, Any]) -> dict[str, Any]:
+    """The body as the engine must see it so that it does what the model learned: an adapter that
+    another's engine carries stops and draws as its own files say, unless the caller says more.
+    """
+    if not replica.sends:
+        return body
+    said = {name: value for name, value in body.items() if value is not None}
+    sent = replica.sends | said
+    own, asked = replica.sends.get("stop_token_ids", []), said.get("stop_token_ids", [])
+    if own and body.get("ignore_eos"):
+        sent = sent | {"stop_token_ids": asked}
+    elif own and isinstance(asked, list):
+        sent = sent | {"stop_token_ids": [*own, *asked]}
+    return sent
 
 
 async def events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

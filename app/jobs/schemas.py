@@ -14,6 +14,7 @@ from app.jobs.spec import Hyperparameters, Split
 from app.jobs.tables import Job
 
 NAME = 64  # characters
+SERVED = r"^[a-z0-9][a-z0-9._-]*$"  # what a model at /v1 may be called
 AUTO = "auto"  # validation on rows held back
 DATASETS = 20  # in one mix
 TuningStage = Literal["sft", "pretrain", "dpo", "kto", "orpo", "reward"]
@@ -72,6 +73,12 @@ class JobCreate(BaseModel):
     webhook: str = Field(
         "", max_length=2000, description="An address that is told when the job is over."
     )
+    deploy: str = Field(
+        "",
+        max_length=63,
+        pattern=rf"^$|{SERVED}",
+        description="Deploy the result at once, as the model of this name at /v1.",
+    )
     report_to: list[Reporter] = Field(
         [], max_length=3, description="Also report there, with the account of the node."
     )
@@ -118,6 +125,7 @@ class JobForm(Hyperparameters):
     method: TuningMethod = "lora"
     devices: int = Field(1, ge=1, le=64)
     webhook: str = Field("", max_length=2000)
+    deploy: str = Field("", max_length=63, pattern=rf"^$|{SERVED}")
     report_to: Annotated[list[Reporter], BeforeValidator(several)] = []
 
     @model_validator(mode="before")
@@ -138,7 +146,17 @@ class JobForm(Hyperparameters):
         return usual | rest | {"datasets": items}
 
     def job(self) -> JobCreate:
-        kept = {"name", "model", "stage", "method", "devices", "drop_leaks", "webhook", "report_to"}
+        kept = {
+            "name",
+            "model",
+            "stage",
+            "method",
+            "devices",
+            "drop_leaks",
+            "webhook",
+            "report_to",
+            "deploy",
+        }
         values = self.model_dump(include=kept)
         if len(self.datasets) > 1 or self.datasets[0].multiplier != 1:
             values["datasets"] = self.datasets

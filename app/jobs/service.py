@@ -66,6 +66,7 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
         spec=body.hyperparameters.model_dump(),
         devices=body.devices,
         report_to=list(body.report_to),
+        deploy=body.deploy,
         estimate=expected.stored,
     )
     enqueue(db, job)

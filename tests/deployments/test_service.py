@@ -214,7 +214,7 @@ def test_two_replicas_share_the_name(db: Session, workspace: Workspace, who: Pri
 def test_every_move_is_between_known_states() -> None:
     for moves in (MOVES, REPLICA_MOVES):
         assert set().union(*moves.values()) <= set(moves)
-    assert set(states.MESSAGES) == set(MOVES) - {"idle"}
+    assert set(states.MESSAGES) == set(MOVES)
     assert set(states.REPLICA_MESSAGES) == set(REPLICA_MOVES)
 
 

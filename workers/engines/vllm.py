@@ -9,7 +9,7 @@ import uuid
 from typing import Any
 
 from app.config import settings
-from app.deployments import options
+from app.deployments import options, speech
 from app.errors import N_
 from workers.engines.common import Command, Start, cores, gpus, offline
 
@@ -39,11 +39,7 @@ def command(start: Start) -> Command:
     argv += options.argv(({"enforce_eager": True} if small else {}) | facts.arguments)
     if facts.quantization:
         argv += ["--quantization", facts.quantization]
-    if start.adapter:
-        argv += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(facts.rank)]
-        argv += ["--lora-modules", f"{facts.name}={start.adapter}"]
-        if (start.adapter / "generation_config.json").exists():  # it stops where it learned to
-            argv += ["--generation-config", str(start.adapter)]
+    argv += adapters(start)
     env = offline() | {
         "VLLM_API_KEY": start.secret,
         "VLLM_NO_USAGE_STATS": "1",
@@ -51,6 +47,8 @@ def command(start: Start) -> Command:
     }
     if len(str(start.directory)) < SOCKET_PATH - len(f"/{uuid.uuid4()}"):
         env["VLLM_RPC_BASE_PATH"] = str(start.directory)  # its sockets go when the run goes
+    if facts.adapters:
+        env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     if start.on_gpu:
         argv += ["--gpu-memory-utilization", f"{min(facts.share, 0.95):.3f}"]
         if len(facts.devices) > 1:
@@ -65,6 +63,26 @@ def command(start: Start) -> Command:
         "MKL_NUM_THREADS": threads,
     }
     return Command(argv, env)
+
+
+def adapters(start: Start) -> list[str]:
+    """Flags for an adapter of its own, and for room for others that are loaded while it runs."""
+    facts = start.facts
+    if not start.adapter and not facts.adapters:
+        return []
+    argv = ["--enable-lora", "--max-lora-rank", str(facts.rank)]
+    argv += ["--max-loras", str(facts.at_once)]
+    argv += ["--max-cpu-loras", str(facts.adapters + (1 if start.adapter else 0))]
+    if start.adapter:
+        argv += ["--lora-modules", f"{facts.name}={start.adapter}"]
+        if (start.adapter / "generation_config.json").exists():  # it stops where it learned to
+            argv += ["--generation-config", str(start.adapter)]
+        own = speech.template_of(start.adapter)
+        if own and own != speech.template_of(start.model):  # and reads what it learned to read
+            path = start.directory / "chat_template.jinja"
+            path.write_text(own[0], "utf-8")
+            argv += ["--chat-template", str(path)]
+    return argv
 
 
 # -- its log -----------------------------------------------------------------------------
@@ -165,6 +183,13 @@ ERRORS: tuple[tuple[str, str, str, str, bool], ...] = (
         N_("The model wants to run code of its own, which is never allowed here."),
         N_("Use a model that needs no code of its own."),
         True,
+    ),
+    (
+        "no_lora",
+        r"\w+ does not support LoRA yet",
+        N_("vLLM cannot load adapters for this kind of model."),
+        N_("It is started again without room for adapters."),
+        False,
     ),
     (
         "adapter",

@@ -1,0 +1,67 @@
+"""What a job asked for beforehand: that its result be deployed as soon as it is there."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.accounts.auth import Principal
+from app.accounts.tables import User, Workspace
+from app.deployments import service
+from app.deployments.schemas import DeploymentCreate
+from app.deployments.tables import Deployment
+from app.errors import N_, Conflict, DomainError
+from app.jobs.states import note
+from app.jobs.tables import Job
+
+
+def deploy(db: Session, job_id: str) -> Deployment | None:
+    """Deploy what a job has just made, in the transaction that registers it.
+
+    What cannot be deployed is told in the job's events; the model stands all the same.
+    """
+    job = db.get_one(Job, job_id)
+    if not job.deploy or job.state != "succeeded" or job.result_model_id is None:
+        return None
+    who = principal(db, job)
+    for name in names(job.deploy):
+        body = DeploymentCreate(name=name, model=job.result_model_id)
+        try:
+            with db.begin_nested():
+                made = service.create(db, who, body)
+        except Conflict as taken:
+            if taken.code == "name_taken":
+                continue
+            refused(db, job, taken)
+            return None
+        except DomainError as refusal:
+            refused(db, job, refusal)
+            return None
+        note(db, job, "deployed", N_("Deployed as %(name)s."), {"name": made.name})
+        return made
+    return None
+
+
+def names(name: str) -> list[str]:
+    """The name that was asked for, and what to call it where that is taken meanwhile."""
+    return [name, *(f"{name[:60]}-{number}" for number in range(2, 10))]
+
+
+def principal(db: Session, job: Job) -> Principal:
+    """Whoever started the job."""
+    user = db.get_one(User, job.created_by)
+    workspace = db.get_one(Workspace, job.workspace_id)
+    return Principal(
+        user_id=user.id,
+        email=user.email,
+        name=user.name,
+        workspace_id=workspace.id,
+        workspace_name=workspace.name,
+        role="member",
+        is_platform_admin=False,
+    )
+
+
+def refused(db: Session, job: Job, refusal: DomainError) -> None:
+    params: dict[str, Any] = refusal.params
+    note(db, job, "warning", N_("The model was not deployed, though the job asked for it."), {})
+    note(db, job, "warning", refusal.message, params)

@@ -1,0 +1,124 @@
+"""Where a model name leads: an alias to several deployments by weight, a name to one."""
+
+import asyncio
+import hashlib
+import math
+import random
+import time
+
+from starlette.concurrency import run_in_threadpool
+
+from app.deployments import aliases, idle
+from app.deployments import service as deployments
+from app.deployments.service import Route
+from app.errors import N_, NotFound
+from app.gateway import waking
+from app.queue import transaction
+
+REMEMBER_SECONDS = 1.0  # how long a name need not be looked up again
+AT_ONCE_SECONDS = 0.1  # the same after an engine failed: many requests fail together
+
+
+Found = tuple[tuple[Route, int], ...]  # the deployments behind a name, with their weights
+Key = tuple[str, str]  # workspace, name
+known: dict[Key, tuple[float, Found]] = {}
+looking: dict[Key, asyncio.Task[Found]] = {}
+
+
+async def routes(
+    workspace_id: str, name: str, sticky: str = "", *, now: bool = False
+) -> list[Route]:
+    """The deployments to ask for `name`, best first, each with replicas that are ready.
+
+    Of an alias's targets the weights decide which is first: by chance, or always alike for the
+    same `sticky`. Those that are not ready are left out while another is. If all sleep, the first
+    is woken and waited for. `now` looks at the rows, not at what is remembered.
+    Raises NotFound and Unavailable.
+    """
+    found = await find((workspace_id, name), AT_ONCE_SECONDS if now else REMEMBER_SECONDS)
+    wished = preferred(found, sticky)
+    ready = [route for route in wished if route.replicas]
+    if ready:
+        if wished[0].asleep:
+            waking.soon(wished[0])
+        return ready
+    for route in wished:
+        if route.asleep:
+            waking.refuse_what_stays_asleep(route)
+            awake = await waking.wait(workspace_id, route)
+            known.pop((workspace_id, name), None)
+            return [awake]
+    raise waking.not_ready(wished[0])
+
+
+def preferred(found: Found, sticky: str) -> list[Route]:
+    """All targets, each first as often as its weight says.
+
+    The largest of `u ** (1 / weight)` wins, u drawn evenly from (0, 1) for each target (weighted
+    rendezvous hashing): who sticks moves only to a target that gained weight, or from one that
+    lost it.
+    """
+    if len(found) == 1:
+        return [found[0][0]]
+
+    def draw(target: tuple[Route, int]) -> float:
+        route, weight = target
+        if sticky:
+            digest = hashlib.sha256(f"{route.deployment_id}\0{sticky}".encode()).digest()
+            even = (int.from_bytes(digest[:8]) + 0.5) / 2**64
+        else:
+            even = random.random() or 0.5  # noqa: S311 - no secret hangs on it
+        return math.log(even) / weight
+
+    return [route for route, _ in sorted(found, key=draw, reverse=True)]
+
+
+# -- looking up --------------------------------------------------------------------------
+
+
+async def find(key: Key, remember: float) -> Found:
+    """`look`, remembered, so that a busy key costs no query per request. Raises NotFound."""
+    remembered = known.get(key)
+    if remembered and time.monotonic() - remembered[0] < remember:
+        return remembered[1]
+    task = looking.get(key)
+    if task is None:
+        task = asyncio.create_task(look_and_remember(key))
+        looking[key] = task
+        task.add_done_callback(lambda done: forget(key, done))
+    return await asyncio.shield(task)
+
+
+async def look_and_remember(key: Key) -> Found:
+    began = time.monotonic()
+    found = await run_in_threadpool(look, *key)
+    if len(known) > 10_000:
+        known.clear()
+    known[key] = (began, found)
+    return found
+
+
+def forget(key: Key, done: asyncio.Task[Found]) -> None:
+    looking.pop(key, None)
+    if not done.cancelled():
+        done.exception()  # whoever still waits has it too
+
+
+def look(workspace_id: str, name: str) -> Found:
+    """From the rows. Being looked up is being used: what is found here stays awake."""
+    with transaction() as db:
+        targets = aliases.split(db, workspace_id, name) or [(name, 1)]
+        found = [(deployments.route(db, workspace_id, one), weight) for one, weight in targets]
+        ids = [one.id for route, _ in found if route for one in route.replicas]
+        ids += [route.deployment_id for route, _ in found if route]
+        if ids and idle.touch(db, ids):  # it may have waited for the sweep, which put one to sleep
+            found = [(deployments.route(db, workspace_id, one), weight) for one, weight in targets]
+    there = tuple((route, weight) for route, weight in found if route)
+    if not there:
+        raise NotFound(
+            N_("There is no model called %(name)s here. /v1/models lists those there are."),
+            code="model_not_found",
+            field="model",
+            name=name[:200],
+        )
+    return there
