@@ -14,14 +14,14 @@ from app.deployments.tables import Deployment, DeploymentEvent, Replica
 from app.errors import N_, Conflict
 
 MOVES: dict[str, set[str]] = {
-    "pending": {"starting", "ready", "stopping", "stopped", "error"},
-    "starting": {"pending", "ready", "unhealthy", "stopping", "stopped", "error"},
-    "ready": {"pending", "starting", "unhealthy", "stopping", "stopped", "error"},
-    "unhealthy": {"pending", "starting", "ready", "stopping", "stopped", "error"},
+    "pending": {"starting", "ready", "stopping", "stopped", "idle", "error"},
+    "starting": {"pending", "ready", "unhealthy", "stopping", "stopped", "idle", "error"},
+    "ready": {"pending", "starting", "unhealthy", "stopping", "stopped", "idle", "error"},
+    "unhealthy": {"pending", "starting", "ready", "stopping", "stopped", "idle", "error"},
     "stopping": {"pending", "starting", "stopped", "idle", "error"},
     "stopped": {"pending"},
     "idle": {"pending", "stopped"},
-    "error": {"pending", "starting", "ready", "stopping", "stopped"},
+    "error": {"pending", "starting", "ready", "stopping", "stopped", "idle"},
 }
 REPLICA_MOVES: dict[str, set[str]] = {
     "pending": {"scheduled", "stopped", "error"},
