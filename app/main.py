@@ -27,7 +27,7 @@ from app.datasets.drafts import routes as drafts_routes
 from app.datasets.drafts import versions_routes
 from app.datasets.export import api as export_api
 from app.datasets.export import routes as export_routes
-from app.datasets.intake import imports_api, imports_routes, incoming_api
+from app.datasets.intake import imports_api, imports_routes
 from app.datasets.measures import api as statistics_api
 from app.datasets.measures import routes as statistics_routes
 from app.datasets.validation import api as problems_api
@@ -52,6 +52,7 @@ from app.models import api as models_api
 from app.models import routes as models_routes
 from app.quotas import api as quotas_api
 from app.quotas import prices_api
+from app.uploads import api as uploads_api
 
 logs.configure()
 
@@ -112,7 +113,6 @@ for module in (
     statistics_routes,
     statistics_api,
     imports_api,
-    incoming_api,
     cleaning_api,
     drafts_api,
     problems_api,
@@ -137,5 +137,6 @@ for module in (
     cluster_api,
     quotas_api,
     prices_api,
+    uploads_api,
 ):
     app.include_router(module.router)

@@ -14,10 +14,11 @@ from app.accounts.auth import PLATFORM, ROLES, cookie_name
 from app.accounts.tables import ApiKey, SignIn, User, Workspace
 from app.chat.tables import Conversation
 from app.datasets.rows import segments
-from app.datasets.tables import DatasetUpload, DraftAct
+from app.datasets.tables import DraftAct
 from app.db import now
 from app.jobs.tables import JobCheckpoint
 from app.main import app
+from app.uploads.tables import Upload
 from tests import factories as make
 from tests.conftest import Client
 
@@ -184,7 +185,7 @@ def objects(
     )
     upload = make.added(
         db,
-        DatasetUpload(workspace_id=workspace.id, user_id=owner.id, file_name="a.jsonl", size=10),
+        Upload(workspace_id=workspace.id, user_id=owner.id, file_name="a.jsonl", size=10),
     )
     act = make.added(
         db, DraftAct(version_id=version.id, number=1, what="edit", state="done", user_id=owner.id)

@@ -68,7 +68,7 @@ def create(db: Session, who: Principal, data: DeploymentCreate) -> Deployment:
         deployment.served_model_id = found.model.id
     db.add(deployment)
     db.flush()
-    models.pin(db, found.model.id, "deployment", deployment.id)
+    models.pin(db, found.model.id, "deployment", deployment.id, deployment.name)
     note(
         db,
         deployment,
