@@ -34,6 +34,7 @@ from app.datasets.validation import api as problems_api
 from app.datasets.validation import mapping_api, mapping_routes
 from app.datasets.validation import routes as problems_routes
 from app.deployments import api as deployments_api
+from app.deployments import models_routes, presets_api
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
 from app.gateway import upstream
@@ -49,7 +50,9 @@ from app.jobs import (
 )
 from app.jobs import routes as jobs_routes
 from app.models import api as models_api
-from app.models import routes as models_routes
+from app.models import imports_api as model_imports_api
+from app.models import imports_routes as model_imports_routes
+from app.models import routes as model_routes
 from app.quotas import api as quotas_api
 from app.quotas import prices_api
 from app.uploads import api as uploads_api
@@ -119,7 +122,9 @@ for module in (
     datasets_api,
     export_api,
     mapping_api,
-    models_routes,
+    model_imports_routes,
+    model_routes,
+    model_imports_api,
     models_api,
     exports_routes,
     exports_api,
@@ -130,6 +135,8 @@ for module in (
     watching_api,
     jobs_routes,
     jobs_api,
+    models_routes,
+    presets_api,
     deployments_routes,
     deployments_api,
     gateway_api,

@@ -40,6 +40,7 @@ BODIES = {
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
     "PUT /api/v1/quotas/{workspace}": {"devices": 1},
     "PUT /api/v1/prices": {"hour": "1.5"},
+    "POST /api/v1/models": {"preset": "qwen3-0.6b"},
     "POST /api/v1/datasets/{dataset_id}/mapping": {"format": "text", "columns": {"text": "a"}},
     "POST /api/v1/datasets/{dataset_id}/rows": {"rows": [{"messages": []}]},
     "PATCH /api/v1/datasets/{dataset_id}/rows/{row}": {"row": {}, "hash": "x"},
@@ -50,6 +51,7 @@ BODIES = {
 }
 FORMS = {
     "POST /jobs/merge": {"model": "{adapter_id}"},
+    "POST /models/import": {"preset": "qwen3-0.6b"},
     "POST /jobs/export": {"model": "{model_id}"},
     "POST /workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "POST /workspaces/{workspace_id}/members/{user_id}/role": {"role": "viewer"},
@@ -210,6 +212,7 @@ def objects(
         "version": "1",
         "model_id": model.id,
         "adapter_id": adapter.id,
+        "import_id": make.make_import(db, workspace, owner).id,
         "job_id": job.id,
         "step": str(checkpoint.step),
         "path": "data/runs",

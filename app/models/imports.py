@@ -15,7 +15,7 @@ from app.db import new_id
 from app.errors import N_, Conflict, Forbidden, Invalid, NotFound, TooLarge
 from app.models import importing, presets, service, sources
 from app.models.states import CANCELLED, FAILED, IMPORTING, SUCCEEDED, switch
-from app.models.tables import ModelImport
+from app.models.tables import Model, ModelImport
 from app.queue import transaction
 from app.uploads import service as uploads
 from app.uploads.tables import Upload
@@ -232,10 +232,21 @@ def progress(one: ModelImport) -> dict[str, Any]:
     files = cursor.get("files") or []
     at = min(cursor.get("at", 0), max(len(files) - 1, 0))
     return {
-        "received": cursor.get("total") if one.state == SUCCEEDED else cursor.get("received", 0),
+        "received": (one.state == SUCCEEDED and cursor.get("total")) or cursor.get("received", 0),
         "total": cursor.get("total"),
         "file": files[at]["name"] if files else "",
         "number": at + 1 if files else 0,
         "files": len(files),
         "waits": cursor.get("waits"),
+    }
+
+
+def by_repository(db: Session, workspace_id: str) -> dict[str, str]:
+    """Repository → id of the newest model here that came from it."""
+    here = service.seen_from(workspace_id).where(
+        Model.deleted_at.is_(None), Model.lineage.has_key("source")
+    )
+    return {
+        one.lineage["source"].get("repository", ""): one.id
+        for one in db.scalars(here.order_by(Model.created_at))
     }

@@ -7,7 +7,7 @@ import pytest
 from app.config import settings
 from app.datasets.intake import importing
 from tests.datasets.files import many
-from tests.datasets.intake.stand_in_hub import Hub, serving
+from tests.stand_in_hub import Hub, serving
 
 
 @pytest.fixture

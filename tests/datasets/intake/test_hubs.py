@@ -14,9 +14,9 @@ from app.datasets.tables import DatasetVersion
 from tests.conftest import Client
 from tests.datasets.files import many
 from tests.datasets.intake.importers import SLOW, URL, begin, failed, finish, fresh
-from tests.datasets.intake.stand_in_hub import COMMIT, OLDER, Hub
 from tests.datasets.test_routes import one as one_of
 from tests.datasets.test_routes import page, test_id
+from tests.stand_in_hub import COMMIT, OLDER, Hub
 
 
 @pytest.mark.parametrize("name", ["huggingface", "modelscope"])

@@ -1,4 +1,4 @@
-"""A server that speaks what Hugging Face and ModelScope speak of datasets, and serves plain files.
+"""A server that speaks what Hugging Face and ModelScope speak, and serves plain files.
 
 It can be told to break off, to be slow, to know no ranges, and to answer with any status.
 """
@@ -21,7 +21,8 @@ OLDER = "f194f50981eaaa6019bbec5049a4c7e1fd294110"
 
 @dataclass
 class Hub:
-    files: dict[str, bytes] = field(default_factory=dict)  # of the repository lin/reviews
+    files: dict[str, bytes] = field(default_factory=dict)  # of the dataset lin/reviews
+    models: dict[str, dict[str, bytes]] = field(default_factory=dict)  # repository → its files
     plain: dict[str, bytes] = field(default_factory=dict)  # path → body, outside any repository
     headers: dict[str, str] = field(default_factory=dict)  # added to every file
     redirects: dict[str, str] = field(default_factory=dict)  # path → address
@@ -62,19 +63,38 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             elif path in hub.plain:
                 self.file(hub.plain[path])
             elif found := re.fullmatch(r"/api/datasets/lin/reviews/(revision|tree)/(\S+)", path):
-                self.huggingface(found[1], found[2], query)
+                self.huggingface(found[1], found[2], query, hub.files)
+            elif (
+                found := re.fullmatch(r"/api/models/(\w+/[\w.-]+)/(revision|tree)/(\S+)", path)
+            ) and found[1] in hub.models:
+                self.huggingface(found[2], found[3], query, hub.models[found[1]])
+            elif (found := re.fullmatch(r"/(\w+/[\w.-]+)/resolve/(\w+)/(.+)", path)) and found[
+                1
+            ] in hub.models:
+                known = COMMIT if found[2] == COMMIT else ""
+                self.blob(found[3], known, hub.models[found[1]])
+            elif (
+                found := re.fullmatch(r"/api/v1/models/(\w+/[\w.-]+)/repo(/files)?", path)
+            ) and found[1] in hub.models:
+                those = hub.models[found[1]]
+                if found[2]:
+                    self.modelscope(query, those)
+                else:
+                    self.blob(query["FilePath"], query["Revision"], those)
             elif found := re.fullmatch(r"/datasets/lin/reviews/resolve/(\w+)/(.+)", path):
-                self.blob(found[2], COMMIT if found[1] == COMMIT else "")
+                self.blob(found[2], COMMIT if found[1] == COMMIT else "", hub.files)
             elif path == "/api/v1/datasets/lin/reviews/repo/tree":
-                self.modelscope(query)
+                self.modelscope(query, hub.files)
             elif path == "/api/v1/datasets/lin/reviews/repo":
-                self.blob(query["FilePath"], query["Revision"])
-            elif path.startswith("/api/datasets/"):
+                self.blob(query["FilePath"], query["Revision"], hub.files)
+            elif path.startswith(("/api/datasets/", "/api/models/")):
                 self.answer(401, b'{"error": "Invalid username or password."}')  # as the hub does
             else:
                 self.answer(404, b'{"Code": 404, "Success": false}')
 
-        def huggingface(self, what: str, revision: str, query: dict[str, str]) -> None:
+        def huggingface(
+            self, what: str, revision: str, query: dict[str, str], files: dict[str, bytes]
+        ) -> None:
             if revision not in ("main", COMMIT):
                 self.answer(404, b'{"error": "Invalid rev id"}')
             elif what == "revision":
@@ -82,7 +102,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             else:
                 at = int(query.get("cursor", "0"))
                 entries = [{"type": "directory", "oid": "0", "size": 0, "path": "data"}]
-                for name, body in sorted(hub.files.items()):
+                for name, body in sorted(files.items()):
                     entry = {"type": "file", "oid": "1", "size": len(body), "path": name}
                     if len(body) > 1000:
                         digest = hashlib.sha256(body).hexdigest()
@@ -96,12 +116,12 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     more["link"] = f'<{there}>; rel="next"'
                 self.json(entries[at : at + hub.page], **more)
 
-        def modelscope(self, query: dict[str, str]) -> None:
+        def modelscope(self, query: dict[str, str], files: dict[str, bytes]) -> None:
             if query["Revision"] not in ("master", COMMIT, OLDER):
                 self.json({"Code": 200, "Success": True, "Data": {"Files": None}})
                 return
             root, entries = query.get("Root", ""), {}
-            for number, (name, body) in enumerate(sorted(hub.files.items())):
+            for number, (name, body) in enumerate(sorted(files.items())):
                 if root and not name.startswith(f"{root}/"):
                     continue
                 inner = name.removeprefix(f"{root}/" if root else "")
@@ -122,11 +142,11 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             data = {"Files": listed, "LatestCommitter": head}
             self.json({"Code": 200, "Success": True, "Data": data})
 
-        def blob(self, name: str, revision: str) -> None:
-            if name not in hub.files or revision not in (COMMIT, OLDER):
+        def blob(self, name: str, revision: str, files: dict[str, bytes]) -> None:
+            if name not in files or revision not in (COMMIT, OLDER):
                 self.answer(404, b"{}")
             else:
-                self.file(hub.files[name])
+                self.file(files[name])
 
         def file(self, body: bytes) -> None:
             etag = f'"{hashlib.sha1(body).hexdigest()}"'
