@@ -12,7 +12,7 @@ from app import hubs, storage
 from app.accounts.auth import Principal
 from app.config import settings
 from app.db import new_id
-from app.errors import N_, Conflict, Forbidden, Invalid, NotFound, TooLarge
+from app.errors import N_, Conflict, Forbidden, Invalid, NotFound
 from app.models import importing, presets, service, sources
 from app.models.states import CANCELLED, FAILED, IMPORTING, SUCCEEDED, switch
 from app.models.tables import Model, ModelImport
@@ -121,11 +121,7 @@ def from_place(asked: Asked) -> tuple[dict[str, Any], str]:
 
 def from_uploads(sent: list[Upload]) -> tuple[dict[str, Any], str]:
     if sum(one.size for one in sent) > settings.max_model_gb * sources.GIB:
-        raise TooLarge(
-            N_("This is too large: at most %(most)s MiB are taken here."),
-            field="file",
-            most=settings.max_model_gb * 1024,
-        )
+        raise sources.too_large()
     first, _, inside = sent[0].file_name.partition("/")
     label = first if inside else first.removesuffix(".zip") if len(sent) == 1 else ""
     return {"from": "upload", "files": [{"name": one.file_name} for one in sent]}, label

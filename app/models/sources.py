@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from app import fetching, hubs, storage
+from app import hubs, storage
 from app.config import settings
-from app.errors import N_, Invalid, NotFound
+from app.errors import N_, Invalid, NotFound, TooLarge
 from app.models.tables import ModelImport
 from app.models.weights import MAX_FILES, RUNS_CODE
 
@@ -53,8 +53,17 @@ def listed(one: ModelImport) -> dict[str, Any]:
     files, left_out = chosen(found)
     total = sum(file["size"] or 0 for file in files)
     if total > settings.max_model_gb * GIB:
-        raise fetching.too_large(settings.max_model_gb * GIB)
+        raise too_large()
     return commit | {"files": files, "left_out": left_out[:LISTED], "total": total, "at": 0}
+
+
+def too_large() -> TooLarge:
+    return TooLarge(
+        N_("This is larger than the %(most)s GiB that a model may have here."),
+        code="model.too_large",
+        field="file",
+        most=settings.max_model_gb,
+    )
 
 
 # -- which files make the model ------------------------------------------------------------
