@@ -228,7 +228,7 @@ def modelscope(kind: str, repository: str, revision: str) -> Listing:
     wanted = revision or "master"
     listing = Listing(kind, "modelscope", repository, "", wanted)
     commits: list[str] = []
-    short = ""
+    short, last = "", (0, "")
     for data in modelscope_tree(f"/api/v1/{kind}/{repository}/repo/{tree}", wanted):
         head = data.get("LatestCommitter") or {}
         short = short or str(head.get("Id") or head.get("ShortId") or "")
@@ -236,11 +236,14 @@ def modelscope(kind: str, repository: str, revision: str) -> Listing:
             changed = str(entry.get("Revision") or "")
             pinned = changed if COMMIT.match(changed) else wanted
             commits.append(pinned)
+            last = max(last, (bytes_of(entry.get("CommittedDate")) or 0, pinned))
             if entry.get("Type") == "blob" and isinstance(entry.get("Path"), str):
                 size, digest = bytes_of(entry.get("Size")), sha(entry.get("Sha256"))
                 listing.files.append(File(entry["Path"], size, pinned, digest))
     full = (one for one in commits if short and one.startswith(short))
-    listing.commit = next(full, short if REVISION.match(short) else wanted)
+    # without a head, the commit that changed a file last; a wish that is none stays what it is
+    newest = last[1] if COMMIT.match(last[1]) and not COMMIT.match(wanted) else wanted
+    listing.commit = next(full, short if REVISION.match(short) else newest)
     if COMMIT.match(listing.commit):
         listing.revision = listing.commit
     return listing

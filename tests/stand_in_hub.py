@@ -32,6 +32,7 @@ class Hub:
     ranges: bool = True
     sized: bool = True  # whether it says how long an answer is
     recursive: bool = True  # whether ModelScope's listing goes into folders by itself
+    head: bool = True  # whether ModelScope says which commit is the newest
     page: int = 2  # entries of a page of a listing
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     url: str = ""
@@ -135,11 +136,12 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                         "Size": len(body),
                         "Sha256": hashlib.sha256(body).hexdigest(),
                         "Revision": OLDER if number else COMMIT,
+                        "CommittedDate": 1_700_000_000 - number,
                     }
             at = (int(query.get("PageNumber", "1")) - 1) * hub.page
             listed = list(entries.values())[at : at + hub.page]
             head = {"Id": "", "ShortId": COMMIT[:8]}
-            data = {"Files": listed, "LatestCommitter": head}
+            data = {"Files": listed} | ({"LatestCommitter": head} if hub.head else {})
             self.json({"Code": 200, "Success": True, "Data": data})
 
         def blob(self, name: str, revision: str, files: dict[str, bytes]) -> None:
