@@ -5,7 +5,7 @@ A repository is one of `datasets` or of `models`; the addresses differ, the answ
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -246,6 +246,10 @@ def modelscope(kind: str, repository: str, revision: str) -> Listing:
     listing.commit = next(full, short if REVISION.match(short) else newest)
     if COMMIT.match(listing.commit):
         listing.revision = listing.commit
+        listing.files = [
+            one if COMMIT.match(one.revision) else replace(one, revision=listing.commit)
+            for one in listing.files
+        ]
     return listing
 
 

@@ -175,35 +175,52 @@ def inside(path: Path, below: list[Path]) -> bool:
 
 def in_directory(directory: Path) -> Iterator[dict[str, Any]]:
     """Its files, and those of its folders. A link counts as what it leads to, if that is allowed."""
-    below = roots()
-    for number, (folder, _, names) in enumerate(os.walk(directory)):
-        if number > ENTRIES:
-            raise Invalid(N_("A model of more than %(limit)s files is refused."), limit=ENTRIES)
-        for name in names[:ENTRIES]:
+    below, seen = roots(), 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
             place = Path(folder, name)
+            shown = display(place.relative_to(directory).as_posix())
+            seen += 1
+            if seen > ENTRIES:
+                raise too_many()
             try:
                 real = place.resolve(strict=True)
                 about = real.lstat()
             except (OSError, RuntimeError):
+                yield {"path": f"{shown} (link)", "size": 0}
                 continue
             if stat.S_ISREG(about.st_mode) and inside(real, below):
-                shown = place.relative_to(directory).as_posix()
-                yield {"path": shown, "size": about.st_size, "sha256": "", "from": str(real)}
+                yield {"path": shown, "size": about.st_size, "from": str(real)}
+            else:
+                yield {"path": f"{shown} (link)", "size": 0}
+
+
+def display(path: str) -> str:
+    """A path from outside, as it may be kept and shown; one that is taken is plain anyway."""
+    return "".join(char if char.isprintable() else "?" for char in path)[:500]
+
+
+def too_many() -> Invalid:
+    return Invalid(N_("A model of more than %(limit)s files is refused."), limit=ENTRIES)
 
 
 # -- an upload -----------------------------------------------------------------------------
 
 
 def in_upload(one: ModelImport) -> Iterator[dict[str, Any]]:
-    """Its files; of a zip, what is in it."""
-    directory = storage.fetch(upload(one.id))
+    """Its files; of a zip, what is in it. Raises NotFound, Invalid."""
+    try:
+        directory = storage.fetch(upload(one.id))
+    except FileNotFoundError:
+        raise NotFound(
+            N_("“%(name)s” is not there any more."), code="import.gone", name=one.name
+        ) from None
     for number, file in enumerate(one.source["files"]):
         path = directory / str(number)
         if file["name"].lower().endswith(".zip"):
             yield from in_zip(path, file["name"], number)
         else:
-            size = path.stat().st_size
-            yield {"path": file["name"], "size": size, "sha256": "", "part": number}
+            yield {"path": file["name"], "size": path.stat().st_size, "part": number}
 
 
 def in_zip(path: Path, name: str, number: int) -> Iterator[dict[str, Any]]:
@@ -213,20 +230,18 @@ def in_zip(path: Path, name: str, number: int) -> Iterator[dict[str, Any]]:
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, ValueError):
         raise Invalid(N_("“%(name)s” is not a sound zip."), code="zip.bad", name=name) from None
     if len(entries) > ENTRIES:
-        raise Invalid(N_("A model of more than %(limit)s files is refused."), limit=ENTRIES)
+        raise too_many()
     for entry in entries:
+        shown = display(entry.filename)
         if entry.is_dir():
             continue
         if entry.flag_bits & 1:
             raise Invalid(N_("“%(name)s” is locked with a password."), code="zip.locked", name=name)
-        if hubs.safe(entry.filename) and not stat.S_ISLNK(entry.external_attr >> 16):
-            yield {
-                "path": entry.filename,
-                "size": entry.file_size,
-                "sha256": "",
-                "part": number,
-                "member": entry.filename,
-            }
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            yield {"path": f"{shown} (link)", "size": 0}
+        else:
+            size, member = entry.file_size, entry.filename
+            yield {"path": shown, "size": size, "part": number, "member": member}
 
 
 def upload(import_id: str) -> str:
