@@ -88,7 +88,7 @@ def test_a_card_says_all_there_is(client: Client, db: Session, shelf: dict[str, 
     soup = page(client, "/models?q=qwen")
     card = soup.select_one("[data-testid=model-card]")
     assert card is not None
-    text = re.sub(r"\s+", " ", card.get_text())
+    text = re.sub(r"\s+", " ", card.get_text(" "))
     for words in (
         "Family Qwen3", "Parameters 8B", "Chat template yes", "Price 12.5 CNY per device hour",
         "Quota left 3 of 3 devices", "Shared",
