@@ -32,6 +32,8 @@ class Settings(BaseSettings):
 
     max_upload_mb: int = 20480
     max_row_mb: int = 16
+    max_model_gb: int = 1024  # of an imported model, all files
+    model_directories: str = ""  # comma-separated: models below these may be imported
 
     fetch_allow: str = ""  # comma-separated hosts or networks, [:port], that are no public ones
     hf_endpoint: str = ""  # empty: the public hub

@@ -91,3 +91,7 @@ class Unavailable(DomainError):
 
 
 DISK_FULL = N_("The server's disk is full. An administrator has to make room.")
+
+
+def disk_full() -> Unavailable:
+    return Unavailable(DISK_FULL, code="disk_full")

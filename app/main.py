@@ -27,7 +27,7 @@ from app.datasets.drafts import routes as drafts_routes
 from app.datasets.drafts import versions_routes
 from app.datasets.export import api as export_api
 from app.datasets.export import routes as export_routes
-from app.datasets.intake import imports_api, imports_routes, incoming_api
+from app.datasets.intake import imports_api, imports_routes
 from app.datasets.measures import api as statistics_api
 from app.datasets.measures import routes as statistics_routes
 from app.datasets.validation import api as problems_api
@@ -42,6 +42,7 @@ from app.deployments import (
     idle_routes,
 )
 from app.deployments import api as deployments_api
+from app.deployments import models_routes, presets_api
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
 from app.gateway import upstream
@@ -57,9 +58,12 @@ from app.jobs import (
 )
 from app.jobs import routes as jobs_routes
 from app.models import api as models_api
-from app.models import routes as models_routes
+from app.models import imports_api as model_imports_api
+from app.models import imports_routes as model_imports_routes
+from app.models import routes as model_routes
 from app.quotas import api as quotas_api
 from app.quotas import prices_api
+from app.uploads import api as uploads_api
 
 logs.configure()
 
@@ -120,14 +124,15 @@ for module in (
     statistics_routes,
     statistics_api,
     imports_api,
-    incoming_api,
     cleaning_api,
     drafts_api,
     problems_api,
     datasets_api,
     export_api,
     mapping_api,
-    models_routes,
+    model_imports_routes,
+    model_routes,
+    model_imports_api,
     models_api,
     exports_routes,
     exports_api,
@@ -142,6 +147,8 @@ for module in (
     aliases_api,
     idle_routes,
     idle_api,
+    models_routes,
+    presets_api,
     deployments_routes,
     adapters_routes,
     deployments_api,
@@ -151,5 +158,6 @@ for module in (
     cluster_api,
     quotas_api,
     prices_api,
+    uploads_api,
 ):
     app.include_router(module.router)

@@ -9,6 +9,7 @@ from app.deployments import tables as deployments
 from app.jobs import tables as jobs
 from app.models import tables as models
 from app.quotas import tables as quotas
+from app.uploads import tables as uploads
 
 __all__ = [
     "Base",
@@ -20,4 +21,5 @@ __all__ = [
     "jobs",
     "models",
     "quotas",
+    "uploads",
 ]

@@ -322,11 +322,11 @@ function take(form) {
       if (!here.length) return;
       for (const one of here) one.show(form.dataset.textChecking);
       const name = form.querySelector("[name=name]")?.value ?? "";
-      const control = here[0].control;
-      const made = await ask("POST", form.dataset.resumable, { ...json({ name, uploads: here.map((one) => one.id) }), control, patience: CHECKING });
+      const also = Object.fromEntries([...form.querySelectorAll("[data-also]")].map((one) => [one.name, one.type === "checkbox" ? one.checked : one.value]));
+      const made = await ask("POST", form.dataset.resumable, { ...json({ ...also, name, uploads: here.map((one) => one.id) }), control: here[0].control, patience: CHECKING });
       if (made.status === 201) {
         for (const one of here) remember(one.key, null);
-        location.assign(`/datasets/${made.answer.id}`);
+        location.assign(form.dataset.then ?? `/datasets/${made.answer.id}`);
         return;
       }
       const fault = made.answer?.errors?.[0];

@@ -20,7 +20,7 @@ from app.datasets.tables import Dataset, DatasetVersion
 from app.db import now
 from app.deployments.tables import Deployment, Replica
 from app.jobs.tables import Job
-from app.models.tables import Model
+from app.models.tables import Model, ModelImport
 
 PASSWORD = "correct horse battery"  # of every user made here
 GIB = 1024**3
@@ -165,6 +165,18 @@ def make_model(db: Session, workspace: Workspace | None = None, **overrides: Any
         "size": 12_000_000,
     }
     return added(db, Model(**values | overrides))
+
+
+def make_import(db: Session, workspace: Workspace, user: User, **overrides: Any) -> ModelImport:
+    """A model on its way in from a hub that nobody has asked yet."""
+    values: dict[str, Any] = {
+        "workspace_id": workspace.id,
+        "created_by": user.id,
+        "name": "qwen",
+        "source": {"from": "huggingface", "repository": "lin/qwen", "revision": ""},
+        "state": "importing",
+    }
+    return added(db, ModelImport(**values | overrides))
 
 
 # -- jobs, deployments -------------------------------------------------------------------

@@ -14,12 +14,13 @@ from app.accounts.auth import PLATFORM, ROLES, cookie_name
 from app.accounts.tables import ApiKey, SignIn, User, Workspace
 from app.chat.tables import Conversation
 from app.datasets.rows import segments
-from app.datasets.tables import DatasetUpload, DraftAct
+from app.datasets.tables import DraftAct
 from app.db import now
 from app.deployments import revisions
 from app.deployments.tables import Alias
 from app.jobs.tables import JobCheckpoint
 from app.main import app
+from app.uploads.tables import Upload
 from tests import factories as make
 from tests.conftest import Client
 
@@ -43,6 +44,7 @@ BODIES = {
     "PUT /api/v1/prices": {"hour": "1.5"},
     "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
     "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
+    "POST /api/v1/models": {"preset": "qwen3-0.6b"},
     "POST /api/v1/datasets/{dataset_id}/mapping": {"format": "text", "columns": {"text": "a"}},
     "POST /api/v1/datasets/{dataset_id}/rows": {"rows": [{"messages": []}]},
     "PATCH /api/v1/datasets/{dataset_id}/rows/{row}": {"row": {}, "hash": "x"},
@@ -56,6 +58,7 @@ BODIES = {
 }
 FORMS = {
     "POST /jobs/merge": {"model": "{adapter_id}"},
+    "POST /models/import": {"preset": "qwen3-0.6b"},
     "POST /jobs/export": {"model": "{model_id}"},
     "POST /workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "POST /workspaces/{workspace_id}/members/{user_id}/role": {"role": "viewer"},
@@ -204,7 +207,7 @@ def objects(
     )
     upload = make.added(
         db,
-        DatasetUpload(workspace_id=workspace.id, user_id=owner.id, file_name="a.jsonl", size=10),
+        Upload(workspace_id=workspace.id, user_id=owner.id, file_name="a.jsonl", size=10),
     )
     act = make.added(
         db, DraftAct(version_id=version.id, number=1, what="edit", state="done", user_id=owner.id)
@@ -229,6 +232,7 @@ def objects(
         "version": "1",
         "model_id": model.id,
         "adapter_id": adapter.id,
+        "import_id": make.make_import(db, workspace, owner).id,
         "job_id": job.id,
         "step": str(checkpoint.step),
         "path": "data/runs",

@@ -12,7 +12,7 @@ from app import addresses, fetching
 from app.addresses import Interrupted, Refused
 from app.config import settings
 from app.errors import TooLarge
-from tests.datasets.intake.stand_in_hub import Hub, serving
+from tests.stand_in_hub import Hub, serving
 
 MIB = 2**20
 

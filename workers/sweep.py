@@ -13,13 +13,14 @@ from sqlalchemy.orm import Session
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
-from app.datasets.intake import incoming
 from app.datasets.measures import service as measures
 from app.deployments import idle, replicas, schedules, wanted
 from app.errors import N_
 from app.jobs import checkpoints, webhook
 from app.jobs import runs as jobs
+from app.models import sweep as models
 from app.queue import transaction
+from app.uploads import service as uploads
 
 log = structlog.get_logger()
 
@@ -35,7 +36,8 @@ def sweep() -> None:
         datasets.resend,
         rewriting.resend,
         comparing.resend,
-        incoming.clear,
+        uploads.clear,
+        models.resend,
         webhook.resend,
     ):
         run(step)

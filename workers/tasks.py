@@ -10,6 +10,8 @@ from app.datasets.drafts import comparing, rewriting
 from app.datasets.intake import importing
 from app.datasets.validation import checking
 from app.jobs import webhook
+from app.models import importing as model_importing
+from app.models import sweep as model_sweep
 from app.queue import celery
 from workers import replicas, scoring, starting
 from workers import sweep as sweeping
@@ -43,6 +45,21 @@ def check_dataset(version_id: str) -> None:
 @celery.task(name="workers.import_dataset")
 def import_dataset(version_id: str) -> None:
     importing.import_version(version_id)
+
+
+@celery.task(name="workers.import_model")
+def import_model(import_id: str) -> None:
+    model_importing.import_model(import_id)
+
+
+@celery.task(name="workers.clear_import")
+def clear_import(import_id: str) -> None:
+    model_sweep.clear_import(import_id)
+
+
+@celery.task(name="workers.clear_models")
+def clear_models() -> None:
+    model_sweep.clear_models()
 
 
 @celery.task(name="workers.clean_dataset")

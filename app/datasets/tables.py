@@ -160,21 +160,6 @@ class DatasetComparison(Base):
     created_at: Mapped[Created]
 
 
-class DatasetUpload(Base):
-    """A file on its way in pieces; its bytes so far lie in `settings.uploads`."""
-
-    __tablename__ = "dataset_uploads"
-
-    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("up"))
-    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
-    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    file_name: Mapped[str]
-    size: Mapped[int] = mapped_column(BigInteger)  # bytes, as declared
-    received: Mapped[int] = mapped_column(BigInteger, default=0)  # bytes
-    created_at: Mapped[Created]
-    touched_at: Mapped[Created]
-
-
 class DatasetMeasure(Base):
     """What a version's rows are to one tokenizer and chat template; measured once."""
 

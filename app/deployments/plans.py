@@ -263,7 +263,7 @@ def merge(db: Session, deployment: Deployment) -> None:
     )
     if merged:
         deployment.served_model_id = merged
-        models.pin(db, merged, "deployment", deployment.id)
+        models.pin(db, merged, "deployment", deployment.id, deployment.name)
         return
     running = db.scalar(
         select(Job.id)

@@ -84,7 +84,7 @@ def create(
     db.add(deployment)
     db.flush()
     revisions.add(db, deployment, found.settings, who.user_id)
-    models.pin(db, found.model.id, "deployment", deployment.id)
+    models.pin(db, found.model.id, "deployment", deployment.id, deployment.name)
     note(
         db,
         deployment,

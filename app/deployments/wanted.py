@@ -105,7 +105,7 @@ def take_merged(db: Session, deployment: Deployment) -> bool:
     """Whether the merged model is there; a merge that failed becomes the deployment's error."""
     job = db.get(Job, deployment.merge_job_id, populate_existing=True)
     if job is not None and job.state == "succeeded" and job.result_model_id:
-        models.pin(db, job.result_model_id, "deployment", deployment.id)
+        models.pin(db, job.result_model_id, "deployment", deployment.id, deployment.name)
         deployment.served_model_id, deployment.merge_job_id = job.result_model_id, None
         note(db, deployment, "merged", N_("Merged into one model."), {"job": job.id})
         return True

@@ -149,7 +149,7 @@ def enqueue(db: Session, job: Job) -> None:
     job.state = "queued"
     db.add(job)
     db.flush()
-    models.pin(db, job.model_id, "job", job.id)
+    models.pin(db, job.model_id, "job", job.id, job.name)
     note(db, job, "state", MESSAGES["queued"], {"old": "", "new": "queued", "reason": ""})
     ask(db, job)
 

@@ -6,8 +6,18 @@ from fastapi import APIRouter, Query
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from app.accounts.auth import Principal, requires
-from app.models import download, service
-from app.models.schemas import Kind, ModelDetail, ModelOut, Models
+from app.models import download, service, trash
+from app.models.schemas import (
+    Deleted,
+    DeletedModels,
+    Kind,
+    ModelDetail,
+    ModelOut,
+    Models,
+    Scope,
+    Size,
+    Sort,
+)
 from app.models.tables import Model
 from app.queue import Db, transaction
 
@@ -24,12 +34,39 @@ def list_models(
     db: Db,
     kind: Kind | None = None,
     q: Annotated[str, Query(max_length=200)] = "",
+    family: Annotated[str, Query(max_length=60)] = "",
+    size: Size | None = None,
+    scope: Scope | None = None,
+    sort: Sort | None = None,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Models:
-    """The workspace's models, newest first, then those shared by all."""
-    found = service.visible(db, who.workspace_id, kind, q=q, offset=offset, limit=limit + 1)
+    """The workspace's models, newest first, then those shared by all; or as `sort` says."""
+    found = service.visible(
+        db,
+        who.workspace_id,
+        kind,
+        q=q,
+        family=family,
+        size=size or "",
+        scope=scope or "",
+        sort=sort or "",
+        offset=offset,
+        limit=limit + 1,
+    )
     return Models(data=[out(model) for model in found[:limit]], has_more=len(found) > limit)
+
+
+@router.get("/deleted", name="api:models:deleted")
+def list_deleted(
+    who: Annotated[Principal, requires("viewer", "models:read")], db: Db
+) -> DeletedModels:
+    """Models that were deleted within a week and can be restored, the last deleted first."""
+    found = [
+        Deleted(**out(one).model_dump(), deleted_at=one.deleted_at, until=trash.until(one))
+        for one in trash.deleted(db, who.workspace_id)
+    ]
+    return DeletedModels(data=found, has_more=False)
 
 
 @router.get("/{model_id}", name="api:models:detail")
@@ -44,8 +81,18 @@ def get_model(
 def delete_model(
     model_id: str, who: Annotated[Principal, requires("member", "models:write")], db: Db
 ) -> None:
-    """Take a model out of the registry. Refused with 409 while anything uses it."""
+    """Take a model out of the registry. Refused with 409, which names who, while anything uses it.
+    For a week it can be restored.
+    """
     service.delete(db, who.workspace_id, model_id)
+
+
+@router.post("/{model_id}/restore", name="api:models:restore")
+def restore_model(
+    model_id: str, who: Annotated[Principal, requires("member", "models:write")], db: Db
+) -> ModelOut:
+    """Bring a deleted model back, by its id. If its name is taken meanwhile, it gets a number."""
+    return out(trash.restore(db, who.workspace_id, model_id))
 
 
 @router.get("/{model_id}/download", name="api:models:download")

@@ -4,22 +4,30 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, case, func, or_, select, text
+from sqlalchemy.orm import Session, aliased
 
 from app import storage
 from app.config import ROOT
 from app.db import now
 from app.errors import N_, Conflict, Forbidden, NotFound
+from app.models.families import FAMILIES, OTHER, SIZES, family_of
 from app.models.tables import Model, ModelPin
 from app.models.weights import inspect
 
 __all__ = ["inspect"]  # part of this module's interface, though it lives in weights.py
 
 STARTER = "danlu-starter"
+NAMED = 5  # of those who use a model, in a sentence
 STARTER_FILES = ROOT / "workers" / "starter" / "model"
 NO_MODEL = N_("There is no model “%(model)s” here. The model list shows the names that work.")
 # `kind` of a list, and the kinds of model it holds
+ORDERS: dict[str, tuple[Any, ...]] = {
+    "": (Model.workspace_id.is_(None), Model.created_at.desc()),
+    "newest": (Model.created_at.desc(),),
+    "name": (func.lower(Model.name),),
+    "size": (Model.parameters.desc(),),
+}
 KINDS = {"base": ("base",), "tuned": ("adapter", "merged"), "adapter": ("adapter",), "merged": ("merged",)}  # fmt: skip
 
 
@@ -64,19 +72,48 @@ def visible(
     kind: str | None = None,
     *,
     q: str = "",
+    family: str = "",
+    size: str = "",
+    scope: str = "",
+    sort: str = "",
     offset: int = 0,
     limit: int | None = None,
 ) -> list[Model]:
-    """The workspace's own models, newest first, then the shared ones.
+    """The workspace's own models, newest first, then the shared ones; or as `sort` says: newest,
+    name, size.
 
-    `kind` is base, adapter, merged, or tuned for the last two; `q` is part of a name.
+    `kind` is base, adapter, merged, tuned for the last two, or imported; `q` is part of a name,
+    `family` as `families` has it, `size` one of `families.SIZES`, `scope` mine or shared.
     """
     query = seen_from(workspace_id).where(Model.deleted_at.is_(None))
-    if kind:
+    if kind == "imported":
+        query = query.where(Model.lineage.has_key("source"))
+    elif kind:
         query = query.where(Model.kind.in_(KINDS[kind]))
     if q:
-        query = query.where(Model.name.icontains(q, autoescape=True))
-    query = query.order_by(Model.workspace_id.is_(None), Model.created_at.desc(), Model.id)
+        query = query.where(
+            or_(
+                Model.name.icontains(q, autoescape=True),
+                Model.lineage["source"]["repository"].astext.icontains(q, autoescape=True),
+            )
+        )
+    if family == OTHER:
+        query = query.where(Model.family.not_in(set(FAMILIES.values())))
+    elif family:
+        query = query.where(Model.family == family)
+    if size:
+        _, low, high = SIZES[size]
+        of = aliased(Model)  # an adapter counts as what it runs on
+        base = select(of.parameters).where(of.id == Model.base_id).scalar_subquery()
+        weight = case((Model.kind == "adapter", base), else_=Model.parameters)
+        query = query.where(weight >= low, weight < high)
+    if scope:
+        query = query.where(
+            (Model.workspace_id == workspace_id)
+            if scope == "mine"
+            else Model.workspace_id.is_(None)
+        )
+    query = query.order_by(*ORDERS.get(sort, ORDERS[""]), Model.id)
     return list(db.scalars(query.offset(offset).limit(limit)))
 
 
@@ -111,6 +148,8 @@ def register(
         created_by=created_by,
         lineage=lineage,
         architecture=facts.get("architecture") or (base.architecture if base else ""),
+        family=base.family if base else family_of(facts.get("architecture", "")),
+        templated=facts.get("templated") or (base.templated if base else facts.get("templated")),
         parameters=facts.get("parameters", 0),
         context_length=facts.get("context_length") or (base.context_length if base else 0),
         size=facts.get("size", 0),
@@ -145,8 +184,10 @@ def free_name(db: Session, workspace_id: str | None, name: str) -> str:
 # -- keeping and deleting ----------------------------------------------------------------
 
 
-def pin(db: Session, model_id: str, owner_kind: str, owner_id: str) -> None:
-    """Keep the model while `owner` needs it; twice is once. NotFound if it was just deleted."""
+def pin(db: Session, model_id: str, owner_kind: str, owner_id: str, label: str = "") -> None:
+    """Keep the model while `owner`, called `label`, needs it; twice is once. NotFound if it was
+    just deleted.
+    """
     model = db.scalar(
         select(Model)
         .where(Model.id == model_id, Model.deleted_at.is_(None))
@@ -155,7 +196,7 @@ def pin(db: Session, model_id: str, owner_kind: str, owner_id: str) -> None:
     if model is None:
         raise NotFound(NO_MODEL, code="model_not_found", field="model", model=model_id)
     if db.get(ModelPin, (model_id, owner_kind, owner_id)) is None:
-        db.add(ModelPin(model_id=model_id, owner_kind=owner_kind, owner_id=owner_id))
+        db.add(ModelPin(model_id=model_id, owner_kind=owner_kind, owner_id=owner_id, label=label))
         db.flush()
 
 
@@ -186,28 +227,35 @@ def delete(db: Session, workspace_id: str, model_id: str) -> Model:
     held = pins(db, model.id)
     if held:
         raise Conflict(
-            N_(
-                "“%(name)s” is in use by %(count)s jobs or deployments. Delete or finish them first."
-            ),
+            N_("“%(name)s” is in use by %(users)s. Delete or finish what uses it first."),
             code="model_in_use",
             name=model.name,
-            count=len(held),
+            users=users(held),
         )
-    child = db.scalar(
-        select(Model.name)
-        .where(Model.base_id == model.id, Model.kind == "adapter", Model.deleted_at.is_(None))
-        .limit(1)
+    children = list(
+        db.scalars(
+            select(Model.name)
+            .where(Model.base_id == model.id, Model.kind == "adapter", Model.deleted_at.is_(None))
+            .order_by(Model.created_at.desc())
+            .limit(NAMED + 1)
+        )
     )
-    if child is not None:
+    if children:
         raise Conflict(
             N_("“%(name)s” is the base of the adapter “%(child)s”. Delete that first."),
             code="model_in_use",
             name=model.name,
-            child=child,
+            child="”, “".join(children[:NAMED]) + (" …" if children[NAMED:] else ""),
         )
     model.deleted_at = now()
     db.flush()
     return model
+
+
+def users(held: list[ModelPin]) -> str:
+    """Who needs a model, by name and id: “chat” (dep_…), “mood” (job_…) …"""
+    named = [f"“{one.label}” ({one.owner_id})" if one.label else one.owner_id for one in held]
+    return ", ".join(named[:NAMED]) + (f" … ({len(held)})" if named[NAMED:] else "")
 
 
 # -- lineage -----------------------------------------------------------------------------
@@ -295,7 +343,7 @@ def ensure_starter(db: Session, files: Path = STARTER_FILES) -> Model:
         lineage={},
         facts=facts,
     )
-    model.licence = "Apache-2.0"
+    model.licence, model.family = "Apache-2.0", "Danlu"
     model.description = N_(
         "A small demo model in Chinese and English that shows the whole flow on any machine. "
         "It knows little: use it to learn the console, not to answer questions."

@@ -57,7 +57,8 @@ def inspect(directory: Path) -> dict[str, Any]:
     """Facts of the model in `directory`.
 
     `architecture` ("" for an adapter), `parameters`, `context_length` in tokens (0 if not said),
-    `size` in bytes of all files, `adapter` (bool). Raises Invalid with a sentence about the file.
+    `size` in bytes of all files, `adapter` (bool), `templated` (bool): whether there is a chat
+    template. Raises Invalid with a sentence about the file.
     """
     files = listed(directory)
     weights = [path for path in files if path.suffix == ".safetensors"]
@@ -78,7 +79,18 @@ def inspect(directory: Path) -> dict[str, Any]:
         "context_length": context_length(config),
         "size": sum(path.stat().st_size for path in files),
         "adapter": adapter,
+        "templated": templated(directory),
     }
+
+
+def templated(directory: Path) -> bool:
+    """Whether the files bring a chat template, in either of the two places."""
+    if (directory / "chat_template.jinja").is_file():
+        return True
+    try:
+        return bool(read_json(directory / "tokenizer_config.json").get("chat_template"))
+    except Invalid:
+        return False
 
 
 def listed(directory: Path) -> list[Path]:

@@ -9,8 +9,8 @@ from app.accounts.auth import Principal
 from app.config import settings
 from app.datasets.intake import importing
 from tests.datasets.files import many
-from tests.datasets.intake.stand_in_hub import Hub, serving
 from tests.factories import make_principal, make_user, make_workspace
+from tests.stand_in_hub import Hub, serving
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.config import settings
-from app.datasets.intake.upload import display_name
 from app.datasets.tables import Dataset, DatasetEvent, DatasetIssue, DatasetVersion
+from app.uploads.service import display_name
 from tests.conftest import Client
 from tests.datasets.files import BAD, jsonl, many, row, stored
 

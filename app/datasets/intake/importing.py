@@ -2,20 +2,13 @@
 
 The version is `importing` meanwhile. Its recipe says what is fetched; its cursor, how far that is:
 `{files: [{name, url, size, sha256, validator}], at, received, total, best, tries, waits}`. The
-bytes lie in `settings.uploads` until all are here, and the sizes on disk are the truth: whoever
-takes the next stretch goes on from there with Range, where the server can prove that it still
-has the same file, and starts over where it cannot.
+bytes lie in `settings.uploads` until all are here, and the sizes on disk are the truth.
 """
 
 import copy
-import errno
-import fcntl
-import hashlib
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -29,19 +22,19 @@ from app import addresses, fetching, storage
 from app.config import settings
 from app.datasets import service, work
 from app.datasets.intake import hubs
-from app.datasets.intake.upload import MAX_FILES, disk_full, display_name, joined, part, partial
+from app.datasets.intake.upload import MAX_FILES, joined, part, partial
 from app.datasets.states import FAILED, IMPORTING, VALIDATING, switch
 from app.datasets.tables import DatasetVersion
 from app.db import now
 from app.errors import N_, DomainError, Invalid, Unavailable
+from app.pulling import WAIT, alone, pull
 from app.queue import transaction
+from app.uploads.service import display_name
 
 log = structlog.get_logger()
 
 STRETCH = 5.0  # seconds, after which a fetch that can be taken up again lets others have a turn
-LONGEST = 600.0  # seconds for one answer, from servers that cannot take up again
 BEAT = 1.0  # seconds between two looks at whether anybody still wants it
-WAIT = (2, 5, 15, 30, 60)  # seconds before the second try without a new byte, the third ...
 
 
 class Stopped(Exception):
@@ -70,22 +63,6 @@ def import_version(version_id: str) -> None:
             stretch.fail(error)
     with transaction() as db:
         nudge_next(db)
-
-
-@contextmanager
-def alone(directory: Path) -> Iterator[bool]:
-    """Whether nobody else on this machine is here; nobody comes while this lasts."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ours = True
-    except BlockingIOError:
-        ours = False
-    try:
-        yield ours
-    finally:
-        os.close(handle)
 
 
 @dataclass
@@ -127,31 +104,15 @@ class Stretch:
 
     def fetch(self, file: dict[str, Any], path: Path, have: int) -> bool:
         """One file, from where it stands. False if it is to be gone on with later."""
-        if not have or have != file.get("size"):
-            proven = file.get("validator") or file.get("sha256")
-            with fetching.stream(
-                file["url"],
-                limit=settings.max_upload_mb * 2**20 - (self.received() - have),
-                seconds=LONGEST,
-                offset=have if proven else 0,  # or nothing would say that the rest belongs to it
-                validator=file.get("validator", ""),
-                allow=allowed(self.one.recipe),
-            ) as answer:
-                self.heed(file, answer)
-                if not self.pour(answer, path):
-                    return False
-        if file["size"] not in (None, path.stat().st_size):
-            raise addresses.Interrupted(
-                N_("The file came shorter than announced."), code="file.cut"
-            )
-        if file.get("sha256") and self.digest(path) != file["sha256"]:
-            path.unlink()
-            raise addresses.Interrupted(
-                N_("“%(name)s” did not come as the hub describes it."),
-                code="import.damaged",
-                name=file["name"],
-            )
-        return True
+        return pull(
+            file,
+            path,
+            limit=settings.max_upload_mb * 2**20 - (self.received() - have),
+            until=self.until,
+            beat=self.beat,
+            allow=allowed(self.one.recipe),
+            heed=self.heed,
+        )
 
     def heed(self, file: dict[str, Any], answer: fetching.Answer) -> None:
         """What the server says of the file."""
@@ -161,35 +122,8 @@ class Stretch:
                 N_("There is a web page at this address, not a file of data."), code="address.page"
             )
         file["name"] = file["name"] or display_name(answer.name) or "data"
-        file["size"] = answer.size if answer.size is not None else file.get("size")
-        file["validator"] = answer.validator if answer.resumable else ""
         if by_address:
             self.cursor["total"] = answer.size
-
-    def pour(self, answer: fetching.Answer, path: Path) -> bool:
-        """Write what comes. False if the time was over before the end, and it can be gone on."""
-        with path.open("ab") as file:
-            file.truncate(answer.offset)
-            try:
-                for chunk in answer.chunks:
-                    file.write(chunk)
-                    over = time.monotonic() > self.until
-                    if self.beat() and over and answer.validator and answer.resumable:
-                        return False
-                file.flush()
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                raise disk_full() from None
-        return True
-
-    def digest(self, path: Path) -> str:
-        found = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                found.update(block)
-                self.beat()
-        return found.hexdigest()
 
     def received(self) -> int:
         """Bytes that are here, of all files."""

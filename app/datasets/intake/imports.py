@@ -10,12 +10,13 @@ from app import addresses
 from app.accounts.auth import Principal
 from app.datasets import service
 from app.datasets.intake import hubs
-from app.datasets.intake.upload import display_name, partial
+from app.datasets.intake.upload import partial
 from app.datasets.states import FAILED, IMPORTING, switch
 from app.datasets.tables import DatasetVersion
 from app.db import new_id
 from app.errors import N_, Conflict, DomainError, Invalid
 from app.queue import transaction
+from app.uploads.service import display_name
 
 CANCELLED: dict[str, Any] = {
     "code": "cancelled",

@@ -95,6 +95,6 @@ def hub_page(request: Request, form: Parsed[Any] | None, status: int = 200) -> R
         status=status,
         form=form,
         listing=listing,
-        checked={one.path for one in listing.suggested()} if listing else set(),
+        checked={one.path for one in hubs.suggested(listing)} if listing else set(),
         most=MOST,
     )

@@ -5,7 +5,6 @@ in the order of `DatasetVersion.files`. A JSON body names uploads that came in p
 """
 
 import errno
-import re
 import shutil
 import tempfile
 import time
@@ -21,18 +20,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from app.config import settings
-from app.errors import DISK_FULL, N_, DomainError, Invalid, Unavailable
+from app.errors import N_, DomainError, Invalid, disk_full
+from app.uploads.service import BODY, BUFFER, UNFINISHED, display_name
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-BODY = "body"  # the first file's name on disk; the uploader's name is for display only
-BUFFER = 2**20
 FIELD_BYTES = 64 * 2**10
 MAX_PARTS = 200
 MAX_FILES = 100  # of one version
 ABANDONED = 3600  # seconds without a write, after which an upload's writer is dead
-UNFINISHED = 86400  # seconds that an upload in pieces waits for its next piece
 
 
 @dataclass
@@ -60,20 +57,6 @@ def part(number: int) -> str:
 def joined(files: list[dict[str, Any]]) -> str:
     """The names of several files as one, for display."""
     return display_name(", ".join(one["name"].rsplit("/", 1)[-1] for one in files))
-
-
-def display_name(raw: str) -> str:
-    """The last part of a file name from outside, for display: no path, nothing unprintable."""
-    name = re.split(r"[\\/]", raw)[-1]
-    return "".join(char for char in name if char.isprintable()).strip()[-200:]
-
-
-def placed_name(raw: str) -> str:
-    """A file's name with the folders it was chosen from: for display, and for files that name each
-    other. Never a path of ours.
-    """
-    parts = [display_name(part) for part in re.split(r"[\\/]", raw)]
-    return "/".join(part for part in parts if part not in ("", ".", ".."))[-500:].lstrip("/")
 
 
 def scratch() -> Path:
@@ -181,10 +164,6 @@ def too_many_files() -> Invalid:
         field="file",
         most=MAX_FILES,
     )
-
-
-def disk_full() -> Unavailable:
-    return Unavailable(DISK_FULL, code="disk_full")
 
 
 async def receive(request: Request, upload: Upload) -> None:

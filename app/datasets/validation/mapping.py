@@ -18,10 +18,10 @@ from app.datasets.containers import reader
 from app.datasets.formats import FORMATS, BadRow, Row, columns
 from app.datasets.formats.columns import FIELDS, Mapping
 from app.datasets.formats.sharegpt import TAGS
-from app.datasets.intake.upload import BODY
 from app.datasets.states import MAPPING, VALIDATING, switch
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, Conflict, Invalid
+from app.uploads.service import BODY
 
 SAMPLE_ROWS = 20
 SAMPLE_BYTES = 2**18  # of a sample, as JSON

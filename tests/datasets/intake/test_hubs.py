@@ -7,15 +7,16 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import hubs as hub_api
 from app.config import settings
 from app.datasets.intake import hubs, importing
 from app.datasets.tables import DatasetVersion
 from tests.conftest import Client
 from tests.datasets.files import many
 from tests.datasets.intake.importers import SLOW, URL, begin, failed, finish, fresh
-from tests.datasets.intake.stand_in_hub import COMMIT, OLDER, Hub
 from tests.datasets.test_routes import one as one_of
 from tests.datasets.test_routes import page, test_id
+from tests.stand_in_hub import COMMIT, OLDER, Hub
 
 
 @pytest.mark.parametrize("name", ["huggingface", "modelscope"])
@@ -89,7 +90,7 @@ def test_progress_over_several_files(
 def test_what_does_not_match_its_checksum_is_not_taken(
     api: Client, db: Session, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hubs, "sha", lambda digest: "0" * 64)
+    monkeypatch.setattr(hub_api, "sha", lambda digest: "0" * 64)
     asked = {"hub": "modelscope", "repository": "lin/reviews", "files": ["extra.json"]}
     assert failed(api, db, **asked) == "import.damaged"
 
@@ -128,7 +129,7 @@ def test_a_hub_that_speaks_otherwise(api: Client, db: Session, hub: Hub, body: b
 
 def test_names_that_a_hub_might_give(hub: Hub) -> None:
     for path in ("../x.json", "a/../../x.json", "/etc/x.json", "a//x.json", "a\0.json", "a\n.json"):
-        assert not hubs.safe(path)
+        assert not hub_api.safe(path)
     assert hubs.named("huggingface", "https://huggingface.co/datasets/a/b/tree/main", "") == (
         "a/b",
         "",

@@ -14,9 +14,9 @@ from app.datasets.tables import DatasetVersion
 from tests.conftest import Client
 from tests.datasets.files import many, stored
 from tests.datasets.intake.importers import SLOW, URL, begin, failed, finish, fresh, nudges, rested
-from tests.datasets.intake.stand_in_hub import Hub
 from tests.datasets.test_routes import one as one_of
 from tests.datasets.test_routes import page, test_id
+from tests.stand_in_hub import Hub
 
 # -- from an address ---------------------------------------------------------------------
 

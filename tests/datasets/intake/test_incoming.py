@@ -14,11 +14,12 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.config import settings
-from app.datasets.intake import incoming
-from app.datasets.intake.upload import placed_name
-from app.datasets.tables import DatasetUpload, DatasetVersion
+from app.datasets.tables import DatasetVersion
 from app.db import now
 from app.queue import transaction
+from app.uploads import pieces, service
+from app.uploads.service import placed_name
+from app.uploads.tables import Upload
 from tests import factories as make
 from tests.conftest import Client, sign_in
 from tests.datasets.files import many, stored
@@ -46,7 +47,7 @@ def sent(api: Client, data: bytes, name: str = "a.jsonl") -> str:
 
 def rows(db: Session) -> int:
     db.rollback()
-    return db.scalar(select(func.count()).select_from(DatasetUpload)) or 0
+    return db.scalar(select(func.count()).select_from(Upload)) or 0
 
 
 def test_a_file_in_three_pieces_becomes_a_dataset(api: Client, db: Session) -> None:
@@ -59,7 +60,7 @@ def test_a_file_in_three_pieces_becomes_a_dataset(api: Client, db: Session) -> N
         assert [answer.json()["offset"], answer.headers["upload-offset"]] == [here, str(here)]
         assert api.head(f"{URL}/{upload}").headers["upload-offset"] == str(here)
         assert api.get(f"{URL}/{upload}").json()["offset"] == here
-    assert incoming.place(upload).read_bytes() == data
+    assert service.place(upload).read_bytes() == data
     made = api.post("/api/v1/datasets", json={"name": "mine", "uploads": [upload]})
     assert made.status_code == 201, made.text
     assert [made.json()[key] for key in ("name", "status", "rows")] == ["mine", "draft", 300]
@@ -112,7 +113,7 @@ def test_more_than_announced_is_refused(api: Client) -> None:
     assert answer.headers["upload-offset"] == "0"
     answer = send(api, upload, iter([b"x" * 600] * 2), 0)  # without a length
     assert [answer.status_code, answer.headers["upload-offset"]] == [422, "1000"]
-    assert incoming.offset(upload) == 1000
+    assert service.offset(upload) == 1000
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "x", 10**16, None])
@@ -127,11 +128,11 @@ def test_limits_are_checked_before_anything_is_sent(
     answer = api.post(URL, json={"file_name": "a", "size": 2**20 + 1})
     assert [answer.status_code, answer.json()["code"]] == [413, "too_large"]
     begin(api, b"", size=2**20)
-    monkeypatch.setattr(incoming, "MOST", 2)
+    monkeypatch.setattr(service, "MOST", 2)
     begin(api, b"x")
     answer = api.post(URL, json={"file_name": "a", "size": 1})
     assert [answer.status_code, answer.json()["code"]] == [409, "upload.too_many"]
-    monkeypatch.setattr(incoming, "MOST", 200)
+    monkeypatch.setattr(service, "MOST", 200)
     monkeypatch.setattr(settings, "max_upload_mb", 10**9)
     answer = api.post(URL, json={"file_name": "a", "size": 10**14})
     assert [answer.status_code, answer.json()["code"]] == [503, "disk_full"]
@@ -156,17 +157,17 @@ def test_a_full_disk_is_said_and_what_came_stays(
         written.append(real(file, data[: 2**20]))
         return written[0]
 
-    monkeypatch.setattr(incoming.os, "write", full)
+    monkeypatch.setattr(pieces.os, "write", full)
     answer = send(api, upload, b"x" * 5 * 2**20, 0)
     monkeypatch.undo()
     assert [answer.status_code, answer.json()["code"]] == [503, "disk_full"]
-    assert int(answer.headers["upload-offset"]) == incoming.offset(upload) == written[0]
+    assert int(answer.headers["upload-offset"]) == service.offset(upload) == written[0]
     assert send(api, upload, b"y" * (5 * 2**20 - written[0]), written[0]).status_code == 200
 
 
 def test_two_connections_do_not_mix(api: Client) -> None:
     upload = begin(api, b"", size=10)
-    file = incoming.claimed(upload)
+    file = pieces.claimed(upload)
     assert file is not None
     answer = send(api, upload, b"x" * 10, 0)
     assert [answer.status_code, answer.json()["code"]] == [409, "upload.busy"]
@@ -213,15 +214,15 @@ def test_a_client_that_goes_away_leaves_what_it_sent(api: Client, db: Session) -
         ],
     }
     asyncio.run(app(scope, receive, answer))
-    assert incoming.offset(upload) == cut
+    assert service.offset(upload) == cut
     db.rollback()
-    assert db.get(DatasetUpload, upload).received == cut  # type: ignore[union-attr]
+    assert db.get(Upload, upload).received == cut  # type: ignore[union-attr]
     assert send(api, upload, data[cut:], cut).json()["offset"] == len(data)
-    assert incoming.place(upload).read_bytes() == data
+    assert service.place(upload).read_bytes() == data
 
 
 def test_a_silent_sender_is_given_up(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "SILENCE", 0.2)
+    monkeypatch.setattr(pieces, "SILENCE", 0.2)
     upload = begin(api, b"", size=100)
 
     class Slow:
@@ -231,12 +232,12 @@ def test_a_silent_sender_is_given_up(api: Client, monkeypatch: pytest.MonkeyPatc
             yield b"x" * 10
             await asyncio.sleep(5)
 
-    file = incoming.claimed(upload)
+    file = pieces.claimed(upload)
     assert file is not None
     with pytest.raises(TimeoutError):
-        asyncio.run(incoming.pour(Slow(), file, 100))  # type: ignore[arg-type]
+        asyncio.run(pieces.pour(Slow(), file, 100))  # type: ignore[arg-type]
     os.close(file)
-    assert incoming.offset(upload) == 10
+    assert service.offset(upload) == 10
 
 
 def test_what_is_not_complete_makes_no_dataset(api: Client, db: Session) -> None:
@@ -282,7 +283,7 @@ def test_other_workspaces_find_nothing(api: Client, db: Session, anonymous: Clie
     assert anonymous.get(URL).json()["data"] == []
     answer = anonymous.post("/api/v1/datasets", json={"uploads": [upload]})
     assert answer.status_code == 404
-    assert incoming.offset(upload) == len(many(3))
+    assert service.offset(upload) == len(many(3))
 
 
 def test_nobody_is_read_from_who_may_not_upload(
@@ -294,26 +295,24 @@ def test_nobody_is_read_from_who_may_not_upload(
     make.make_membership(db, api.workspace, user, "viewer")
     sign_in(db, anonymous, user, api.workspace)
     assert send(anonymous, upload, b"x", 0).status_code == 403
-    assert incoming.offset(upload) == 0
+    assert service.offset(upload) == 0
 
 
 def test_what_nobody_goes_on_with_is_cleared(api: Client, db: Session) -> None:
     old, new = sent(api, many(3)), sent(api, many(3))
     db.execute(
-        update(DatasetUpload)
-        .where(DatasetUpload.id == old)
-        .values(touched_at=now() - timedelta(hours=25))
+        update(Upload).where(Upload.id == old).values(touched_at=now() - timedelta(hours=25))
     )
     db.commit()
     with transaction() as session:
-        incoming.clear(session)
+        service.clear(session)
     assert [one["id"] for one in api.get(URL).json()["data"]] == [new]
     assert [path.split("/")[0] for path in stored()] == [new]
     long_ago = time.time() - 90_000  # where the sweep does not see the disk
-    for path in (incoming.place(new), incoming.place(new).parent):
+    for path in (service.place(new), service.place(new).parent):
         os.utime(path, (long_ago, long_ago))
     api.post("/api/v1/datasets", files={"file": ("a.jsonl", many(1))})
-    assert not incoming.place(new).exists()
+    assert not service.place(new).exists()
     assert send(api, new, many(3), 0).status_code == 200  # and it begins anew
 
 

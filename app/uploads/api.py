@@ -1,6 +1,6 @@
 """Uploads in pieces as JSON: announce a file, send it, ask how far it is.
 
-Then `POST /api/v1/datasets` with `{name, uploads: [id]}` makes a dataset of it.
+Then `POST /api/v1/datasets` or `POST /api/v1/models` with `{name, uploads: [id]}` uses it.
 """
 
 from datetime import datetime
@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 
 from app import failures
 from app.accounts.auth import Principal, requires
-from app.datasets.intake import incoming
-from app.datasets.intake.incoming import Appended
-from app.datasets.tables import DatasetUpload
 from app.queue import Db
+from app.uploads import service
+from app.uploads.pieces import Appended
+from app.uploads.tables import Upload
 
 router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"])
 Writer = Annotated[Principal, requires("member", "datasets:write")]
@@ -57,27 +57,27 @@ class UploadList(BaseModel):
 @router.post("", status_code=201)
 def begin(response: Response, body: Announced, who: Writer, db: Db) -> UploadOut:
     """Announce a file. Send it with PATCH, in one piece or many; it waits a day for the next."""
-    return out(response, incoming.begin(db, who, body.file_name, body.size), 0)
+    return out(response, service.begin(db, who, body.file_name, body.size), 0)
 
 
 @router.get("")
 def index(response: Response, who: Writer, db: Db) -> UploadList:
     """The uploads of the workspace that are not used yet."""
-    found = incoming.unfinished(db, who)
-    data = [out(response, one, incoming.offset(one.id)) for one in found]
+    found = service.unfinished(db, who)
+    data = [out(response, one, service.offset(one.id)) for one in found]
     return UploadList(data=data, has_more=False)
 
 
 @router.get("/{upload_id}")
 def show(response: Response, upload_id: str, who: Writer, db: Db) -> UploadOut:
     """How far it is: where the next piece begins."""
-    return out(response, incoming.find(db, who, upload_id), incoming.offset(upload_id))
+    return out(response, service.find(db, who, upload_id), service.offset(upload_id))
 
 
 @router.head("/{upload_id}", include_in_schema=False)
 def head(upload_id: str, who: Writer, db: Db) -> Response:
     response = Response()
-    out(response, incoming.find(db, who, upload_id), incoming.offset(upload_id))
+    out(response, service.find(db, who, upload_id), service.offset(upload_id))
     return response
 
 
@@ -99,10 +99,10 @@ def append(request: Request, response: Response, piece: Appended) -> UploadOut |
 @router.delete("/{upload_id}", status_code=204)
 def delete(upload_id: str, who: Writer, db: Db) -> None:
     """Cancel it."""
-    incoming.remove(db, incoming.find(db, who, upload_id))
+    service.remove(db, service.find(db, who, upload_id))
 
 
-def out(response: Response, upload: DatasetUpload, offset: int) -> UploadOut:
+def out(response: Response, upload: Upload, offset: int) -> UploadOut:
     response.headers["Upload-Offset"] = str(offset)
     response.headers["Upload-Length"] = str(upload.size)
     return UploadOut(

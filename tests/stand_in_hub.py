@@ -1,4 +1,4 @@
-"""A server that speaks what Hugging Face and ModelScope speak of datasets, and serves plain files.
+"""A server that speaks what Hugging Face and ModelScope speak, and serves plain files.
 
 It can be told to break off, to be slow, to know no ranges, and to answer with any status.
 """
@@ -21,7 +21,8 @@ OLDER = "f194f50981eaaa6019bbec5049a4c7e1fd294110"
 
 @dataclass
 class Hub:
-    files: dict[str, bytes] = field(default_factory=dict)  # of the repository lin/reviews
+    files: dict[str, bytes] = field(default_factory=dict)  # of the dataset lin/reviews
+    models: dict[str, dict[str, bytes]] = field(default_factory=dict)  # repository → its files
     plain: dict[str, bytes] = field(default_factory=dict)  # path → body, outside any repository
     headers: dict[str, str] = field(default_factory=dict)  # added to every file
     redirects: dict[str, str] = field(default_factory=dict)  # path → address
@@ -31,6 +32,7 @@ class Hub:
     ranges: bool = True
     sized: bool = True  # whether it says how long an answer is
     recursive: bool = True  # whether ModelScope's listing goes into folders by itself
+    head: bool = True  # whether ModelScope says which commit is the newest
     page: int = 2  # entries of a page of a listing
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     url: str = ""
@@ -62,19 +64,38 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             elif path in hub.plain:
                 self.file(hub.plain[path])
             elif found := re.fullmatch(r"/api/datasets/lin/reviews/(revision|tree)/(\S+)", path):
-                self.huggingface(found[1], found[2], query)
+                self.huggingface(found[1], found[2], query, hub.files)
+            elif (
+                found := re.fullmatch(r"/api/models/(\w+/[\w.-]+)/(revision|tree)/(\S+)", path)
+            ) and found[1] in hub.models:
+                self.huggingface(found[2], found[3], query, hub.models[found[1]])
+            elif (found := re.fullmatch(r"/(\w+/[\w.-]+)/resolve/(\w+)/(.+)", path)) and found[
+                1
+            ] in hub.models:
+                known = COMMIT if found[2] == COMMIT else ""
+                self.blob(found[3], known, hub.models[found[1]])
+            elif (
+                found := re.fullmatch(r"/api/v1/models/(\w+/[\w.-]+)/repo(/files)?", path)
+            ) and found[1] in hub.models:
+                those = hub.models[found[1]]
+                if found[2]:
+                    self.modelscope(query, those)
+                else:
+                    self.blob(query["FilePath"], query["Revision"], those)
             elif found := re.fullmatch(r"/datasets/lin/reviews/resolve/(\w+)/(.+)", path):
-                self.blob(found[2], COMMIT if found[1] == COMMIT else "")
+                self.blob(found[2], COMMIT if found[1] == COMMIT else "", hub.files)
             elif path == "/api/v1/datasets/lin/reviews/repo/tree":
-                self.modelscope(query)
+                self.modelscope(query, hub.files)
             elif path == "/api/v1/datasets/lin/reviews/repo":
-                self.blob(query["FilePath"], query["Revision"])
-            elif path.startswith("/api/datasets/"):
+                self.blob(query["FilePath"], query["Revision"], hub.files)
+            elif path.startswith(("/api/datasets/", "/api/models/")):
                 self.answer(401, b'{"error": "Invalid username or password."}')  # as the hub does
             else:
                 self.answer(404, b'{"Code": 404, "Success": false}')
 
-        def huggingface(self, what: str, revision: str, query: dict[str, str]) -> None:
+        def huggingface(
+            self, what: str, revision: str, query: dict[str, str], files: dict[str, bytes]
+        ) -> None:
             if revision not in ("main", COMMIT):
                 self.answer(404, b'{"error": "Invalid rev id"}')
             elif what == "revision":
@@ -82,7 +103,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             else:
                 at = int(query.get("cursor", "0"))
                 entries = [{"type": "directory", "oid": "0", "size": 0, "path": "data"}]
-                for name, body in sorted(hub.files.items()):
+                for name, body in sorted(files.items()):
                     entry = {"type": "file", "oid": "1", "size": len(body), "path": name}
                     if len(body) > 1000:
                         digest = hashlib.sha256(body).hexdigest()
@@ -96,12 +117,12 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     more["link"] = f'<{there}>; rel="next"'
                 self.json(entries[at : at + hub.page], **more)
 
-        def modelscope(self, query: dict[str, str]) -> None:
+        def modelscope(self, query: dict[str, str], files: dict[str, bytes]) -> None:
             if query["Revision"] not in ("master", COMMIT, OLDER):
                 self.json({"Code": 200, "Success": True, "Data": {"Files": None}})
                 return
             root, entries = query.get("Root", ""), {}
-            for number, (name, body) in enumerate(sorted(hub.files.items())):
+            for number, (name, body) in enumerate(sorted(files.items())):
                 if root and not name.startswith(f"{root}/"):
                     continue
                 inner = name.removeprefix(f"{root}/" if root else "")
@@ -115,18 +136,19 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                         "Size": len(body),
                         "Sha256": hashlib.sha256(body).hexdigest(),
                         "Revision": OLDER if number else COMMIT,
+                        "CommittedDate": 1_700_000_000 - number,
                     }
             at = (int(query.get("PageNumber", "1")) - 1) * hub.page
             listed = list(entries.values())[at : at + hub.page]
             head = {"Id": "", "ShortId": COMMIT[:8]}
-            data = {"Files": listed, "LatestCommitter": head}
+            data = {"Files": listed} | ({"LatestCommitter": head} if hub.head else {})
             self.json({"Code": 200, "Success": True, "Data": data})
 
-        def blob(self, name: str, revision: str) -> None:
-            if name not in hub.files or revision not in (COMMIT, OLDER):
+        def blob(self, name: str, revision: str, files: dict[str, bytes]) -> None:
+            if name not in files or revision not in (COMMIT, OLDER):
                 self.answer(404, b"{}")
             else:
-                self.file(hub.files[name])
+                self.file(files[name])
 
         def file(self, body: bytes) -> None:
             etag = f'"{hashlib.sha1(body).hexdigest()}"'

@@ -1,0 +1,292 @@
+"""Imports: the files of a model fetched, checked, and put into the registry.
+
+An import's cursor says how far it is: `{files: [{name, url, size, sha256, validator, done}], at,
+received, total, best, tries, waits, commit, left_out, turn}`. The bytes lie in `settings.uploads`
+of the node that began it until all are here; the sizes on disk are the truth. A failed import
+keeps them for a day, so that trying again goes on from there.
+"""
+
+import copy
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app import addresses, hubs, storage
+from app.config import settings
+from app.db import now
+from app.errors import N_, DomainError, Unavailable, disk_full
+from app.models import arriving, sources
+from app.models.states import FAILED, IMPORTING, SUCCEEDED, switch
+from app.models.tables import ModelImport
+from app.pulling import WAIT, alone, digest, pour, pull
+from app.queue import CONTROL, node_queue, send, transaction
+
+log = structlog.get_logger()
+
+STRETCH = 5.0  # seconds, after which a fetch that can be taken up again lets others have a turn
+BEAT = 1.0  # seconds between two looks at whether anybody still wants it
+STALE = timedelta(minutes=5)  # of silence, after which whoever claimed it is dead
+MAX_ATTEMPTS = 5
+GIVEN_UP: dict[str, Any] = {
+    "code": "stopped",
+    "message": N_(
+        "The import stopped unexpectedly several times. Try again; if it stays, an administrator "
+        "finds the reason in the server's log."
+    ),
+    "params": {},
+}
+
+
+class Stopped(Exception):
+    """Nobody wants it any more, or somebody else is at it."""
+
+
+def nudge(db: Session, one: ModelImport) -> None:
+    """Tell a worker that there is a stretch to take: the one that has the bytes, if one has."""
+    queue = node_queue(one.node_id) if one.node_id else CONTROL
+    send(db, "workers.import_model", one.id, queue=queue)
+
+
+def place(import_id: str) -> Path:
+    """Where the bytes of an import collect."""
+    return settings.uploads / f"model-{import_id}"
+
+
+def import_model(import_id: str) -> None:
+    """One stretch of an import: the body of the task `workers.import_model`.
+
+    One at a time on a machine, so that its worker has a slot left for what is quick.
+    """
+    with alone(settings.uploads / "importing-models") as ours:
+        one = claim(import_id) if ours else None
+        if one is None:
+            return
+        place(one.id).mkdir(exist_ok=True, mode=0o700)
+        stretch = Stretch(one, copy.deepcopy(one.cursor), time.monotonic() + STRETCH)
+        try:
+            if stretch.go():
+                stretch.finish()
+        except Stopped:
+            log.info("an import was stopped", model_import=one.id)
+        except Unavailable as error:  # also Interrupted
+            stretch.rest(error)
+        except DomainError as error:
+            stretch.fail(error)
+    with transaction() as db:
+        nudge_next(db)
+
+
+def claim(import_id: str) -> ModelImport | None:
+    """The import, if it moves and nobody else is at it. Detached; counts the attempt."""
+    with transaction() as db:
+        query = select(ModelImport).where(
+            ModelImport.id == import_id, ModelImport.state == IMPORTING
+        )
+        one = db.scalar(query.with_for_update(skip_locked=True))
+        if one is None or (one.claimed_at and one.claimed_at > now() - STALE):
+            return None
+        if one.node_id not in (None, settings.node):
+            return None
+        if one.attempts >= MAX_ATTEMPTS:
+            switch(db, one, FAILED, error=GIVEN_UP)
+            return None
+        one.attempts += 1
+        one.claimed_at, one.node_id = now(), settings.node
+    return one
+
+
+def nudge_next(db: Session) -> None:
+    """Whoever has waited longest for a turn."""
+    query = select(ModelImport).where(
+        ModelImport.state == IMPORTING, ModelImport.claimed_at.is_(None)
+    )
+    turn = func.coalesce(ModelImport.cursor["turn"].astext, "")
+    if one := db.scalar(query.order_by(turn, ModelImport.created_at).limit(1)):
+        nudge(db, one)
+
+
+@dataclass
+class Stretch:
+    """The import as it was claimed, its cursor as it now is, and when others may go on."""
+
+    one: ModelImport
+    cursor: dict[str, Any]
+    until: float  # on the monotonic clock
+    beaten: float = 0.0
+
+    @property
+    def directory(self) -> Path:
+        return place(self.one.id)
+
+    # -- fetching
+
+    def go(self) -> bool:
+        """Fetch until all is here, or the time is over: False. Raises DomainError or Stopped."""
+        with suppress(FileNotFoundError):
+            storage.fetch(arriving.artefact(self.one.id))  # only what comes after was not done
+            return True
+        if "files" not in self.cursor:
+            self.cursor |= sources.listed(self.one)
+            self.save()
+        self.room()
+        for number, file in enumerate(self.cursor["files"]):
+            path = self.directory / file["name"]
+            have = path.stat().st_size if path.exists() else -1
+            if have == file.get("done", -2):
+                continue
+            if "done" in file:  # it was whole once, and was touched since
+                path.unlink(missing_ok=True)
+                have = -1
+            self.cursor["at"] = number
+            if not self.fetch(file, path, max(have, 0)):
+                self.cursor["turn"] = now().isoformat()
+                self.save(claimed_at=None, attempts=0)
+                return False
+            file["sha256"] = file.get("sha256") or digest(path, self.beat)
+            file["done"] = path.stat().st_size
+            self.save()
+        return True
+
+    def room(self) -> None:
+        """Raises Unavailable where what is still to come would fill the disk."""
+        left = (self.cursor["total"] or 0) - self.received()
+        if left > shutil.disk_usage(self.directory).free:
+            raise disk_full()
+
+    def fetch(self, file: dict[str, Any], path: Path, have: int) -> bool:
+        """One file, from where it stands. False if it is to be gone on with later."""
+        if "url" in file:
+            return pull(
+                file,
+                path,
+                limit=settings.max_model_gb * sources.GIB - (self.received() - have),
+                until=self.until,
+                beat=self.beat,
+                allow=hubs.endpoint(self.one.source["from"])[1],
+            )
+        offset = 0 if "member" in file or have > file["size"] else have
+        came = pour(
+            sources.pieces(self.one, file, offset),
+            path,
+            offset,
+            self.beat,
+            None if "member" in file else self.until,
+        )
+        if came and path.stat().st_size != file["size"]:
+            path.unlink()
+            raise addresses.Interrupted(
+                N_("“%(name)s” changed while it was read."),
+                code="import.changed",
+                name=file["name"],
+            )
+        return came
+
+    def received(self) -> int:
+        """Bytes that are here, of all files."""
+        if not self.directory.is_dir():  # they are in the store already
+            return int(self.cursor.get("received", 0))
+        return sum(path.stat().st_size for path in self.directory.iterdir())
+
+    # -- saying so
+
+    def beat(self) -> bool:
+        """Now and then, say how far it is. True if it was time to."""
+        if time.monotonic() < self.beaten + BEAT:
+            return False
+        self.save()
+        return True
+
+    def save(self, **columns: Any) -> None:
+        """Write the cursor and keep the claim. Raises Stopped if the import is not ours now."""
+        self.beaten = time.monotonic()
+        if self.count():
+            columns.setdefault("attempts", 1)
+        with transaction() as db:
+            one = self.ours(db)
+            one.cursor = copy.deepcopy(self.cursor)
+            one.claimed_at = now()
+            for name, value in columns.items():
+                setattr(one, name, value)
+        self.one = one
+
+    def count(self) -> bool:
+        """Whether there is more than ever before; if so, what failed until now is forgotten."""
+        got = self.cursor["received"] = self.received()
+        if got <= self.cursor.get("best", 0):
+            return False
+        self.cursor |= {"best": got, "tries": 0, "waits": None}
+        return True
+
+    def ours(self, db: Session, *, claimed: bool = True) -> ModelImport:
+        """The import, locked. Raises Stopped."""
+        one = db.get(ModelImport, self.one.id, with_for_update=True)
+        if one is None or one.state != IMPORTING:
+            raise Stopped
+        if claimed and one.claimed_at != self.one.claimed_at:  # silent for too long: taken over
+            raise Stopped
+        return one
+
+    def rest(self, error: DomainError) -> None:
+        """Wait before the next try; a full disk is waited out, whatever the number of tries."""
+        self.count()
+        full = error.code == "disk_full"
+        tries = self.cursor.get("tries", 0) + (0 if full else 1)
+        log.info(
+            "an import was interrupted", model_import=self.one.id, code=error.code, tries=tries
+        )
+        if tries > len(WAIT):
+            self.fail(error)
+            return
+        waits = {"message": error.message, "params": error.params}
+        self.cursor |= {"tries": tries, "waits": waits}
+        later = now() - STALE + timedelta(seconds=WAIT[-1] if full else WAIT[tries - 1])
+        with suppress(Stopped), transaction() as db:
+            one = self.ours(db)
+            one.cursor, one.claimed_at, one.attempts = copy.deepcopy(self.cursor), later, 0
+
+    def fail(self, error: DomainError) -> None:
+        """Its bytes stay for a day."""
+        with suppress(Stopped), transaction() as db:
+            one = self.ours(db, claimed=False)
+            one.cursor = copy.deepcopy(self.cursor) | {"tries": 0, "waits": None}
+            why = {"code": error.code, "message": error.message, "params": error.params}
+            switch(db, one, FAILED, error=why)
+
+    # -- the end
+
+    def finish(self) -> None:
+        """What was fetched is a model, or is refused."""
+        artefact = arriving.artefact(self.one.id)
+        try:
+            directory = storage.fetch(artefact)
+            notes = self.cursor.get("notes", [])
+        except FileNotFoundError:
+            directory, notes = self.directory, arriving.disarm(self.directory)
+            self.cursor["notes"] = notes
+        facts = arriving.inspected(directory)
+        with transaction() as db:
+            arriving.base_of(db, self.ours(db, claimed=False), directory, facts)
+        self.save()
+        if directory == self.directory:
+            storage.move(directory, artefact)
+            directory = storage.fetch(artefact)
+        try:
+            with transaction() as db:
+                one = self.ours(db, claimed=False)  # it may have taken long, but it is all there
+                one.cursor = copy.deepcopy(self.cursor)
+                one.model_id = arriving.register(db, one, directory, facts).id
+                switch(db, one, SUCCEEDED)
+        except Stopped:
+            storage.delete(artefact)
+            raise
+        if self.one.source["from"] == "upload":
+            storage.delete(sources.upload(self.one.id))
+        shutil.rmtree(self.directory, ignore_errors=True)
