@@ -34,6 +34,7 @@ from app.datasets.validation import api as problems_api
 from app.datasets.validation import mapping_api, mapping_routes
 from app.datasets.validation import routes as problems_routes
 from app.deployments import api as deployments_api
+from app.deployments import metrics_api, metrics_routes
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
 from app.gateway import upstream
@@ -130,6 +131,8 @@ for module in (
     watching_api,
     jobs_routes,
     jobs_api,
+    metrics_routes,
+    metrics_api,
     deployments_routes,
     deployments_api,
     gateway_api,

@@ -26,7 +26,16 @@ from app.deployments import replicas as deployments
 from app.jobs import loads
 from app.jobs import runs as jobs
 from app.queue import transaction
-from workers import checkpoints, inventory, measures, process, replicas, reporters, runs
+from workers import (
+    checkpoints,
+    engine_metrics,
+    inventory,
+    measures,
+    process,
+    replicas,
+    reporters,
+    runs,
+)
 from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known
@@ -166,6 +175,7 @@ def loop(node_id: str, asked: Signals) -> None:
             ("replicas", replicas.tick),
             ("measures", measures.tick),
             ("checkpoints", checkpoints.tick),
+            ("metrics", engine_metrics.tick),
         )
     ]
     for part in parts:

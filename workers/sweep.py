@@ -15,7 +15,7 @@ from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
 from app.datasets.intake import incoming
 from app.datasets.measures import service as measures
-from app.deployments import replicas, wanted
+from app.deployments import metrics, replicas, wanted
 from app.errors import N_
 from app.jobs import runs as jobs
 from app.jobs import webhook
@@ -35,6 +35,7 @@ def sweep() -> None:
         comparing.resend,
         incoming.clear,
         webhook.resend,
+        metrics.clear,
     ):
         run(step)
 

@@ -125,8 +125,6 @@ def detail(
 ) -> Response:
     deployment = service.get(db, who.workspace_id, deployment_id)
     context = view.detail(db, deployment, view.speaker(request))
-    if tab == "log":
-        context["log"] = view.log_tail(db, deployment)
     return render(request, "deployments/detail.html", tab=tab, **context)
 
 
@@ -137,20 +135,6 @@ def live(request: Request, deployment_id: str, who: Reader, db: Db) -> Response:
     replicas = service.replicas(db, [deployment])[deployment.id]
     context = view.live(db, deployment, replicas, view.speaker(request))
     return render(request, "deployments/detail.html", block="live", tab="", **context)
-
-
-@router.get("/{deployment_id}/log", name="deployments:log")
-def log(request: Request, deployment_id: str, who: Reader, db: Db) -> Response:
-    """The end of the engine's log; it asks for itself."""
-    deployment = service.get(db, who.workspace_id, deployment_id)
-    return render(
-        request,
-        "deployments/detail.html",
-        block="log_tail",
-        tab="log",
-        deployment=deployment,
-        log=view.log_tail(db, deployment),
-    )
 
 
 @router.post("/{deployment_id}/stop", name="deployments:stop")

@@ -18,8 +18,6 @@ from app.errors import N_, DomainError, NotFound
 from app.models.tables import Model
 from app.web import translate
 
-LOG_BYTES = 64 * 1024  # of an engine's log, on the page
-
 # Why a deployment waits, and what makes it go on.
 WAITS = {
     "new": N_("It will be looked at in a few seconds."),
@@ -130,15 +128,6 @@ def log(
         if replica.index == index:
             return service.log(db, replica, fence, offset)
     raise NotFound(N_("There is no such replica."))
-
-
-def log_tail(db: Session, deployment: Deployment) -> str:
-    """The end of what the first replica's engine wrote since it last started."""
-    replicas = service.replicas(db, [deployment])[deployment.id]
-    if not replicas:
-        return ""
-    data = service.log_tail(db, replicas[0], LOG_BYTES)
-    return data.decode(errors="replace")
 
 
 def planned(

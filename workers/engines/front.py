@@ -70,6 +70,8 @@ class Front:
         self.chats = chats
         self.remember = remember
         self.tokens = 0  # generated so far
+        self.prompted = 0  # tokens of prompts so far
+        self.running = 0  # requests in work
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,7 +91,7 @@ class Front:
         if (method, path) == ("GET", "/v1/models"):
             await reply(send, 200, {"object": "list", "data": [self.card()]})
         elif (method, path) == ("GET", "/metrics"):
-            await reply(send, 200, f"danlu:generation_tokens_total {self.tokens}\n")
+            await reply(send, 200, self.figures())
         elif method == "POST" and path in PASSED:
             await self.complete(scope, receive, send)
         else:
@@ -109,10 +111,32 @@ class Front:
             "max_model_len": self.max_model_len,
         }
 
+    def figures(self) -> str:
+        """In Prometheus' text format."""
+        return (
+            f"danlu:generation_tokens_total {self.tokens}\n"
+            f"danlu:prompt_tokens_total {self.prompted}\n"
+            f"danlu:num_requests_running {self.running}\n"
+        )
+
     async def complete(self, scope: Message, receive: Receive, send: Send) -> None:
         body = await read(receive)
         passed = self.check(scope["path"], body)
         self.remember(body)
+        self.running += 1
+        try:
+            await self.ask(scope, receive, send, body, passed)
+        finally:
+            self.running -= 1
+
+    async def ask(
+        self,
+        scope: Message,
+        receive: Receive,
+        send: Send,
+        body: dict[str, Any],
+        passed: dict[str, Any],
+    ) -> None:
         answer = Answer(self, send, body)
         asking = asyncio.ensure_future(
             self.server(scope, once(json.dumps(passed).encode(), receive), answer.send)
@@ -193,7 +217,9 @@ class Answer:
             said = answer.get("detail") or answer.get("error") or "The engine failed."
             await reply(self.pass_on, max(status, 400), wrong(str(said), None, status))
             return
-        self.front.tokens += (answer.get("usage") or {}).get("completion_tokens", 0)
+        usage = answer.get("usage") or {}
+        self.front.tokens += usage.get("completion_tokens", 0)
+        self.front.prompted += usage.get("prompt_tokens", 0)
         await reply(self.pass_on, status, answer | {"model": self.front.name})
 
     async def stream(self, more: bool) -> None:
@@ -217,7 +243,7 @@ class Answer:
         chunk["model"] = self.front.name
         if "usage" in chunk:
             self.last = dict(chunk)
-            del chunk["usage"]
+            self.front.prompted += (chunk.pop("usage") or {}).get("prompt_tokens", 0)
         for choice in chunk.get("choices", ()):
             choice.setdefault("finish_reason", None)
         return packed(chunk)
