@@ -94,7 +94,7 @@ export class Chart {
         width: this.box.clientWidth,
         height: this.height,
         scales: { x: { time: Boolean(this.when) }, y: this.log ? { distr: 3 } : { range: span } },
-        axes: [{ ...axis, size: 30, values: times ?? marks, space: this.when ? 90 : undefined }, { ...axis, size: 64, values: words }],
+        axes: [{ ...axis, size: 30, values: times || marks, ...(this.when && { space: 90 }) }, { ...axis, size: 64, values: words }],
         cursor: { sync: this.apart ? undefined : { key: "runs" }, drag: { setScale: false }, bind: { dblclick: () => () => zoom(null) } },
         hooks: { setSelect: [(plot) => this.select(plot)] },
         series: [

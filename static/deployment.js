@@ -18,12 +18,12 @@ function clock(range) {
 
 function figures(words, range) {
   const shared = { x: words.time, apart: true, when: clock(range), height: 180, floor: true };
-  const pair = (first, second) => [{ label: first, hue: "primary" }, { label: second, hue: "orange" }];
+  const pair = (first, second, points) => [{ label: first, hue: "primary", points }, { label: second, hue: "orange", points }];
   return {
     requests: { options: { ...shared, series: [{ label: words.requests, hue: "primary" }, { label: words.errors, hue: "red" }] }, columns: (of) => [of.requests, of.errors] },
-    first_token: { options: { ...shared, series: pair(words.half, words.most), format: seconds }, columns: (of) => [of.first_token.p50, of.first_token.p95] },
+    first_token: { options: { ...shared, series: pair(words.half, words.most, true), format: seconds }, columns: (of) => [of.first_token.p50, of.first_token.p95] },
     tokens: { options: { ...shared, series: pair(words.generated, words.prompted) }, columns: (of) => [of.generated, of.prompted] },
-    between_tokens: { options: { ...shared, series: pair(words.half, words.most), format: seconds }, columns: (of) => [of.between_tokens.p50, of.between_tokens.p95] },
+    between_tokens: { options: { ...shared, series: pair(words.half, words.most, true), format: seconds }, columns: (of) => [of.between_tokens.p50, of.between_tokens.p95] },
     queue: { options: { ...shared, series: pair(words.running, words.waiting) }, columns: (of) => [of.running, of.waiting] },
     cache: { options: { ...shared, series: [{ label: words.cache, hue: "primary" }], format: percent, top: 100 }, columns: (of) => [of.cache] },
   };

@@ -109,7 +109,8 @@ class Heart(threading.Thread):
 
     def tell(self, devices: list[dict[str, Any]]) -> None:
         with transaction() as db:
-            cluster.beat(db, self.node_id, settings.node_host, self.facts, devices)
+            facts = self.facts | {"shipping_lag": runs.shipping_lag()}
+            cluster.beat(db, self.node_id, settings.node_host, facts, devices)
             loads.record(db, self.node_id)
 
     def say_goodbye(self) -> None:

@@ -4,9 +4,12 @@ Each step is one transaction and does no harm twice; a step that fails does not 
 from being done. Two sweeps at once wait for each other at the cluster's lock.
 """
 
+import json
+import time
 from collections.abc import Callable
 
 import structlog
+from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -19,7 +22,7 @@ from app.deployments import metrics, replicas, wanted
 from app.errors import N_
 from app.jobs import runs as jobs
 from app.jobs import webhook
-from app.queue import transaction
+from app.queue import SWEPT, redis, transaction
 
 log = structlog.get_logger()
 
@@ -38,6 +41,17 @@ def sweep() -> None:
         metrics.clear,
     ):
         run(step)
+
+
+def timed() -> None:
+    """A sweep, and for /metrics how long it took."""
+    began = time.monotonic()
+    sweep()
+    took = {"at": time.time(), "seconds": round(time.monotonic() - began, 4)}
+    try:
+        redis().set(SWEPT, json.dumps(took))
+    except (RedisError, OSError) as error:
+        log.warning("nobody is told of the sweep", error=str(error))
 
 
 def run(step: Callable[[Session], None]) -> None:
