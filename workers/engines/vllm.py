@@ -6,16 +6,31 @@ does not show it. Only the gateway speaks to it: its key guards no more than /v1
 
 import re
 import uuid
+from pathlib import Path
 from typing import Any
 
 from app.config import settings
 from app.errors import N_
+from app.models import chat_template
 from workers.engines.common import Command, Start, cores, gpus, offline
 
 NAME = "vllm"
 SMALL = {"cpu": 1_000_000_000, "cuda": 50_000_000}  # parameters: not worth compiling for
 SOCKET_PATH = 107  # bytes that Linux allows
 COUNTER = "vllm:generation_tokens_total"
+CONTENT_FORMAT = "string"  # how training renders; vLLM's guess would be lists of parts for some
+THINKING = re.compile(r"message(?:\.thinking|\[.thinking.\])")
+# vLLM calls an answer's reasoning `reasoning_content` and hands on no other name for it.
+NAMES_THINKING = """\
+{%- set danlu = namespace(messages=[]) -%}
+{%- for message in messages -%}
+    {%- if message.reasoning_content is defined and message.thinking is not defined -%}
+        {%- set message = dict(message, thinking=message.reasoning_content) -%}
+    {%- endif -%}
+    {%- set danlu.messages = danlu.messages + [message] -%}
+{%- endfor -%}
+{%- set messages = danlu.messages -%}
+"""
 
 
 def command(start: Start) -> Command:
@@ -30,9 +45,12 @@ def command(start: Start) -> Command:
         *("--host", start.host, "--port", str(start.port)),
         *("--max-model-len", str(facts.max_model_len)),
         *("--shutdown-timeout", "5"),
+        *("--chat-template-content-format", CONTENT_FORMAT),
         "--disable-uvicorn-access-log",
         "--disable-fastapi-docs",
     ]
+    if template := served_template(start.model, start.directory):
+        argv += ["--chat-template", str(template)]
     if facts.parameters < SMALL["cuda" if start.on_gpu else "cpu"]:
         argv.append("--enforce-eager")
     if start.adapter:
@@ -61,6 +79,21 @@ def command(start: Start) -> Command:
         "MKL_NUM_THREADS": threads,
     }
     return Command(argv, env)
+
+
+def served_template(model: Path, directory: Path) -> Path | None:
+    """A chat template to serve in place of the model's own, where vLLM would hand that one less
+    than training does: written into `directory`. None where the model's own is right.
+    """
+    try:
+        found = chat_template.load(model)
+    except chat_template.ChatTemplateError:
+        return None
+    if found is None or found.tool_source or not THINKING.search(found.source):
+        return None
+    path = directory / "chat_template.jinja"
+    path.write_text(NAMES_THINKING + found.source, "utf-8")
+    return path
 
 
 # -- its log -----------------------------------------------------------------------------
