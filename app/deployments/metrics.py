@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, literal_column, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.orm import Session
 
@@ -156,7 +156,8 @@ def none(times: Sequence[int]) -> Curve:
 
 
 def bucket(column: Any, step: int) -> ColumnElement[int]:
-    return func.floor(func.extract("epoch", column) / step) * step
+    size = literal_column(str(int(step)))
+    return func.floor(func.extract("epoch", column) / size) * size
 
 
 def asked(

@@ -178,7 +178,7 @@ class Marker:
             turns, rest = every, FULL
         else:
             messages, rest = messages[: turns[-1] + 1], 0
-        closes = messages[-1]["role"] == "assistant"
+        closes = bool(messages) and messages[-1]["role"] == "assistant"
         whole = self.closed(messages, row) if closes else self.render(messages, row)
         shared: list[tuple[Span, int]] = []
         texts = [(whole, shared)]

@@ -1,8 +1,7 @@
 """The front of the transformers engine: an ASGI application around transformers' own.
 
 It asks for the secret, says what the server cannot do instead of letting it be ignored, and
-gives answers the shape that OpenAI's clients expect. Imports nothing but the standard library,
-so it is tested without torch.
+gives answers the shape that OpenAI's clients expect. It imports no torch, so it is tested without.
 """
 
 import asyncio
@@ -12,6 +11,8 @@ import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from app.models.chat_template import present
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -175,6 +176,10 @@ class Front:
         passed = {name: body[name] for name in PASSED[path] if body.get(name) is not None}
         if path == TEXT:
             passed["prompt"] = one_text(body.get("prompt"))
+        elif isinstance(passed.get("messages"), list):
+            passed["messages"] = [
+                present(one) if isinstance(one, dict) else one for one in passed["messages"]
+            ]
         return passed | {"model": self.model}
 
 
