@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, literal_column, select
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on, insert
 from sqlalchemy.orm import Session
 
 from app.cluster import service as cluster
@@ -156,7 +156,7 @@ def none(times: Sequence[int]) -> Curve:
 
 
 def bucket(column: Any, step: int) -> ColumnElement[int]:
-    size = literal_column(str(int(step)))
+    size: ColumnElement[int] = literal_column(str(int(step)))
     return func.floor(func.extract("epoch", column) / size) * size
 
 
@@ -320,7 +320,7 @@ def latest(db: Session, within: float = 60.0) -> list[tuple[ReplicaMetric, Deplo
         select(ReplicaMetric, Deployment)
         .join(Deployment, Deployment.id == ReplicaMetric.deployment_id)
         .where(ReplicaMetric.at > now() - timedelta(seconds=within))
-        .distinct(ReplicaMetric.replica_id)
+        .ext(distinct_on(ReplicaMetric.replica_id))
         .order_by(ReplicaMetric.replica_id, ReplicaMetric.at.desc())
     )
     return [(metric, deployment) for metric, deployment in db.execute(query)]

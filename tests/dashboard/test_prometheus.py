@@ -17,7 +17,14 @@ from app.deployments import metrics
 from app.gateway import figures
 from app.main import app as web
 from tests.conftest import Client
-from tests.factories import make_deployment, make_job, make_node, make_replica, make_workspace
+from tests.factories import (
+    make_deployment,
+    make_job,
+    make_node,
+    make_replica,
+    make_user,
+    make_workspace,
+)
 from workers import sweep
 
 TOKEN = "a long and secret word"
@@ -67,17 +74,18 @@ def scraped(db: Session) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
     """Every sample of a Danlu in which something of everything happens."""
     team = make_workspace(db, slug="team")
     node = make_node(db, facts={"shipping_lag": 7.5})
-    user = make_deployment(db, team, make_workspace_owner(db, team)).created_by
-    deployment = make_deployment(db, team, owner_of(db, user), name="mood", state="ready")
+    owner = make_user(db)
+    deployment = make_deployment(db, team, owner, name="mood", state="ready")
+    deployment.served_model_id = deployment.model_id
     replica = make_replica(db, deployment, state="ready", engine="vllm", node_id=node.id, fence=1)
-    for owner in (replica.id, "waiting", "waits too"):
+    for asker in (replica.id, "waiting", "waits too"):
         cluster.ask(
-            db, owner_kind="replica", owner_id=owner, workspace_id=team.id, devices=1, memory=None
+            db, owner_kind="replica", owner_id=asker, workspace_id=team.id, devices=1, memory=None
         )
     cluster.decide(db)
     said = metrics.Reading(running=3, waiting=1, cache=0.5, prompted=10, generated=20)
     metrics.record(db, replica.id, 1, said)
-    make_job(db, team, owner_of(db, user), state="running")
+    make_job(db, team, owner, state="running")
     devices = [{"name": "cpu:0", "kind": "cpu", "model": "P", "uuid": "", "memory": 100}]
     stats = {"healthy": True, "stats": {"use": 40, "memory": 60}}
     cluster.beat(db, node.id, "127.0.0.1", node.facts, [devices[0] | stats])
@@ -103,19 +111,6 @@ def scraped(db: Session) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
         for family in text_string_to_metric_families(answer.text)
         for sample in family.samples
     }
-
-
-def make_workspace_owner(db, team):
-    from app.accounts.tables import Membership, User
-
-    found = db.query(Membership).filter_by(workspace_id=team.id).one()
-    return db.get(User, found.user_id)
-
-
-def owner_of(db, user_id):
-    from app.accounts.tables import User
-
-    return db.get(User, user_id)
 
 
 def value(scraped, name, **labels):
@@ -176,7 +171,7 @@ def test_the_dashboard_draws_only_what_is_there(scraped):
 def test_the_page_about_it_names_all_of_it(scraped):
     described = names_in((ROOT / "docs" / "monitoring.md").read_text())
     exported = {
-        re.sub(r"_(bucket|count|sum|created)$", "", name)
+        re.sub(r"_(bucket|count|sum)$", "", name)
         for name, _ in scraped
         if name.startswith("danlu_")
     }
@@ -213,7 +208,7 @@ def test_an_engine_that_fell_silent_is_left_out(db):
     from app.deployments.tables import ReplicaMetric
 
     team = make_workspace(db)
-    deployment = make_deployment(db, team, make_workspace_owner(db, team))
+    deployment = make_deployment(db, team, make_user(db))
     replica = make_replica(db, deployment, fence=1)
     metrics.record(db, replica.id, 1, metrics.Reading(running=3))
     assert len(metrics.latest(db)) == 1
