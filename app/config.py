@@ -26,6 +26,8 @@ class Settings(BaseSettings):
     public_url: str = ""
     trusted_proxies: str = ""  # comma-separated addresses or networks whose X-Forwarded-* count
 
+    metrics_token: str = ""  # what Prometheus sends; empty: /metrics answers this machine alone
+
     database_url: str = Field("", validation_alias="DATABASE_URL")
     redis_url: str = Field("", validation_alias="REDIS_URL")
     store: str = ""  # a directory or an fsspec address such as s3://bucket/prefix

@@ -40,9 +40,12 @@ from app.deployments import (
     aliases_routes,
     idle_api,
     idle_routes,
+    metrics_api,
+    metrics_routes,
+    models_routes,
+    presets_api,
 )
 from app.deployments import api as deployments_api
-from app.deployments import models_routes, presets_api
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
 from app.gateway import upstream
@@ -149,6 +152,8 @@ for module in (
     idle_api,
     models_routes,
     presets_api,
+    metrics_routes,
+    metrics_api,
     deployments_routes,
     adapters_routes,
     deployments_api,

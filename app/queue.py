@@ -23,6 +23,7 @@ from app.db import engine
 
 log = structlog.get_logger()
 
+SWEPT = "danlu:swept"  # in Redis: when the last sweep ended, and how long it took
 CONTROL = "control"  # the queue any worker may serve: validation, publishing, the sweep
 
 

@@ -41,11 +41,20 @@ export const zoomedTo = () => range;
 
 export class Chart {
   // series: [{label, hue, alpha?, width?, points?}]; `x` is the label of the axis, `apart` has an
-  // x of its own, `format` words for a value on the y axis
-  constructor(box, { height = 200, series, x, apart = false, format = precise, top = null }) {
-    Object.assign(this, { box, height, series, x, apart, format, top, log: false, plot: null, data: null });
+  // x of its own, `format` words for a value on the y axis, `when` words for an x that is a time,
+  // `floor` a y axis that starts at 0
+  constructor(box, { height = 200, series, x, apart = false, format = precise, top = null, when = null, floor = false }) {
+    Object.assign(this, { box, height, series, x, apart, format, top, when, floor, log: false, plot: null, data: null });
     charts.add(this);
-    new ResizeObserver(() => this.fit()).observe(box);
+    this.seen = new ResizeObserver(() => this.fit());
+    this.seen.observe(box);
+  }
+
+  close() {
+    this.seen.disconnect();
+    this.plot?.destroy();
+    this.plot = null;
+    charts.delete(this);
   }
 
   draw(data) {
@@ -78,16 +87,18 @@ export class Chart {
     const axis = { stroke: () => colour("secondary"), grid: { stroke: () => colour("border-color"), width: 1 }, ticks: { show: false } };
     const marks = (_, values) => values.map((value) => (value == null ? "" : number.format(Number(value.toPrecision(6)))));
     const words = (plot, values) => values.map((value) => (value == null ? "" : this.format(plot, value)));
+    const times = this.when && ((_, values) => values.map((value) => (value == null ? "" : this.when(value))));
+    const span = this.top ? [0, this.top] : this.floor ? (_, low, high) => [0, high > 0 ? high * 1.1 : 1] : undefined;
     this.plot = new uPlot(
       {
         width: this.box.clientWidth,
         height: this.height,
-        scales: { x: { time: false }, y: this.log ? { distr: 3 } : { range: this.top ? [0, this.top] : undefined } },
-        axes: [{ ...axis, size: 30, values: marks }, { ...axis, size: 64, values: words }],
+        scales: { x: { time: Boolean(this.when) }, y: this.log ? { distr: 3 } : { range: span } },
+        axes: [{ ...axis, size: 30, values: times || marks, ...(this.when && { space: 90 }) }, { ...axis, size: 64, values: words }],
         cursor: { sync: this.apart ? undefined : { key: "runs" }, drag: { setScale: false }, bind: { dblclick: () => () => zoom(null) } },
         hooks: { setSelect: [(plot) => this.select(plot)] },
         series: [
-          { label: this.x, value: whole },
+          { label: this.x, value: this.when ? (_, at) => (at == null ? "–" : this.when(at)) : whole },
           ...this.series.map(({ label, hue, alpha = 1, width = 1.5, points = false, dash }) => ({
             label, width, alpha, dash, spanGaps: true,
             stroke: () => colour(hue),

@@ -27,6 +27,7 @@ from tests.conftest import Client
 PUBLIC = {
     "GET /healthz",
     "GET /readyz",
+    "GET /metrics",  # asks for a token of its own: test_prometheus.py
     "GET /login",
     "POST /login",
     "POST /language",

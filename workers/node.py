@@ -26,7 +26,17 @@ from app.deployments import replicas as deployments
 from app.jobs import loads
 from app.jobs import runs as jobs
 from app.queue import transaction
-from workers import adapters, checkpoints, inventory, measures, process, replicas, reporters, runs
+from workers import (
+    adapters,
+    checkpoints,
+    engine_metrics,
+    inventory,
+    measures,
+    process,
+    replicas,
+    reporters,
+    runs,
+)
 from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known
@@ -100,7 +110,8 @@ class Heart(threading.Thread):
 
     def tell(self, devices: list[dict[str, Any]]) -> None:
         with transaction() as db:
-            cluster.beat(db, self.node_id, settings.node_host, self.facts, devices)
+            facts = self.facts | {"shipping_lag": runs.shipping_lag()}
+            cluster.beat(db, self.node_id, settings.node_host, facts, devices)
             loads.record(db, self.node_id)
 
     def say_goodbye(self) -> None:
@@ -167,6 +178,7 @@ def loop(node_id: str, asked: Signals) -> None:
             ("adapters", adapters.tick),
             ("measures", measures.tick),
             ("checkpoints", checkpoints.tick),
+            ("metrics", engine_metrics.tick),
         )
     ]
     for part in parts:

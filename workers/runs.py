@@ -37,6 +37,7 @@ log = structlog.get_logger()
 CANCEL_GRACE = 2.0  # seconds: nothing of it is wanted any more
 SAVE_GRACE = 30.0  # a trainer leaves a checkpoint meanwhile
 STORE_PAUSE = 10.0  # seconds between two tries
+LAGS = 5.0  # seconds without having shipped everything, after which it counts as late
 TROUBLE_PAUSE = 10.0  # seconds between two looks at a run that raises
 FINISH = "finish"  # a file in the run directory: stop at the next step, and keep the result
 KEPT = timedelta(days=1)  # a run directory outlives its job by this
@@ -56,6 +57,7 @@ class Run:
     next_ship: float = 0.0
     next_store: float = 0.0
     gave_up_at: float = field(default_factory=lambda: float("inf"))
+    shipped_at: float = field(default_factory=time.monotonic)  # nothing was left to ship then
 
 
 known: dict[tuple[str, int], Run] = {}
@@ -84,8 +86,17 @@ def tick(node_id: str) -> None:
             run.next_look = time.monotonic() + TROUBLE_PAUSE
 
 
+def shipping_lag() -> float:
+    """For how many seconds the slowest run has had something to ship; one look is no lag."""
+    waited = [time.monotonic() - run.shipped_at for run in list(known.values())]
+    longest = max(waited, default=0.0)
+    return round(longest, 1) if longest > LAGS else 0.0
+
+
 def look_after(job: Job, run: Run) -> None:
     directory = run.outbox.directory
+    if run.ending or job.pid is None:
+        run.shipped_at = time.monotonic()
     if run.ending:
         if not run.ending.done():
             return
@@ -99,6 +110,7 @@ def look_after(job: Job, run: Run) -> None:
         run.next_ship = time.monotonic() + 1
         for _ in range(4):  # at most 1 MiB of log a second: a flood must not hold up the others
             if not run.outbox.ship():
+                run.shipped_at = time.monotonic()
                 break
     if job.finishing:
         (directory / FINISH).touch()

@@ -4,9 +4,12 @@ Each step is one transaction and does no harm twice; a step that fails does not 
 from being done. Two sweeps at once wait for each other at the cluster's lock.
 """
 
+import json
+import time
 from collections.abc import Callable
 
 import structlog
+from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -14,12 +17,12 @@ from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
 from app.datasets.measures import service as measures
-from app.deployments import idle, replicas, schedules, wanted
+from app.deployments import idle, metrics, replicas, schedules, wanted
 from app.errors import N_
 from app.jobs import checkpoints, webhook
 from app.jobs import runs as jobs
 from app.models import sweep as models
-from app.queue import transaction
+from app.queue import SWEPT, redis, transaction
 from app.uploads import service as uploads
 
 log = structlog.get_logger()
@@ -39,8 +42,20 @@ def sweep() -> None:
         uploads.clear,
         models.resend,
         webhook.resend,
+        metrics.clear,
     ):
         run(step)
+
+
+def timed() -> None:
+    """A sweep, and for /metrics how long it took."""
+    began = time.monotonic()
+    sweep()
+    took = {"at": time.time(), "seconds": round(time.monotonic() - began, 4)}
+    try:
+        redis().set(SWEPT, json.dumps(took))
+    except (RedisError, OSError) as error:
+        log.warning("nobody is told of the sweep", error=str(error))
 
 
 def run(step: Callable[[Session], None]) -> None:

@@ -19,7 +19,7 @@ from workers import sweep as sweeping
 
 @celery.task(name="workers.sweep")
 def sweep() -> None:
-    sweeping.sweep()
+    sweeping.timed()
 
 
 @celery.task(name="workers.start_run")

@@ -3,9 +3,11 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.accounts.auth import public
-from app.dashboard import readiness
+from app.dashboard import prometheus, readiness
 
 router = APIRouter(tags=["system"])
 Anybody = Annotated[None, public()]
@@ -24,6 +26,16 @@ def readyz(response: Response, _: Anybody) -> dict[str, Any]:
     ready = all(found == "ok" for found in checks.values())
     response.status_code = 200 if ready else 503
     return {"status": "ready" if ready else "not ready", **checks}
+
+
+@router.get("/metrics", include_in_schema=False)
+def metrics(request: Request, _: Anybody) -> Response:
+    """For Prometheus, and nobody else: see `prometheus.refusal`."""
+    if refused := prometheus.refusal(request):
+        status, words = refused
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        return PlainTextResponse(f"{words}\n", status, headers)
+    return Response(prometheus.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/api/v1/openapi.json", include_in_schema=False)

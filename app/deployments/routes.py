@@ -123,13 +123,13 @@ def form_page(
 
 @router.get("/{deployment_id}", name="deployments:detail")
 def detail(
-    request: Request, deployment_id: str, who: Reader, db: Db, tab: str = "code", replica: str = ""
+    request: Request, deployment_id: str, who: Reader, db: Db, tab: str = "code"
 ) -> Response:
     deployment = service.get(db, who.workspace_id, deployment_id)
     if "fix" in request.query_params:  # what the pressed button changes, in the form
         values = forms.applied(request.query_params)
         return page(request, db, deployment, "settings", values=values)
-    return page(request, db, deployment, tab, replica=replica)
+    return page(request, db, deployment, tab)
 
 
 def page(
@@ -141,15 +141,12 @@ def page(
     values: Mapping[str, Any] | None = None,
     form: Parsed[Any] | None = None,
     of: str = "",
-    replica: str = "",
 ) -> Response:
     """A deployment's page; `values` are what stands in its form, by default the settings. `form`
     is one that was refused, `of` which: edit, scale or schedule.
     """
     say = view.speaker(request)
     context = view.detail(db, deployment, say)
-    if tab == "log":
-        context |= view.logs(db, deployment, replica)
     if tab == "settings":
         context |= view.settings(db, deployment, say)
         context |= edited(db, deployment, values or forms.typed(current(deployment)))
@@ -176,20 +173,6 @@ def live(request: Request, deployment_id: str, who: Reader, db: Db) -> Response:
     replicas = service.replicas(db, [deployment])[deployment.id]
     context = view.live(db, deployment, replicas, view.speaker(request))
     return render(request, "deployments/detail.html", block="live", tab="", **context)
-
-
-@router.get("/{deployment_id}/log", name="deployments:log")
-def log(request: Request, deployment_id: str, who: Reader, db: Db, replica: str = "") -> Response:
-    """The end of an engine's log; it asks for itself."""
-    deployment = service.get(db, who.workspace_id, deployment_id)
-    return render(
-        request,
-        "deployments/detail.html",
-        block="log_tail",
-        tab="log",
-        deployment=deployment,
-        **view.logs(db, deployment, replica),
-    )
 
 
 @router.post("/{deployment_id}/stop", name="deployments:stop")

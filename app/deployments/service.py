@@ -231,26 +231,6 @@ def log(
     return fence, chunks[-1][0] + len(chunks[-1][1]), b"".join(data for _, data in chunks)
 
 
-def log_tail(db: Session, replica: Replica, size: int) -> bytes:
-    """At most the last `size` bytes of what the replica's engine wrote since it last started."""
-    newest = (
-        select(func.max(ReplicaLog.fence))
-        .where(ReplicaLog.replica_id == replica.id)
-        .scalar_subquery()
-    )
-    chunks: list[bytes] = []
-    for data in db.scalars(
-        select(ReplicaLog.data)
-        .where(ReplicaLog.replica_id == replica.id, ReplicaLog.fence == newest)
-        .order_by(ReplicaLog.offset.desc())
-        .execution_options(yield_per=4)
-    ):
-        chunks.append(data)
-        if sum(map(len, chunks)) >= size:
-            break
-    return b"".join(reversed(chunks))[-size:]
-
-
 # -- stopping and going on ---------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, Created, new_id
@@ -178,3 +179,30 @@ class AliasEvent(Base):
     at: Mapped[Created]
     message: Mapped[str]
     params: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class ReplicaMetric(Base):
+    """What an engine said of itself at one moment, and its devices. Thinned: see metrics.py.
+
+    Tokens and gaps are counted from the engine's start. No key to the replica: a curve outlives it.
+    """
+
+    __tablename__ = "replica_metrics"
+    __table_args__ = (
+        Index("ix_replica_metrics_deployment_id_at", "deployment_id", "at"),
+        Index("ix_replica_metrics_kept_at", "kept", "at"),
+    )
+
+    replica_id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id"))
+    fence: Mapped[int]
+    kept: Mapped[bool]  # for a month, where the others go after a day
+    running: Mapped[int | None]  # requests in work
+    waiting: Mapped[int | None]  # requests in the engine's queue
+    cache: Mapped[float | None]  # of the key-value cache in use, 0 to 1
+    prompted: Mapped[int | None] = mapped_column(BigInteger)  # tokens of prompts
+    generated: Mapped[int | None] = mapped_column(BigInteger)  # tokens of answers
+    # times between two tokens: [[at most so many seconds, count so far]]; the last is infinite
+    gaps: Mapped[list[Any]] = mapped_column(JSONB, default=list)
+    devices: Mapped[dict[str, Any]] = mapped_column(default=dict)  # name → {use, memory}

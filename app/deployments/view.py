@@ -22,8 +22,6 @@ from app.errors import N_, NotFound
 from app.models.tables import Model
 from app.web import translate
 
-LOG_BYTES = 64 * 1024  # of an engine's log, on the page
-
 # Why a deployment waits, and what makes it go on.
 WAITS = {
     "new": N_("It will be looked at in a few seconds."),
@@ -175,22 +173,6 @@ def log(
     if replica is None:
         raise NotFound(N_("There is no such replica."))
     return service.log(db, replica, fence, offset)
-
-
-def logs(db: Session, deployment: Deployment, chosen: str = "") -> dict[str, Any]:
-    """For the tab: the end of what one replica's engine wrote since it last started, by default
-    the first of the newest revision, and the replicas there are to choose from.
-    """
-    found = list(
-        db.scalars(
-            select(Replica)
-            .where(Replica.deployment_id == deployment.id)
-            .order_by(Replica.revision.desc(), Replica.index)
-        )
-    )
-    replica = next((one for one in found if one.id == chosen), found[0] if found else None)
-    data = service.log_tail(db, replica, LOG_BYTES) if replica else b""
-    return {"log": data.decode(errors="replace"), "logged": replica, "writers": found}
 
 
 def settings(db: Session, deployment: Deployment, say: Callable[..., str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
 from app.config import settings
+from app.gateway import figures
 from app.queue import transaction
 from app.quotas import service as quotas
 
@@ -34,6 +35,7 @@ def own_file() -> Path:
 def append(row: dict[str, Any]) -> None:
     """Write one usage row (columns of `quotas.tables.Usage`) to this process's spool."""
     line = orjson.dumps(row) + b"\n"
+    figures.observe(row)
     with lock:
         settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         with own_file().open("ab") as file:

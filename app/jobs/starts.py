@@ -157,7 +157,7 @@ def ready(db: Session, job: Job) -> bool:
 def begin(db: Session, job: Job, model: Model) -> None:
     """The checkpoint that the job waited for is `model` now."""
     models.unpin(db, job.model_id, "job", job.id)
-    models.pin(db, model.id, "job", job.id)
+    models.pin(db, model.id, "job", job.id, job.name)
     job.model_id, job.start = model.id, None
     note(
         db,

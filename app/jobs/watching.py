@@ -1,6 +1,6 @@
 """What one looks at while a job runs: the verdict on its curve, its sample answers, its log."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sqlalchemy import func, select
@@ -93,13 +93,18 @@ def lines(db: Session, job: Job, *, final: bool) -> Iterator[str]:
 
 
 def search(db: Session, job: Job, wanted: str, *, final: bool) -> tuple[list[dict[str, Any]], int]:
+    """As `matching`, in the log of all attempts."""
+    return matching(lines(db, job, final=final), wanted)
+
+
+def matching(lines: Iterable[str], wanted: str) -> tuple[list[dict[str, Any]], int]:
     """The last lines that contain `wanted`, whatever its case, as {number, parts}, and how many
     there are. Every second part is a match.
     """
     key = wanted.casefold()
     found: list[tuple[int, str]] = []
     count = 0
-    for number, line in enumerate(lines(db, job, final=final), start=1):
+    for number, line in enumerate(lines, start=1):
         if key in line.casefold():
             count += 1
             found.append((number, line[:MOST_LINE]))

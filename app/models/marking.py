@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal
 
 from tokenizers import Encoding, Tokenizer
@@ -128,8 +129,37 @@ class Marker:
     def render(self, messages: list[Row], row: Row, *, prompt: bool = False) -> str:
         assert self.template
         return self.template.render(
-            messages, row.get("tools"), add_generation_prompt=prompt, now=self.now
+            messages, as_served(row.get("tools")), add_generation_prompt=prompt, now=self.now
         )
+
+    def closed(self, messages: list[Row], row: Row) -> str:
+        """The conversation up to an answer, its stop token included.
+
+        Some templates (GLM's) end no turn: what stops the model is the token with which the next
+        one begins, of a user or, after a call, of a tool. The model has to write that token.
+        """
+        text = self.render(messages, row)
+        if not self.stops or text.rstrip().endswith(self.closing[0]):
+            return text
+        role = "tool" if messages[-1].get("tool_calls") else "user"
+        try:
+            longer = self.render([*messages, {"role": role, "content": "a"}], row)
+        except ChatTemplateError:
+            return text
+        rest = longer[len(text) :]
+        stop = next((word for word in self.closing[1] if rest.lstrip().startswith(word)), "")
+        if not stop or not longer.startswith(text):
+            return text
+        return text + rest[: rest.index(stop) + len(stop)]
+
+    @cached_property
+    def closing(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The texts of the special tokens, and of those at which engines stop."""
+        words = [
+            {one: word for one in ids if (word := self.tokenizer.id_to_token(one))}
+            for ids in (self.special, self.stops)
+        ]
+        return tuple(words[0].values()), tuple(words[1].values())
 
     def answers(self, name: str, row: Row) -> list[Text]:
         """Texts with the spans of their assistant turns; one of weight 0 is context.
@@ -148,7 +178,8 @@ class Marker:
             turns, rest = every, FULL
         else:
             messages, rest = messages[: turns[-1] + 1], 0
-        whole = self.render(messages, row)
+        closes = bool(messages) and messages[-1]["role"] == "assistant"
+        whole = self.closed(messages, row) if closes else self.render(messages, row)
         shared: list[tuple[Span, int]] = []
         texts = [(whole, shared)]
         for turn in turns:
@@ -159,7 +190,7 @@ class Marker:
                     continue
                 raise
             last = turn == len(messages) - 1
-            text = whole if last else self.render(messages[: turn + 1], row)
+            text = whole if last else self.closed(messages[: turn + 1], row)
             if not text.startswith(prompt):
                 raise Dropped("unstable")
             span = (len(prompt), len(text)), percent(messages[turn])
@@ -183,7 +214,7 @@ class Marker:
         """The conversation, with the span of its last turn, which is the model's."""
         if not messages or messages[-1]["role"] != "assistant":
             raise Dropped("no_answer")
-        text = self.render(messages, row)
+        text = self.closed(messages, row)
         prompt = self.render(messages[:-1], row, prompt=True)
         if not text.startswith(prompt):
             raise Dropped("unstable")
@@ -262,6 +293,22 @@ class Marker:
                 if place and text.text[slice(*place)].strip():
                     break
         return chosen
+
+
+def as_served(tools: list[Row] | None) -> list[Row] | None:
+    """Tools as an engine hands them to the template: the fields of OpenAI's, in its order, none
+    left out and no others.
+    """
+    if tools is None:
+        return None
+    made = []
+    for tool in tools:
+        function = tool.get("function") or tool
+        known = {name: function.get(name) for name in ("name", "description", "parameters")}
+        if function.get("strict") is not None:
+            known["strict"] = function["strict"]
+        made.append({"type": "function", "function": known})
+    return made
 
 
 def percent(message: Row) -> int:

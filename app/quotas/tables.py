@@ -37,7 +37,10 @@ class Usage(Base):
     """
 
     __tablename__ = "usage"
-    __table_args__ = (Index("ix_usage_workspace_id_at", "workspace_id", "at"),)
+    __table_args__ = (
+        Index("ix_usage_workspace_id_at", "workspace_id", "at"),
+        Index("ix_usage_owner_id_at", "owner_id", "at"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)  # request id or lease id: idempotent
     at: Mapped[Created]

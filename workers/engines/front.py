@@ -1,8 +1,7 @@
 """The front of the transformers engine: an ASGI application around transformers' own.
 
 It asks for the secret, says what the server cannot do instead of letting it be ignored, and
-gives answers the shape that OpenAI's clients expect. Imports nothing but the standard library,
-so it is tested without torch.
+gives answers the shape that OpenAI's clients expect. It imports no torch, so it is tested without.
 """
 
 import asyncio
@@ -12,6 +11,8 @@ import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from app.models.chat_template import present
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -70,7 +71,8 @@ class Front:
         self.chats = chats
         self.remember = remember
         self.tokens = 0  # generated so far
-        self.running = 0  # requests that are being answered
+        self.prompted = 0  # tokens of prompts so far
+        self.running = 0  # requests in work
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -90,14 +92,9 @@ class Front:
         if (method, path) == ("GET", "/v1/models"):
             await reply(send, 200, {"object": "list", "data": [self.card()]})
         elif (method, path) == ("GET", "/metrics"):
-            said = f"danlu:generation_tokens_total {self.tokens}\n"
-            await reply(send, 200, f"{said}danlu:requests_running {self.running}\n")
+            await reply(send, 200, self.figures())
         elif method == "POST" and path in PASSED:
-            self.running += 1
-            try:
-                await self.complete(scope, receive, send)
-            finally:
-                self.running -= 1
+            await self.complete(scope, receive, send)
         else:
             raise Refused(404, "There is nothing here.")
 
@@ -115,10 +112,32 @@ class Front:
             "max_model_len": self.max_model_len,
         }
 
+    def figures(self) -> str:
+        """In Prometheus' text format."""
+        return (
+            f"danlu:generation_tokens_total {self.tokens}\n"
+            f"danlu:prompt_tokens_total {self.prompted}\n"
+            f"danlu:num_requests_running {self.running}\n"
+        )
+
     async def complete(self, scope: Message, receive: Receive, send: Send) -> None:
         body = await read(receive)
         passed = self.check(scope["path"], body)
         self.remember(body)
+        self.running += 1
+        try:
+            await self.ask(scope, receive, send, body, passed)
+        finally:
+            self.running -= 1
+
+    async def ask(
+        self,
+        scope: Message,
+        receive: Receive,
+        send: Send,
+        body: dict[str, Any],
+        passed: dict[str, Any],
+    ) -> None:
         answer = Answer(self, send, body)
         asking = asyncio.ensure_future(
             self.server(scope, once(json.dumps(passed).encode(), receive), answer.send)
@@ -157,6 +176,10 @@ class Front:
         passed = {name: body[name] for name in PASSED[path] if body.get(name) is not None}
         if path == TEXT:
             passed["prompt"] = one_text(body.get("prompt"))
+        elif isinstance(passed.get("messages"), list):
+            passed["messages"] = [
+                present(one) if isinstance(one, dict) else one for one in passed["messages"]
+            ]
         return passed | {"model": self.model}
 
 
@@ -199,7 +222,9 @@ class Answer:
             said = answer.get("detail") or answer.get("error") or "The engine failed."
             await reply(self.pass_on, max(status, 400), wrong(str(said), None, status))
             return
-        self.front.tokens += (answer.get("usage") or {}).get("completion_tokens", 0)
+        usage = answer.get("usage") or {}
+        self.front.tokens += usage.get("completion_tokens", 0)
+        self.front.prompted += usage.get("prompt_tokens", 0)
         await reply(self.pass_on, status, answer | {"model": self.front.name})
 
     async def stream(self, more: bool) -> None:
@@ -223,7 +248,7 @@ class Answer:
         chunk["model"] = self.front.name
         if "usage" in chunk:
             self.last = dict(chunk)
-            del chunk["usage"]
+            self.front.prompted += (chunk.pop("usage") or {}).get("prompt_tokens", 0)
         for choice in chunk.get("choices", ()):
             choice.setdefault("finish_reason", None)
         return packed(chunk)

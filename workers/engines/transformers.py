@@ -13,7 +13,7 @@ from workers.engines.common import Command, Start, cores, gpus, offline
 
 NAME = "transformers"
 COUNTER = "danlu:generation_tokens_total"
-BUSY = ("danlu:requests_running",)
+BUSY = ("danlu:num_requests_running",)
 PAGE = 32  # tokens in a block of the cache
 
 

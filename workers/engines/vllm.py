@@ -6,11 +6,13 @@ does not show it. Only the gateway speaks to it: its key guards no more than /v1
 
 import re
 import uuid
+from pathlib import Path
 from typing import Any
 
 from app.config import settings
 from app.deployments import options, speech
 from app.errors import N_
+from app.models import chat_template
 from workers.engines.common import Command, Start, cores, gpus, offline
 
 NAME = "vllm"
@@ -18,6 +20,19 @@ SMALL = {"cpu": 1_000_000_000, "cuda": 50_000_000}  # parameters: not worth comp
 SOCKET_PATH = 107  # bytes that Linux allows
 COUNTER = "vllm:generation_tokens_total"
 BUSY = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+CONTENT_FORMAT = "string"  # how training renders; vLLM's guess would be lists of parts for some
+THINKING = re.compile(r"message(?:\.thinking|\[.thinking.\])")
+# vLLM calls an answer's reasoning `reasoning_content` and hands on no other name for it.
+NAMES_THINKING = """\
+{%- set danlu = namespace(messages=[]) -%}
+{%- for message in messages -%}
+    {%- if message.reasoning_content is defined and message.thinking is not defined -%}
+        {%- set message = dict(message, thinking=message.reasoning_content) -%}
+    {%- endif -%}
+    {%- set danlu.messages = danlu.messages + [message] -%}
+{%- endfor -%}
+{%- set messages = danlu.messages -%}
+"""
 
 
 def command(start: Start) -> Command:
@@ -32,9 +47,12 @@ def command(start: Start) -> Command:
         *("--host", start.host, "--port", str(start.port)),
         *("--max-model-len", str(facts.max_model_len)),
         *("--shutdown-timeout", "5"),
+        *("--chat-template-content-format", CONTENT_FORMAT),
         "--disable-uvicorn-access-log",
         "--disable-fastapi-docs",
     ]
+    if template := served_template(start.model, start.adapter, start.directory):
+        argv += ["--chat-template", str(template)]
     small = facts.parameters < SMALL["cuda" if start.on_gpu else "cpu"]
     argv += options.argv(({"enforce_eager": True} if small else {}) | facts.arguments)
     if facts.quantization:
@@ -77,12 +95,27 @@ def adapters(start: Start) -> list[str]:
         argv += ["--lora-modules", f"{facts.name}={start.adapter}"]
         if (start.adapter / "generation_config.json").exists():  # it stops where it learned to
             argv += ["--generation-config", str(start.adapter)]
-        own = speech.template_of(start.adapter)
-        if own and own != speech.template_of(start.model):  # and reads what it learned to read
-            path = start.directory / "chat_template.jinja"
-            path.write_text(own[0], "utf-8")
-            argv += ["--chat-template", str(path)]
     return argv
+
+
+def served_template(model: Path, adapter: Path | None, directory: Path) -> Path | None:
+    """A chat template to serve in place of the model's own: the adapter's, which it learned to
+    read, or where vLLM would hand the model's one less than training does. Written into
+    `directory`. None where the model's own is right.
+    """
+    try:
+        found = chat_template.load(model)
+        own = chat_template.load(adapter) if adapter else None
+        learned = bool(own and adapter and speech.template_of(adapter) != speech.template_of(model))
+    except chat_template.ChatTemplateError:
+        return None
+    found = own if learned else found
+    named = bool(found and not found.tool_source and THINKING.search(found.source))
+    if found is None or not (learned or named):
+        return None
+    path = directory / "chat_template.jinja"
+    path.write_text((NAMES_THINKING if named else "") + found.source, "utf-8")
+    return path
 
 
 # -- its log -----------------------------------------------------------------------------
