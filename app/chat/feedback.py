@@ -79,9 +79,9 @@ def judged(answer: ChatMessage) -> bool:
 # -- finding -----------------------------------------------------------------------------
 
 
-def matching(who: Principal, wanted: Wanted) -> Select[Any]:
+def matching(who: Principal, wanted: Wanted) -> Select[ChatMessage, Conversation]:
     """Judged answers of one's own conversations and of the shared ones."""
-    query: Select[Any] = (
+    query = (
         select(ChatMessage, Conversation)
         .join(Conversation, Conversation.id == ChatMessage.conversation_id)
         .where(ChatMessage.rated_at.is_not(None), or_(service.own(who), service.shared(who)))

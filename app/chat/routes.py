@@ -1,11 +1,12 @@
 """The chat page, and the page of rated answers."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from app.accounts.auth import Principal, requires
-from app.chat import feedback, schemas, service
+from app.chat import feedback, schemas, service, tree
 from app.chat.tables import Conversation
 from app.deployments import service as deployments
 from app.errors import DomainError
@@ -72,8 +73,10 @@ def make(
 @router.get("/{conversation_id}", name="chat:detail")
 def detail(request: Request, conversation_id: str, who: Reader, db: Db) -> Response:
     conversation = service.readable(db, who, conversation_id)
-    names = service.models_of(db, [conversation.id]).get(conversation.id, [])
-    return page(request, who, db, names, conversation)
+    columns = tree.lanes(db, conversation.id)
+    names = [one.model for one in columns]
+    numbers = [one.number for one in columns]
+    return page(request, who, db, names, conversation, lanes=numbers)
 
 
 @router.post("/{conversation_id}/delete", name="chat:delete")
@@ -89,6 +92,7 @@ def page(
     chosen: list[str],
     conversation: Conversation | None,
     missing: str = "",
+    lanes: Sequence[int] = (),
 ) -> Response:
     """The chat: `chosen` are the models of its columns, `missing` a base that nothing serves."""
     names = [found.name for found in deployments.names(db, who.workspace_id)]
@@ -100,6 +104,7 @@ def page(
         names=names,
         chosen=chosen or names[:1] or [""],
         missing=missing,
+        lanes=list(lanes),
         presets=[
             {"id": one.id, "name": one.name, "settings": one.settings}
             for one in service.presets(db, who)

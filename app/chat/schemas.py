@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.chat.tables import ChatMessage, Conversation
+from app.errors import N_
 
 MOST_COLUMNS = 4
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -39,14 +40,25 @@ class Settings(Strict):
         return self.model_dump(exclude_none=True, exclude_defaults=True)
 
 
+class Column(Strict):
+    lane: int = Field(ge=0, lt=MOST_COLUMNS)
+    model: Name
+
+
 class Question(Strict):
     """A message to one or several models. With `edits` it stands beside that question, as a branch."""
 
     conversation: Id | None = None
     content: str = Field(max_length=200_000)
-    models: list[Name] = Field(min_length=1, max_length=MOST_COLUMNS)
+    columns: list[Column] = Field(min_length=1, max_length=MOST_COLUMNS)
     settings: Settings = Settings()
     edits: Id | None = None
+
+    @model_validator(mode="after")
+    def lanes_differ(self) -> Self:
+        if len({one.lane for one in self.columns}) < len(self.columns):
+            raise ValueError(N_("Two columns have the same number."))
+        return self
 
 
 class AskedIn(BaseModel):

@@ -8,7 +8,7 @@ from sqlalchemy import literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.chat import search
-from app.chat.schemas import AnswerTo, Question
+from app.chat.schemas import AnswerTo, Column, Question
 from app.chat.tables import ChatLane, ChatMessage, Conversation
 from app.db import now
 from app.errors import N_, Invalid, NotFound
@@ -113,7 +113,7 @@ def ask(db: Session, conversation: Conversation, question: Question) -> list[tup
     content = question.content.strip()
     if not content:
         raise Invalid(N_("Write a message first."), field="content")
-    columns = arrange(db, conversation, question.models)
+    columns = arrange(db, conversation, question.columns)
     if question.edits:
         old = message(db, conversation.id, question.edits)
         if old.role != "user":
@@ -140,19 +140,19 @@ def ask(db: Session, conversation: Conversation, question: Question) -> list[tup
     return [(one.number, str(one.head_id)) for one in columns]
 
 
-def arrange(db: Session, conversation: Conversation, models: Sequence[str]) -> list[ChatLane]:
-    """One column for each model. A new one begins where the first stands."""
+def arrange(db: Session, conversation: Conversation, wanted: Sequence[Column]) -> list[ChatLane]:
+    """The columns as they are wanted. A new one begins where the first stands."""
     found = {one.number: one for one in lanes(db, conversation.id)}
-    first = found[0].head_id if 0 in found else None
+    first = next((one.head_id for one in found.values()), None)
     columns = []
-    for number, model in enumerate(models):
-        column = found.pop(number, None)
+    for one in wanted:
+        column = found.pop(one.lane, None)
         if column is None:
             column = ChatLane(
-                conversation_id=conversation.id, number=number, model=model, head_id=first
+                conversation_id=conversation.id, number=one.lane, model=one.model, head_id=first
             )
             db.add(column)
-        column.model = model
+        column.model = one.model
         columns.append(column)
     for gone in found.values():
         db.delete(gone)
