@@ -12,7 +12,7 @@ from starlette.routing import Mount
 from app import storage
 from app.accounts.auth import PLATFORM, ROLES, cookie_name
 from app.accounts.tables import ApiKey, SignIn, User, Workspace
-from app.chat.tables import Conversation
+from app.chat.tables import ChatLane, ChatMessage, ChatPreset, Conversation
 from app.datasets.rows import segments
 from app.datasets.tables import DatasetUpload, DraftAct
 from app.db import now
@@ -46,6 +46,14 @@ BODIES = {
     "POST /api/v1/datasets/{dataset_id}/replace": {"find": "x"},
     "POST /api/v1/datasets/{dataset_id}/cleaning": CLEANING,
     "POST /api/v1/datasets/{dataset_id}/cleaning/preview": CLEANING,
+    "POST /api/v1/conversations": {"content": "x", "columns": [{"lane": 0, "model": "x"}]},
+    "POST /api/v1/conversations/{conversation_id}/answers": {
+        "question": "{message_id}",
+        "model": "x",
+    },
+    "POST /api/v1/conversations/{conversation_id}/show": {"message": "{message_id}"},
+    "PUT /api/v1/chat-presets": {"name": "x"},
+    "POST /api/v1/feedback/dataset": {"kind": "sft"},
 }
 FORMS = {
     "POST /jobs/merge": {"model": "{adapter_id}"},
@@ -179,8 +187,11 @@ def objects(
         state="stopped",
     )
     replica = make.make_replica(db, deployment, state="stopped")
-    talk = make.added(
-        db, Conversation(workspace_id=workspace.id, user_id=owner.id, title="x", model="x")
+    talk = make.added(db, Conversation(workspace_id=workspace.id, user_id=owner.id, title="x"))
+    said = make.added(db, ChatMessage(conversation_id=talk.id, role="user", content="x"))
+    make.added(db, ChatLane(conversation_id=talk.id, number=0, model="x", head_id=said.id))
+    preset = make.added(
+        db, ChatPreset(workspace_id=workspace.id, user_id=owner.id, name="x", settings={})
     )
     upload = make.added(
         db,
@@ -215,6 +226,8 @@ def objects(
         "deployment_id": deployment.id,
         "replica_id": replica.id,
         "conversation_id": talk.id,
+        "message_id": said.id,
+        "preset_id": preset.id,
         "key_id": key.id,
         "sign_in_id": sign_in.id,
         "workspace_id": workspace.id,
@@ -236,7 +249,10 @@ def call(client: Client, line: Line, made: World, cookie: str | None = None, key
     elif str(line) in UPLOADS:
         more["files"] = {"file": ("rows.jsonl", UPLOAD)}
     elif line.machine and line.method in UNSAFE and line.method != "DELETE":
-        more["json"] = BODIES.get(str(line), {})
+        more["json"] = {
+            name: text.format(**made.ids) if isinstance(text, str) else text
+            for name, text in BODIES.get(str(line), {}).items()
+        }
     try:
         path = line.path.replace(":path}", "}").format(**made.ids)
     except KeyError as error:

@@ -29,6 +29,7 @@ def new(
     """`models` names several, with commas; `compare` a tuned one, to be set beside its base."""
     chosen = [name for name in (models.split(",") if models else [model]) if name]
     missing = ""
+    chosen = [service.answering(db, who.workspace_id, name) for name in chosen]
     if compare:
         chosen, missing = service.beside(db, who.workspace_id, compare)
     return page(request, who, db, chosen[: schemas.MOST_COLUMNS], None, missing)

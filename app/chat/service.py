@@ -179,32 +179,41 @@ def drop(db: Session, who: Principal, preset_id: str) -> None:
     db.delete(found)
 
 
-# -- base against tuned ------------------------------------------------------------------
+# -- which names answer for a model --------------------------------------------------------
+
+
+def answering(db: Session, workspace_id: str, name: str) -> str:
+    """The name at `/v1` that is meant: this one, or that of a model of the registry."""
+    if any(one.name == name for one in deployments.names(db, workspace_id)):
+        return name
+    try:
+        found = models.get(db, workspace_id, name)
+    except NotFound:
+        return name
+    return next(iter(names_of(db, workspace_id, found.id)), name)
 
 
 def beside(db: Session, workspace_id: str, name: str) -> tuple[list[str], str]:
-    """The names to compare for a tuned model: where its base answers, and where it does.
+    """The names to compare for a tuned model: where its base answers, then where it does itself.
 
-    `name` is a name at `/v1`, or a model of the registry. With it the base model, if nothing
-    serves that one.
+    `name` is a name at `/v1` or a model of the registry. With it the base model's name, if
+    nothing serves that one.
     """
-    callable_names = deployments.names(db, workspace_id)
-    served = next((one for one in callable_names if one.name == name), None)
+    name = answering(db, workspace_id, name)
+    served = next((one for one in deployments.names(db, workspace_id) if one.name == name), None)
     if served is not None:
-        tuned = models.known(
-            db, workspace_id, deployments.get(db, workspace_id, served.deployment_id).model_id
-        )
+        deployment = deployments.get(db, workspace_id, served.deployment_id)
+        tuned = models.known(db, workspace_id, deployment.model_id)
     else:
         try:
             tuned = models.get(db, workspace_id, name)
         except NotFound:
             return [name], ""
-    names = [served.name] if served else names_of(db, workspace_id, tuned.id)[:1] or [name]
     if tuned.base_id is None:
-        return names, ""
+        return [name], ""
     base = models.known(db, workspace_id, tuned.base_id)
-    answering = names_of(db, workspace_id, base.id)[:1]
-    return [*answering, *names], "" if answering else base.name
+    found = names_of(db, workspace_id, base.id)[:1]
+    return [*found, name], "" if found else base.name
 
 
 def names_of(db: Session, workspace_id: str, model_id: str) -> list[str]:
