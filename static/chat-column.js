@@ -106,7 +106,6 @@ export class Column {
     this.running = new AbortController();
     this.busy(true);
     const message = this.add({ role: "assistant", model: this.model, parent: question, state: "streaming", branches });
-    message.wait();
     this.down();
     const onScroll = () => {
       this.following = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 80;
@@ -159,7 +158,7 @@ export class Column {
     if (act === "copy") return this.copy(message);
     if (act === "code") return this.chat.code(message);
     if (act === "previous" || act === "next") return this.turn(message, act === "next" ? 1 : -1);
-    if (!own || this.chat.running) return undefined;
+    if (!own || this.running) return undefined;
     if (act === "edit") return this.edit(message);
     if (act === "again") return this.again(message);
     if (act === "up" || act === "down") return this.rate(message, act === "up" ? 1 : -1);
@@ -181,15 +180,17 @@ export class Column {
   async turn(message, by) {
     const { branches, id } = message.data;
     const to = branches[branches.indexOf(id) + by];
-    if (!to || this.chat.running) return;
+    if (!to || this.running) return;
     await guarded(async () => {
       await call("POST", `${this.chat.address()}/show`, { message: to, lane: this.lane });
       await this.load();
     })();
   }
 
-  edit(message) {
-    message.edit(message.data.content, (content) => this.chat.ask(content, message));
+  edit(message, value = message.data.content) {
+    message.edit(value, async (content) => {
+      if (!(await this.chat.ask(content, message))) this.edit(message, content); // nothing is lost
+    });
   }
 
   again(message) {

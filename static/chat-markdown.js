@@ -12,6 +12,7 @@ const ALLOWED = {
   ALLOWED_ATTR: ["href", "title", "start", "align", "data-lang"],
   ALLOW_DATA_ATTR: false, // the console acts on data-… attributes
   ALLOW_ARIA_ATTR: false,
+  ADD_URI_SAFE_ATTR: ["start", "align", "data-lang"],
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
 };
 

@@ -25,7 +25,8 @@ export class Message {
       const act = event.target.closest("[data-act]")?.dataset.act;
       if (act) column.act(act, this);
     });
-    if (data.id && data.state !== "streaming") this.draw();
+    if (data.state === "streaming") this.wait();
+    else this.draw();
   }
 
   find(selector) {
@@ -48,8 +49,8 @@ export class Message {
     }
     this.find(".chat-text").hidden = !data.content;
     const failed = data.state === "failed" || (!data.content && this.answer);
-    const reason = failed ? `${text.textFailed}: ${data.error || text.textStopped}` : "";
-    this.find(".chat-error").textContent = reason;
+    const reason = data.error || (data.state === "stopped" ? text.textStopped : "");
+    this.find(".chat-error").textContent = [text.textFailed, reason].filter(Boolean).join(": ");
     this.find(".chat-error").hidden = !failed;
     this.drawBar();
   }

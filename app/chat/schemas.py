@@ -1,15 +1,17 @@
 """What the chat page sends and gets, as JSON at `/api/v1`."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.chat.tables import ChatMessage, Conversation
+from app.db import now
 from app.errors import N_
 
 MOST_COLUMNS = 4
+LONGEST_ANSWER = timedelta(hours=1)
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Id = Annotated[str, Field(max_length=100)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
@@ -181,7 +183,7 @@ class MessageOut(BaseModel):
             reasoning=one.reasoning,
             model=one.model,
             lane=one.lane,
-            state=one.state,
+            state="stopped" if one.state == "streaming" and lost(one) else one.state,
             error=say(one.error) if one.error else "",
             usage=one.usage,
             rating=one.rating,
@@ -190,6 +192,11 @@ class MessageOut(BaseModel):
             branches=branches,
             created_at=one.created_at,
         )
+
+
+def lost(one: ChatMessage) -> bool:
+    """Whether the process that streamed it must have died."""
+    return now() - one.created_at > LONGEST_ANSWER
 
 
 class Messages(BaseModel):
