@@ -13,6 +13,7 @@ from app import failures, guard, logs, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
 from app.accounts import api as accounts_api
 from app.accounts import routes as accounts_routes
+from app.chat import api as chat_api
 from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
@@ -160,6 +161,7 @@ for module in (
     adapters_api,
     gateway_api,
     chat_routes,
+    chat_api,
     cluster_api,
     quotas_api,
     prices_api,

@@ -1,194 +1,249 @@
-// The chat page: sends a turn, shows the answer as it comes, renders Markdown safely.
-import { marked } from "./vendor/marked-18.2.1/marked.esm.js";
+// The chat page: columns that answer, one composer, and what concerns the whole conversation.
+import { Column } from "./chat-column.js";
+import { own } from "./chat-message.js";
+import * as side from "./chat-settings.js";
+import { call, guarded, page, Refused, tell, text } from "./chat-wire.js";
 
-const { DOMPurify } = window;
+const get = (id) => document.getElementById(id);
+const input = get("content");
 
-const page = document.getElementById("chat");
-const log = document.getElementById("log");
-const composer = document.getElementById("composer");
-const input = document.getElementById("content");
-const send = document.getElementById("send");
-const stop = document.getElementById("stop");
-const text = page.dataset;
-let conversation = page.dataset.conversation || null;
-let running = null; // the AbortController of the answer that is coming
+const chat = {
+  conversation: page.dataset.conversation || null,
+  columns: [],
+  settings: own ? side.settings : () => ({}),
 
-// A model's answer is hostile: text only, links without scripts, no images, no forms.
-const ALLOWED = {
-  ALLOWED_TAGS: ["p", "br", "hr", "strong", "em", "del", "code", "pre", "blockquote", "ul", "ol",
-    "li", "h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td", "a"],
-  ALLOWED_ATTR: ["href", "title", "start"],
-  ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
+  address() {
+    return `${page.dataset.api}/${this.conversation}`;
+  },
+
+  get running() {
+    return this.columns.some((one) => one.running);
+  },
+
+  // -- columns
+
+  open(model, lane) {
+    const column = new Column(lane, model, this);
+    this.columns.push(column);
+    get("columns").append(column.element);
+    this.arranged();
+    return column;
+  },
+
+  close(column) {
+    if (this.columns.length < 2) return;
+    column.stop();
+    this.columns.splice(this.columns.indexOf(column), 1);
+    column.element.remove();
+    this.arranged();
+  },
+
+  // After a change of the columns: their number, the tabs that a phone shows.
+  arranged() {
+    get("columns").dataset.count = this.columns.length;
+    const tabs = get("chat-tabs");
+    tabs.hidden = this.columns.length < 2;
+    tabs.replaceChildren(...this.columns.map((column) => {
+      const tab = document.createElement("button");
+      tab.className = "btn btn-sm btn-ghost-secondary text-truncate";
+      tab.type = "button";
+      tab.textContent = column.model;
+      tab.addEventListener("click", () => column.element.scrollIntoView({ inline: "start", block: "nearest" }));
+      return tab;
+    }));
+    if (get("add-column")) get("add-column").disabled = this.columns.length >= Number(page.dataset.most);
+  },
+
+  // What the other columns answered in the place of this answer.
+  rivals(message, column) {
+    const at = column.messages.indexOf(message) - column.messages.length;
+    return this.columns
+      .filter((one) => one !== column)
+      .map((one) => one.messages.find((other) => other.answer && other.data.parent === message.data.parent)
+        ?? one.messages.at(at))
+      .filter((one) => one?.answer && one.data.id && one.data.content);
+  },
+
+  // -- asking
+
+  async ask(content, edited = null) {
+    if (this.running || !side.valid()) return false;
+    const columns = this.columns.map(({ lane, model }) => ({ lane, model }));
+    const body = {
+      conversation: this.conversation, content, columns, settings: this.settings(), edits: edited?.data.id,
+    };
+    const begun = await guarded(call)("POST", page.dataset.api, body);
+    if (!begun) return false;
+    if (!this.conversation) this.named(begun);
+    const answers = begun.asked.map(({ lane, question }) => {
+      const column = this.columns.find((one) => one.lane === lane);
+      let branches = [question];
+      if (edited) {
+        const old = column.messages.find((one) => one.data.id === edited.data.id);
+        branches = [...(old?.data.branches ?? []), question];
+        if (old) column.cut(old);
+      }
+      return column.ask(question, content, branches);
+    });
+    this.during(Promise.all(answers));
+    return true;
+  },
+
+  // While something is being answered, the button stops it.
+  async during(answers) {
+    get("send").hidden = true;
+    get("stop").hidden = false;
+    await answers;
+    if (this.running) return;
+    get("send").hidden = false;
+    get("stop").hidden = true;
+    if (document.activeElement === document.body || document.activeElement === get("stop")) input.focus();
+  },
+
+  stop() {
+    for (const column of this.columns) column.stop();
+  },
+
+  // A new conversation has its address now.
+  named({ conversation, title }) {
+    this.conversation = conversation;
+    history.replaceState(null, "", `${page.dataset.page}/${conversation}`);
+    const link = document.createElement("a");
+    link.className = "list-group-item list-group-item-action text-truncate";
+    link.href = `${page.dataset.page}/${conversation}`;
+    link.dataset.id = conversation;
+    link.textContent = title;
+    const list = get("conversations");
+    if (!list.querySelector("[data-id]")) list.replaceChildren();
+    list.prepend(link);
+    get("chat-actions").hidden = false;
+    this.titled(title);
+    addresses();
+  },
+
+  titled(title) {
+    get("chat-title").textContent = title;
+    document.title = document.title.replace(/^.*(?= · Danlu$)/, () => title);
+    get("rename-title").value = title;
+    const link = get("conversations").querySelector(`[data-id="${this.conversation}"]`);
+    if (link) (link.querySelector("span") ?? link).textContent = title;
+    mark();
+  },
+
+  async code(message) {
+    const found = await guarded(call)("GET", `${this.address()}/messages/${message.data.id}/code`);
+    if (!found) return;
+    const show = (one) => {
+      get("code-text").textContent = one.text;
+      get("code-copy").dataset.copy = one.text;
+      for (const tab of get("code-tabs").children) {
+        tab.setAttribute("aria-pressed", String(tab.textContent === one.label));
+        tab.classList.toggle("active", tab.textContent === one.label);
+      }
+    };
+    get("code-tabs").replaceChildren(...found.map((one) => {
+      const tab = document.createElement("button");
+      tab.className = "btn btn-sm";
+      tab.type = "button";
+      tab.textContent = one.label;
+      tab.addEventListener("click", () => show(one));
+      return tab;
+    }));
+    show(found[0]);
+    get("code-dialog").showModal();
+  },
 };
 
-function markdown(element, source) {
-  element.innerHTML = DOMPurify.sanitize(marked.parse(source, { gfm: true, breaks: true }), ALLOWED);
-  for (const link of element.querySelectorAll("a")) {
-    link.target = "_blank";
-    link.rel = "noopener noreferrer nofollow";
+// The conversation that is open, in the list; again after a search drew it anew.
+function mark() {
+  for (const link of get("conversations").querySelectorAll("[data-id]")) {
+    link.classList.toggle("active", link.dataset.id === chat.conversation);
   }
 }
 
-function atBottom() {
-  return log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-}
-
-function append(role, content) {
-  const message = document.createElement("article");
-  message.className = "chat-message";
-  message.dataset.role = role;
-  const body = document.createElement("div");
-  body.className = "chat-text";
-  body.textContent = content;
-  message.append(body);
-  log.append(message);
-  log.scrollTop = log.scrollHeight;
-  return message;
-}
-
-function button(label, onClick) {
-  const element = document.createElement("button");
-  element.type = "button";
-  element.className = "btn btn-sm btn-ghost-secondary";
-  element.textContent = label;
-  element.addEventListener("click", onClick);
-  return element;
-}
-
-// Under an answer: copy, regenerate (the last one only), tokens and speed.
-function finish(message, source, usage) {
-  markdown(message.querySelector(".chat-text"), source);
-  const bar = document.createElement("footer");
-  bar.className = "chat-bar text-secondary";
-  bar.append(button(text.textCopy, () => navigator.clipboard.writeText(source)));
-  const again = button(text.textAgain, () => ask("", true));
-  again.classList.add("chat-again");
-  bar.append(again);
-  if (usage?.completion_tokens) {
-    const facts = document.createElement("span");
-    facts.textContent = `${usage.completion_tokens} ${text.textTokens} · ` +
-      `${usage.tokens_per_second}/s · ${text.textFirst} ${usage.first_token_ms} ms`;
-    bar.append(facts);
+function addresses() {
+  for (const link of document.querySelectorAll("[data-export]")) {
+    link.href = `${chat.address()}/export?form=${link.dataset.export}`;
   }
-  message.append(bar);
+  get("chat-delete")?.setAttribute("action", `${page.dataset.page}/${chat.conversation}/delete`);
+  const address = `${location.origin}${page.dataset.page}/${chat.conversation}`;
+  const link = get("share-link");
+  if (!link) return;
+  link.querySelector("input").value = address;
+  link.querySelector("button").dataset.copy = address;
 }
 
-function settings() {
-  const chosen = { system: document.getElementById("system").value };
-  for (const name of ["temperature", "top_p", "max_tokens"]) {
-    const value = document.getElementById(name).value;
-    if (value !== "") chosen[name] = Number(value);
-  }
-  return chosen;
+function shared(is) {
+  get("share-said").textContent = is ? text.textShared : text.textUnshared;
+  get("share-link").hidden = !is;
+  get("share").checked = is;
 }
 
-async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let pending = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    pending += value;
-    const complete = pending.split("\n\n");
-    pending = complete.pop();
-    for (const event of complete) {
-      const name = /^event: (.*)$/m.exec(event)?.[1] ?? "message";
-      const data = /^data: (.*)$/m.exec(event)?.[1];
-      if (data && data !== "[DONE]") yield [name, JSON.parse(data)];
-    }
-  }
-}
-
-function fail(message, reason) {
-  message.classList.add("chat-failed");
-  message.querySelector(".chat-text").textContent = `${text.textFailed}: ${reason}`;
-}
-
-function begun({ conversation: id, title }) {
-  if (conversation) return;
-  conversation = id;
-  history.replaceState(null, "", `${text.base}/${id}`);
-  const link = document.createElement("a");
-  link.className = "list-group-item list-group-item-action text-truncate active";
-  link.href = `${text.base}/${id}`;
-  link.textContent = title;
-  document.getElementById("conversations").prepend(link);
-}
-
-async function ask(content, regenerate = false) {
-  if (running) return;
-  running = new AbortController();
-  if (regenerate) log.querySelector("article:last-of-type")?.remove();
-  else append("user", content);
-  const answer = append("assistant", "");
-  answer.classList.add("chat-waiting");
-  send.hidden = true;
-  stop.hidden = false;
-  let source = "";
-  let usage = null;
-  try {
-    const response = await fetch(text.say, {
-      method: "POST",
-      headers: { "content-type": "application/json", accept: "application/json" },
-      body: JSON.stringify({
-        conversation, content, regenerate, settings: settings(),
-        model: document.getElementById("model").value,
-      }),
-      signal: running.signal,
-    });
-    if (!response.ok) {
-      const problem = await response.json().catch(() => ({}));
-      fail(answer, problem.detail ?? `HTTP ${response.status}`);
-      if (!regenerate) input.value = content; // nothing typed is lost
-      return;
-    }
-    for await (const [name, data] of events(response)) {
-      if (name === "turn") begun(data);
-      else if (name === "done") usage = data;
-      else if (data.error) fail(answer, data.error.message);
-      else {
-        const follow = atBottom();
-        source += data.choices?.[0]?.delta?.content ?? "";
-        answer.querySelector(".chat-text").textContent = source;
-        answer.classList.toggle("chat-waiting", !source);
-        if (follow) log.scrollTop = log.scrollHeight;
-      }
-    }
-    if (source) finish(answer, source, usage);
-  } catch (error) {
-    if (error.name !== "AbortError") fail(answer, text.textUnreachable);
-    else if (source) finish(answer, source, null);
-    else fail(answer, text.textStopped);
-  } finally {
-    answer.classList.remove("chat-waiting");
-    running = null;
-    send.hidden = false;
-    stop.hidden = true;
-    input.focus();
-  }
-}
-
-composer.addEventListener("submit", (event) => {
-  event.preventDefault();
+async function send() {
   const content = input.value.trim();
-  if (!content || running) return;
+  if (!content || chat.running || send.busy) return;
+  send.busy = true;
   input.value = "";
-  input.dispatchEvent(new Event("input"));
-  ask(content);
-});
-
-input.addEventListener("keydown", (event) => {
-  // isComposing: Enter picks a Chinese character, it does not send
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    composer.requestSubmit();
-  }
-});
-
-stop.addEventListener("click", () => running?.abort());
-
-for (const message of log.querySelectorAll("article[data-role=assistant]")) {
-  const source = message.querySelector(".chat-text").textContent;
-  finish(message, source, JSON.parse(message.dataset.usage ?? "null"));
+  const took = await chat.ask(content);
+  send.busy = false;
+  if (!took && !input.value) input.value = content; // nothing typed is lost
 }
-log.scrollTop = log.scrollHeight;
+
+function begin() {
+  side.begin();
+  get("composer").addEventListener("submit", (event) => {
+    event.preventDefault();
+    send();
+  });
+  input.addEventListener("keydown", (event) => {
+    if (event.isComposing) return; // Enter picks a Chinese character, it does not send
+    if (event.key === "Enter" && !event.shiftKey) {
+      event.preventDefault();
+      send();
+    } else if (event.key === "ArrowUp" && !input.value && !chat.running) {
+      const column = chat.columns[0];
+      const question = column?.messages.findLast((one) => !one.answer);
+      if (!question) return;
+      event.preventDefault();
+      column.edit(question);
+    }
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && chat.running && !document.querySelector("dialog[open]")) chat.stop();
+  });
+  get("stop").addEventListener("click", () => chat.stop());
+  get("add-column").addEventListener("click", guarded(async () => {
+    const lanes = chat.columns.map((one) => one.lane);
+    const lane = [0, 1, 2, 3].find((one) => !lanes.includes(one));
+    const names = JSON.parse(page.dataset.names);
+    const used = chat.columns.map((one) => one.model);
+    const column = chat.open(names.find((one) => !used.includes(one)) ?? names[0], lane);
+    if (chat.conversation) await column.load(chat.columns[0].lane);
+  }));
+  get("rename").addEventListener("submit", guarded(async () => {
+    const changed = await call("PATCH", chat.address(), { title: get("rename-title").value });
+    chat.titled(changed.title);
+  }));
+  get("share").addEventListener("change", async () => {
+    try {
+      shared((await call("PATCH", chat.address(), { shared: get("share").checked })).shared);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      shared(!get("share").checked);
+      tell("danger", error.message);
+    }
+  });
+  shared(Boolean(page.dataset.shared));
+  input.focus();
+}
+
+const lanes = JSON.parse(page.dataset.lanes);
+JSON.parse(page.dataset.chosen).forEach((model, at) => chat.open(model, lanes[at] ?? at));
+if (own) begin();
+if (chat.conversation) {
+  addresses();
+  mark();
+  guarded(() => Promise.all(chat.columns.map((one) => one.load())))();
+}
+document.addEventListener("htmx:after:swap", mark);
+if (matchMedia("(max-width: 991.98px)").matches) document.querySelector(".chat-drawer").open = false;

@@ -12,7 +12,7 @@ from starlette.routing import Mount
 from app import storage
 from app.accounts.auth import PLATFORM, ROLES, cookie_name
 from app.accounts.tables import ApiKey, SignIn, User, Workspace
-from app.chat.tables import Conversation
+from app.chat.tables import ChatLane, ChatMessage, ChatPreset, Conversation
 from app.datasets.rows import segments
 from app.datasets.tables import DraftAct
 from app.db import now
@@ -56,6 +56,14 @@ BODIES = {
     "POST /api/v1/deployments/{deployment_id}/rollback": {"revision": 1},
     "PUT /api/v1/deployments/{deployment_id}/schedule": {"windows": [{"up": "0 8 * * *"}]},
     "POST /api/v1/datasets/{dataset_id}/cleaning/preview": CLEANING,
+    "POST /api/v1/conversations": {"content": "x", "columns": [{"lane": 0, "model": "x"}]},
+    "POST /api/v1/conversations/{conversation_id}/answers": {
+        "question": "{message_id}",
+        "model": "x",
+    },
+    "POST /api/v1/conversations/{conversation_id}/show": {"message": "{message_id}"},
+    "PUT /api/v1/chat-presets": {"name": "x"},
+    "POST /api/v1/feedback/dataset": {"kind": "sft"},
 }
 FORMS = {
     "POST /jobs/merge": {"model": "{adapter_id}"},
@@ -203,8 +211,11 @@ def objects(
         ),
     )
     revisions.add(db, deployment, revisions.current(deployment), owner.id)
-    talk = make.added(
-        db, Conversation(workspace_id=workspace.id, user_id=owner.id, title="x", model="x")
+    talk = make.added(db, Conversation(workspace_id=workspace.id, user_id=owner.id, title="x"))
+    said = make.added(db, ChatMessage(conversation_id=talk.id, role="user", content="x"))
+    make.added(db, ChatLane(conversation_id=talk.id, number=0, model="x", head_id=said.id))
+    preset = make.added(
+        db, ChatPreset(workspace_id=workspace.id, user_id=owner.id, name="x", settings={})
     )
     upload = make.added(
         db,
@@ -244,6 +255,8 @@ def objects(
         "alias": alias.id,
         "alias_id": alias.id,
         "conversation_id": talk.id,
+        "message_id": said.id,
+        "preset_id": preset.id,
         "key_id": key.id,
         "sign_in_id": sign_in.id,
         "workspace_id": workspace.id,
@@ -265,7 +278,10 @@ def call(client: Client, line: Line, made: World, cookie: str | None = None, key
     elif str(line) in UPLOADS:
         more["files"] = {"file": ("rows.jsonl", UPLOAD)}
     elif line.machine and line.method in UNSAFE and line.method != "DELETE":
-        more["json"] = BODIES.get(str(line), {})
+        more["json"] = {
+            name: text.format(**made.ids) if isinstance(text, str) else text
+            for name, text in BODIES.get(str(line), {}).items()
+        }
     try:
         path = line.path.replace(":path}", "}").format(**made.ids)
     except KeyError as error:

@@ -1,140 +1,157 @@
-"""The chat page."""
+"""The chat page, and the page of rated answers."""
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-import orjson
-from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Query, Request, Response
 
 from app.accounts.auth import Principal, requires
-from app.chat import service
-from app.chat.schemas import Say
+from app.chat import feedback, schemas, service, tree
 from app.chat.tables import Conversation
 from app.deployments import service as deployments
-from app.errors import N_, Conflict
-from app.gateway import routing
-from app.gateway import service as gateway
-from app.gateway.api import gone, streamed
+from app.errors import DomainError
 from app.queue import Db, transaction
-from app.web import redirect, render
+from app.web import Parsed, parsed, redirect, render
 
 router = APIRouter(prefix="/chat", include_in_schema=False)
+Reader = Annotated[Principal, requires("viewer", "inference")]
 Who = Annotated[Principal, requires("member", "inference")]
+Maker = Annotated[Principal, requires("member", "datasets:write")]
+Words = Annotated[str, Query(max_length=500)]
+Offset = Annotated[int, Query(ge=0, le=10**6)]
+LISTED = 30  # conversations, rated answers
 
 
 @router.get("", name="chat:new")
-def new(request: Request, who: Who, db: Db, model: str = "") -> Response:
-    return page(request, who, db, model, None)
-
-
-@router.get("/{conversation_id}", name="chat:detail")
-def detail(request: Request, conversation_id: str, who: Who, db: Db) -> Response:
-    conversation = service.get(db, who, conversation_id)
-    return page(request, who, db, conversation.model, conversation)
-
-
-def page(
-    request: Request, who: Principal, db: Db, model: str, conversation: Conversation | None
+def new(
+    request: Request, who: Who, db: Db, model: str = "", models: str = "", compare: str = ""
 ) -> Response:
+    """`models` names several, with commas; `compare` a tuned one, to be set beside its base."""
+    chosen = [name for name in (models.split(",") if models else [model]) if name]
+    missing = ""
+    chosen = [service.answering(db, who.workspace_id, name) for name in chosen]
+    if compare:
+        chosen, missing = service.beside(db, who.workspace_id, compare)
+    return page(request, who, db, chosen[: schemas.MOST_COLUMNS], None, missing)
+
+
+@router.get("/side", name="chat:side")
+def side(
+    request: Request, who: Who, db: Db, q: Words = "", of: str = "", offset: Offset = 0
+) -> Response:
+    """The list of conversations, found by their words."""
+    return render(request, "chat/page.html", block="side", **listing(db, who, q, of, offset))
+
+
+@router.get("/feedback", name="chat:feedback")
+def rated(request: Request, who: Who, db: Db, offset: Offset = 0) -> Response:
+    return rated_page(request, who, db, asked_for(request), offset, None)
+
+
+@router.get("/feedback/counts", name="chat:counts")
+def counts(request: Request, who: Who, db: Db) -> Response:
+    """How many rows of each kind the choice gives."""
+    wanted = asked_for(request)
     return render(
-        request,
-        "chat/page.html",
-        conversation=conversation,
-        conversations=service.conversations(db, who),
-        messages=service.messages(db, conversation.id) if conversation else [],
-        models=[found.name for found in deployments.names(db, who.workspace_id)],
-        model=model,
+        request, "chat/feedback.html", block="counts", made=feedback.rows(db, who, wanted)
     )
 
 
-@router.post("/say", name="chat:say")
-async def say(request: Request, body: Say, who: Who) -> Response:
-    """Store the question and stream the answer: OpenAI chunks between two events of our own."""
-    caller = gateway.Caller(who.workspace_id, who.user_id, None)
-    left = gone(request)
-    try:  # nothing is stored if nobody answers, or nobody waited until the model was awake
-        await gateway.unless_gone(left, routing.routes(who.workspace_id, body.model))
-        turn = await run_in_threadpool(begin, who, body)
-        events, exchange = await gateway.stream(
-            caller, "chat/completions", turn.body, left, turn.conversation_id
-        )
-    except gateway.ClientGone:
-        return Response(status_code=499)
-    if events is None:
-        raise Conflict(
-            N_("The engine refused: %(said)s"),
-            code="engine_refused",
-            said=engine_message(exchange.answer),
-        )
-    return streamed(recorded(events, turn, exchange), exchange)
-
-
-def begin(who: Principal, body: Say) -> service.Turn:
+@router.post("/feedback", name="chat:make")
+def make(
+    request: Request, who: Maker, form: Annotated[Parsed[Any], parsed(schemas.DatasetForm)]
+) -> Response:
+    if form.data is not None:
+        try:
+            version, _, _ = feedback.make(who, form.data)
+            return redirect(request, "datasets:detail", dataset_id=version.dataset_id)
+        except DomainError as error:
+            form.refuse(error)
     with transaction() as db:
-        return service.begin(db, who, body)
+        return rated_page(request, who, db, asked_for(request), 0, form)
 
 
-def engine_message(body: bytes) -> str:
-    """An engine's own sentence."""
-    try:
-        error = orjson.loads(body).get("error") or {}
-        return str(error.get("message", ""))[:500]
-    except (orjson.JSONDecodeError, AttributeError):
-        return body[:500].decode(errors="replace")
-
-
-async def recorded(
-    events: AsyncIterator[bytes], turn: service.Turn, exchange: gateway.Exchange
-) -> AsyncIterator[bytes]:
-    """The answer's events; what was said is stored at the end, also when the reader stops it."""
-    said: list[str] = []
-    started = time.perf_counter()
-    yield named("turn", {"conversation": turn.conversation_id, "title": turn.title})
-    try:
-        async for event in events:
-            said.append(text_of(event))
-            yield event
-        yield named("done", stats(exchange, started))
-    finally:
-        # not awaited: when the reader has gone, this generator may not wait for anything
-        asyncio.get_running_loop().run_in_executor(
-            None, store, turn, "".join(said), stats(exchange, started)
-        )
-
-
-def named(event: str, data: dict[str, Any]) -> bytes:
-    return b"event: %s\ndata: %s\n\n" % (event.encode(), orjson.dumps(data))
-
-
-def text_of(event: bytes) -> str:
-    """The text that an OpenAI chunk adds."""
-    if not event.startswith(b"data: {"):
-        return ""
-    choices = orjson.loads(event.removeprefix(b"data: ").strip()).get("choices") or [{}]
-    return (choices[0].get("delta") or {}).get("content") or ""
-
-
-def stats(exchange: gateway.Exchange, started: float) -> dict[str, Any]:
-    """Tokens and speed, as the page shows them under an answer."""
-    tokens = exchange.completion_tokens or exchange.chunks
-    seconds = max(time.perf_counter() - started, 1e-6)
-    return {
-        "prompt_tokens": exchange.prompt_tokens,
-        "completion_tokens": tokens,
-        "first_token_ms": exchange.first_token_ms,
-        "tokens_per_second": round(tokens / seconds, 1),
-    }
-
-
-def store(turn: service.Turn, content: str, usage: dict[str, Any]) -> None:
-    with transaction() as db:
-        service.answer(db, turn, content, usage)
+@router.get("/{conversation_id}", name="chat:detail")
+def detail(request: Request, conversation_id: str, who: Reader, db: Db) -> Response:
+    conversation = service.readable(db, who, conversation_id)
+    columns = tree.lanes(db, conversation.id)
+    names = [one.model for one in columns]
+    numbers = [one.number for one in columns]
+    return page(request, who, db, names, conversation, lanes=numbers)
 
 
 @router.post("/{conversation_id}/delete", name="chat:delete")
 def delete(request: Request, conversation_id: str, who: Who, db: Db) -> Response:
     service.remove(db, who, conversation_id)
     return redirect(request, "chat:new")
+
+
+def page(
+    request: Request,
+    who: Principal,
+    db: Db,
+    chosen: list[str],
+    conversation: Conversation | None,
+    missing: str = "",
+    lanes: Sequence[int] = (),
+) -> Response:
+    """The chat: `chosen` are the models of its columns, `missing` a base that nothing serves."""
+    names = [found.name for found in deployments.names(db, who.workspace_id)]
+    return render(
+        request,
+        "chat/page.html",
+        conversation=conversation,
+        own=conversation is None or conversation.user_id == who.user_id,
+        names=names,
+        chosen=chosen or names[:1] or [""],
+        missing=missing,
+        lanes=list(lanes),
+        presets=[
+            {"id": one.id, "name": one.name, "settings": one.settings}
+            for one in service.presets(db, who)
+        ],
+        **listing(db, who, "", "", 0),
+        most=schemas.MOST_COLUMNS,
+    )
+
+
+def listing(db: Db, who: Principal, q: str, of: str, offset: int) -> dict[str, Any]:
+    found, more = service.conversations(db, who, q=q, of=of, offset=offset, limit=LISTED)
+    asked = {"q": q, "of": of, "offset": offset, "next": offset + LISTED if more else 0}
+    return {"conversations": found, "asked": asked}
+
+
+def asked_for(request: Request) -> schemas.Wanted:
+    """The filters and the ticked answers in the address; what is not understood is left out."""
+    query = request.query_params
+    given = {name: query[name] for name in ("q", "rating", "model", "days") if query.get(name)}
+    try:
+        return schemas.Wanted.model_validate({**given, "ids": query.getlist("ids")})
+    except ValueError:
+        return schemas.Wanted()
+
+
+def rated_page(
+    request: Request,
+    who: Principal,
+    db: Db,
+    wanted: schemas.Wanted,
+    offset: int,
+    form: Parsed[Any] | None,
+) -> Response:
+    every = wanted.model_copy(update={"ids": []})
+    found, total = feedback.rated(db, who, every, offset=offset, limit=LISTED)
+    return render(
+        request,
+        "chat/feedback.html",
+        status=422 if form else 200,
+        found=found,
+        total=total,
+        offset=offset,
+        limit=LISTED,
+        asked=every,
+        models=feedback.models(db, who),
+        made=feedback.rows(db, who, wanted),
+        drafts=feedback.drafts(db, who),
+        form=form,
+    )
