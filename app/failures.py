@@ -53,6 +53,7 @@ OPENAI_TYPES = {
     403: "permission_error",
     429: "rate_limit_error",
 }
+OPENAI_STATUS = {409: 400, 422: 400}  # its clients send a conflict again, to no avail
 
 
 def respond(request: Request, error: DomainError, fields: dict[str, str] | None = None) -> Response:
@@ -90,13 +91,14 @@ def openai(
     if fields:
         param, message = next((name, f"{name}: {text}") for name, text in fields.items())
     default = "server_error" if error.status >= 500 else "invalid_request_error"
+    status = OPENAI_STATUS.get(error.status, error.status)
     body = {
         "message": message,
         "type": OPENAI_TYPES.get(error.status, default),
         "param": param,
         "code": error.code,
     }
-    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+    return JSONResponse({"error": body}, status_code=status, headers=headers)
 
 
 def problem(

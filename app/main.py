@@ -37,6 +37,8 @@ from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
 from app.gateway import upstream
+from app.gateway.files import api as files_api
+from app.gateway.tuning import api as tuning_api
 from app.jobs import api as jobs_api
 from app.jobs import (
     checkpoints_api,
@@ -133,6 +135,8 @@ for module in (
     deployments_routes,
     deployments_api,
     gateway_api,
+    files_api,
+    tuning_api,
     chat_routes,
     cluster_api,
     quotas_api,

@@ -17,6 +17,9 @@ from app.datasets.intake import incoming
 from app.datasets.measures import service as measures
 from app.deployments import replicas, wanted
 from app.errors import N_
+from app.gateway.files import service as files
+from app.gateway.files import uploads
+from app.gateway.tuning import preparing, results
 from app.jobs import runs as jobs
 from app.jobs import webhook
 from app.queue import transaction
@@ -35,6 +38,10 @@ def sweep() -> None:
         comparing.resend,
         incoming.clear,
         webhook.resend,
+        preparing.resend,
+        results.settle_all,
+        uploads.clear,
+        files.clear,
     ):
         run(step)
 
