@@ -69,6 +69,8 @@ def advance(db: Session, deployment: Deployment, *, refuse: bool = False) -> Non
             db.add(existing[index])
     db.flush()
     for replica in existing.values():
+        if replica.index >= deployment.replicas:  # of more than are wanted now
+            continue
         if replica.state in ("stopped", "error") and replica.error is None:
             switch_replica(db, deployment, replica, "pending")
         if replica.state == "pending":

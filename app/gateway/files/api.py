@@ -171,27 +171,27 @@ def create_upload(request: Request, body: UploadCreate, who: Writer, db: Db) -> 
     return upload_out(request, made)
 
 
-@router.post("/uploads/{upload_id}/parts", openapi_extra=MULTIPART)
-def add_part(upload_id: str, who: Writer, sent: Sent) -> dict[str, Any]:
+@router.post("/uploads/{incoming_id}/parts", openapi_extra=MULTIPART)
+def add_part(incoming_id: str, who: Writer, sent: Sent) -> dict[str, Any]:
     """One part of at most 64 MB, in a field called `data`."""
-    part = uploads.add_part(who, upload_id, sent)
+    part = uploads.add_part(who, incoming_id, sent)
     return {
         "id": part.id,
         "object": "upload.part",
         "created_at": int(part.created_at.timestamp()),
-        "upload_id": upload_id,
+        "upload_id": incoming_id,
     }
 
 
-@router.post("/uploads/{upload_id}/complete")
+@router.post("/uploads/{incoming_id}/complete")
 def complete_upload(
-    request: Request, upload_id: str, body: UploadComplete, who: Writer
+    request: Request, incoming_id: str, body: UploadComplete, who: Writer
 ) -> dict[str, Any]:
     """Join the parts in the order in which they are named here; `md5` is checked if it is given."""
-    one, file = uploads.complete(who, upload_id, body.part_ids, body.md5)
+    one, file = uploads.complete(who, incoming_id, body.part_ids, body.md5)
     return upload_out(request, one, file)
 
 
-@router.post("/uploads/{upload_id}/cancel")
-def cancel_upload(request: Request, upload_id: str, who: Writer, db: Db) -> dict[str, Any]:
-    return upload_out(request, uploads.cancel(db, who, upload_id))
+@router.post("/uploads/{incoming_id}/cancel")
+def cancel_upload(request: Request, incoming_id: str, who: Writer, db: Db) -> dict[str, Any]:
+    return upload_out(request, uploads.cancel(db, who, incoming_id))

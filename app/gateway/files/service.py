@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-from sqlalchemy import select, tuple_
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app import storage
@@ -229,6 +229,14 @@ def listed(
     query = query.order_by(*(ordered if order == "asc" else [one.desc() for one in ordered]))
     found = list(db.scalars(query.limit(limit + 1)))
     return found[:limit], len(found) > limit
+
+
+def page(db: Session, workspace_id: str, *, offset: int, limit: int) -> tuple[list[File], int]:
+    """A page of them, the newest first, and how many there are."""
+    query = select(File).where(*here(workspace_id))
+    total = db.scalar(select(func.count()).select_from(query.subquery())) or 0
+    query = query.order_by(File.created_at.desc(), File.id.desc())
+    return list(db.scalars(query.offset(offset).limit(limit))), total
 
 
 # -- letting go --------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
@@ -174,6 +174,31 @@ def listed(
     query = query.order_by(TuningJob.created_at.desc(), TuningJob.id.desc()).limit(limit + 1)
     found = [Both(row, job) for row, job in db.execute(query)]
     return found[:limit], len(found) > limit
+
+
+def page(
+    db: Session,
+    workspace_id: str,
+    *,
+    model: str = "",
+    states: set[str] | None = None,
+    offset: int,
+    limit: int,
+) -> tuple[list[Both], int]:
+    """A page of them, the newest first, and how many there are. `states` are those of `Both`."""
+    query = (
+        select(TuningJob, Job)
+        .outerjoin(Job, Job.id == TuningJob.job_id)
+        .where(TuningJob.workspace_id == workspace_id, TuningJob.deleted_at.is_(None))
+    )
+    if model:
+        query = query.where(TuningJob.model == model)
+    if states is not None:
+        query = query.where(func.coalesce(Job.state, TuningJob.state).in_(states))
+    total = db.scalar(select(func.count()).select_from(query.subquery())) or 0
+    query = query.order_by(TuningJob.created_at.desc(), TuningJob.id.desc())
+    found = [Both(row, job) for row, job in db.execute(query.offset(offset).limit(limit))]
+    return found, total
 
 
 # -- stopping and going on ---------------------------------------------------------------
