@@ -126,8 +126,11 @@ def upgrade() -> None:
         "tuning_jobs",
         ["workspace_id", "created_at"],
     )
+    op.add_column("jobs", sa.Column("report_as", JSON, nullable=False, server_default="{}"))
+    op.alter_column("jobs", "report_as", server_default=None)
 
 
 def downgrade() -> None:
+    op.drop_column("jobs", "report_as")
     for table in ("tuning_jobs", "file_parts", "file_uploads", "files"):
         op.drop_table(table)

@@ -110,7 +110,9 @@ def test_upload_tune_and_look(client: OpenAI, stack: Stack) -> None:
         client.fine_tuning.jobs.cancel(job.id)
     again = client.fine_tuning.jobs.create(model=done.fine_tuned_model, training_file=training)
     client.fine_tuning.jobs.cancel(again.id)
-    assert wait(client, again.id).status == "cancelled"
+    while (gone := wait(client, again.id)).finished_at is None:
+        time.sleep(0.3)
+    assert gone.status == "cancelled"
     assert client.models.delete(done.fine_tuned_model).deleted is True
     with pytest.raises(openai.NotFoundError):
         client.models.delete(done.fine_tuned_model)

@@ -29,6 +29,7 @@ from app.gateway.files.tables import File
 from app.gateway.tuning import auto
 from app.gateway.tuning.service import PREPARE
 from app.gateway.tuning.tables import TuningJob
+from app.jobs import mixing
 from app.jobs import service as jobs
 from app.jobs.schemas import NAME, JobCreate
 from app.queue import send, transaction
@@ -43,8 +44,10 @@ PARAMS = {"dataset": "training_file", "datasets": "training_file", "validation":
 STOPPED = N_("The work on these files stopped unexpectedly several times.")
 UNKNOWN = N_("Its rows have none of the known formats: each line needs the field “messages”.")
 BAD_ROWS = N_("Invalid file format. Rows that cannot be used: %(count)s.")
-BAD_FILE = N_("The job failed due to an invalid %(which)s file. %(why)s")
-WHICH = {"training_file": "training", "validation_file": "validation"}
+BAD = {
+    "training_file": N_("The job failed due to an invalid training file. %(why)s"),
+    "validation_file": N_("The job failed due to an invalid validation file. %(why)s"),
+}
 
 
 class BadFile(Invalid):
@@ -182,7 +185,8 @@ def take(who: Principal, file: File, field: str) -> DatasetVersion:
             os.link(files.path(file), place)
         except OSError:  # another disk
             shutil.copyfile(files.path(file), place)
-        upload = Upload(directory, file_name=file.file_name, size=file.bytes)
+        name = file.file_name.rsplit(".", 1)[0][: datasets.NAME_LENGTH]
+        upload = Upload(directory, file.file_name, file.bytes, {"name": name})
         try:
             version = work.take(who, upload)
         except Invalid as error:
@@ -241,10 +245,13 @@ def start(row: TuningJob, who: Principal, found: dict[tuple[str, str], DatasetVe
             count=rows,
             least=LEAST,
         )
+    split = row.settings.get("split")
+    if split:
+        rows -= mixing.held_back(training[0].rows, split["split"], split["most"])
     resolved = auto.resolve(row.asked, row.stage, rows) if row.api == "openai" else {}
     given = auto.ours(resolved, row.stage, row.method) if resolved else {}
     given |= row.settings.get("hyperparameters", {}) | {"seed": row.seed}
-    validation: Any = row.settings.get("split")
+    validation: Any = split
     if row.validation_files:
         validation = found["validation_file", row.validation_files[0]].id
     data: dict[str, Any] = {"dataset": training[0].id}
@@ -265,6 +272,8 @@ def start(row: TuningJob, who: Principal, found: dict[tuple[str, str], DatasetVe
             **data,
         )
         job = jobs.create(db, who, body)
+        if held.integrations:
+            job.report_as = {"wandb": held.integrations[0]["wandb"]}
         held.job_id, held.state, held.resolved = job.id, "started", resolved
         held.claimed_at = None
 
@@ -274,9 +283,9 @@ def refuse(row_id: str, error: DomainError) -> None:
     field = error.field or ""
     param = PARAMS.get(field.split(".")[0], field) or None
     why: dict[str, Any] = {"code": error.code, "message": error.message, "params": error.params}
-    if param in WHICH:
-        why["params"] = {"which": WHICH[param], "why": {**why, "code": ""}}
-        why["message"] = BAD_FILE
+    if param in BAD:
+        told = {"message": error.message, "params": error.params}
+        why |= {"message": BAD[param], "params": {"why": told}}
         why["problems"] = getattr(error, "problems", [])
     log.info("a tuning job is refused", job=row_id, code=error.code)
     with transaction() as db:

@@ -66,5 +66,5 @@ class FineTuningCreate(Strict):
     hyperparameters: SupervisedHyperparameters | None = Field(
         None, description="Deprecated by OpenAI: of a supervised method."
     )
-    integrations: list[Integration] | None = Field(None, max_length=5)
+    integrations: list[Integration] | None = Field(None, max_length=1)
     metadata: dict[Key, Value] | None = Field(None, max_length=16)
