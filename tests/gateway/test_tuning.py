@@ -3,7 +3,12 @@
 import asyncio
 import csv
 import io
+import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -15,6 +20,8 @@ from tests.stack import Stack
 
 pytestmark = pytest.mark.timeout(300)
 MODEL = "danlu-starter"
+OLD = ("openai==1.109.1", "distro==1.9.0")  # the second is needed by 1.x alone
+WALK = Path(__file__).with_name("openai_walk.py")
 OVER = ("succeeded", "failed", "cancelled")
 
 
@@ -193,3 +200,20 @@ def test_the_asynchronous_client_pauses_goes_on_and_cancels(stack: Stack) -> Non
             assert job.id in [one.id async for one in client.fine_tuning.jobs.list()]
 
     asyncio.run(walk())
+
+
+@pytest.mark.slow  # a package is fetched, and a run once more
+def test_version_1_walks_too(stack: Stack, tmp_path: Path) -> None:
+    old, rows = tmp_path / "old", tmp_path / "rows.jsonl"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", old, *OLD]
+    subprocess.run(pip, check=True)
+    rows.write_bytes(chats(20))
+    done = subprocess.run(
+        [sys.executable, WALK, f"{stack.url}/v1", stack.api_key, rows, MODEL],
+        env=os.environ | {"PYTHONPATH": str(old)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, f"{done.stderr[-3000:]}\n{stack.tail()}"
+    assert json.loads(done.stdout)["version"].startswith("1.")
