@@ -1,4 +1,6 @@
-"""How errors are answered: a page, a toast, problem+json, or OpenAI's body. One set for all."""
+"""How errors are answered: a page, a toast, problem+json, OpenAI's body or DashScope's. One set for
+all.
+"""
 
 import errno
 from typing import Any
@@ -53,6 +55,18 @@ OPENAI_TYPES = {
     403: "permission_error",
     429: "rate_limit_error",
 }
+DASHSCOPE_CODES = {
+    401: "InvalidApiKey",
+    403: "AccessDenied",
+    404: "NotFound",
+    409: "Conflict",
+    413: "BadRequest.TooLarge",
+    429: "Throttling.RateQuota",
+    500: "InternalError",
+    503: "ServiceUnavailable",
+    504: "GatewayTimeout",
+}
+OPENAI_STATUS = {409: 400, 422: 400}  # both clients would send a conflict again, to no avail
 
 
 def respond(request: Request, error: DomainError, fields: dict[str, str] | None = None) -> Response:
@@ -66,6 +80,8 @@ def respond(request: Request, error: DomainError, fields: dict[str, str] | None 
     path = request.scope["path"]
     if path.startswith(("/v1/", "/inference/")) or path == "/v1":
         return openai(request, error, fields, headers)
+    if path.startswith("/dashscope/"):
+        return dashscope(request, error, fields, headers)
     if path.startswith("/api/") or speaks_json(request):
         return problem(request, error, fields, headers)
     return page(request, error, headers)
@@ -90,13 +106,33 @@ def openai(
     if fields:
         param, message = next((name, f"{name}: {text}") for name, text in fields.items())
     default = "server_error" if error.status >= 500 else "invalid_request_error"
+    status = OPENAI_STATUS.get(error.status, error.status)
     body = {
         "message": message,
         "type": OPENAI_TYPES.get(error.status, default),
         "param": param,
         "code": error.code,
     }
-    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+    return JSONResponse({"error": body}, status_code=status, headers=headers)
+
+
+def dashscope(
+    request: Request,
+    error: DomainError,
+    fields: dict[str, str] | None,
+    headers: dict[str, str],
+) -> Response:
+    message = sentence(request, error)
+    if fields:
+        message = "; ".join(f"{name}: {text}" for name, text in fields.items())
+    status = OPENAI_STATUS.get(error.status, error.status)
+    code = DASHSCOPE_CODES.get(error.status, "InvalidParameter")
+    body = {
+        "code": "Model.NotExist" if error.code == "model_not_found" else code,
+        "message": message,
+        "request_id": request.state.request_id,
+    }
+    return JSONResponse(body, status_code=status, headers=headers)
 
 
 def problem(

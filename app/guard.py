@@ -1,12 +1,12 @@
 """What every request passes before any route: pure ASGI, outermost first.
 
-Trace, Proxies, Catch, Hosts, Bodies, SameOrigin. Paths are read from `scope["path"]`.
+Trace, Proxies, Aliases, Catch, Hosts, Bodies, SameOrigin. Paths are read from `scope["path"]`.
 """
 
 import ipaddress
 import secrets
 import time
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import structlog
 from fastapi import Request
@@ -35,6 +35,7 @@ HEADERS = {
 }
 SMALL_BODY = 16 * 2**20  # bytes of anything that is not an upload
 PIECES = "/api/v1/uploads/"  # whose bodies are pieces of files
+COMPATIBLE = "/dashscope/compatible-mode/v1"
 SAFE = ("GET", "HEAD", "OPTIONS")
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -141,6 +142,17 @@ def forwarded(scope: Scope) -> dict[str, object]:
         raw = [(name, value) for name, value in scope["headers"] if name != b"host"]
         changes["headers"] = [*raw, (b"host", host.encode("latin-1"))]
     return changes
+
+
+class Aliases(Middleware):
+    """What DashScope calls its compatible mode is `/v1`, all of it."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path == COMPATIBLE or path.startswith(f"{COMPATIBLE}/"):
+            path = "/v1" + path[len(COMPATIBLE) :]
+            scope = dict(scope) | {"path": path, "raw_path": quote(path).encode()}
+        await self.app(scope, receive, send)
 
 
 class Catch(Middleware):

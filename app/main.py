@@ -50,6 +50,13 @@ from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
 from app.gateway import upstream
+from app.gateway.dashscope import deployments_api as dashscope_deployments
+from app.gateway.dashscope import files_api as dashscope_files
+from app.gateway.dashscope import fine_tunes_api as dashscope_fine_tunes
+from app.gateway.dashscope import generation_api as dashscope_generation
+from app.gateway.dashscope import models_api as dashscope_models
+from app.gateway.files import api as files_api
+from app.gateway.tuning import api as tuning_api
 from app.jobs import api as jobs_api
 from app.jobs import (
     checkpoints_api,
@@ -101,6 +108,7 @@ app = FastAPI(
     middleware=[
         Middleware(guard.Trace),
         Middleware(guard.Proxies),
+        Middleware(guard.Aliases),
         Middleware(GZipMiddleware, compresslevel=5, exclude_content_types=UNZIPPED),
         Middleware(guard.Catch),
         Middleware(guard.Hosts),
@@ -160,6 +168,13 @@ for module in (
     deployments_api,
     adapters_api,
     gateway_api,
+    files_api,
+    tuning_api,
+    dashscope_files,
+    dashscope_fine_tunes,
+    dashscope_models,  # before the deployments, one of whose names could be “models”
+    dashscope_deployments,
+    dashscope_generation,
     chat_routes,
     chat_api,
     cluster_api,

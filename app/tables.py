@@ -6,6 +6,8 @@ from app.cluster import tables as cluster
 from app.datasets import tables as datasets
 from app.db import Base
 from app.deployments import tables as deployments
+from app.gateway.files import tables as files
+from app.gateway.tuning import tables as tuning
 from app.jobs import tables as jobs
 from app.models import tables as models
 from app.quotas import tables as quotas
@@ -18,8 +20,10 @@ __all__ = [
     "cluster",
     "datasets",
     "deployments",
+    "files",
     "jobs",
     "models",
     "quotas",
+    "tuning",
     "uploads",
 ]

@@ -1,6 +1,7 @@
 """What `test_matrix.py` walks: the routes, a workspace with one of everything, and a caller."""
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from app.datasets.tables import DraftAct
 from app.db import now
 from app.deployments import revisions
 from app.deployments.tables import Alias
-from app.jobs.tables import JobCheckpoint
+from app.gateway.dashscope.fine_tunes import id_of
+from app.gateway.files.tables import File, FileUpload
+from app.gateway.tuning.tables import TuningJob
+from app.jobs.tables import Job, JobCheckpoint
 from app.main import app
 from app.uploads.tables import Upload
 from tests import factories as make
@@ -64,6 +68,8 @@ BODIES = {
     "POST /api/v1/conversations/{conversation_id}/show": {"message": "{message_id}"},
     "PUT /api/v1/chat-presets": {"name": "x"},
     "POST /api/v1/feedback/dataset": {"kind": "sft"},
+    "POST /v1/uploads/{incoming_id}/complete": {"part_ids": ["part_x"]},
+    "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
 }
 FORMS = {
     "POST /jobs/merge": {"model": "{adapter_id}"},
@@ -77,7 +83,11 @@ UPLOADS = {
     "POST /datasets/{dataset_id}/versions",
     "POST /api/v1/datasets",
     "POST /api/v1/datasets/{dataset_id}/versions",
+    "POST /v1/files",
+    "POST /v1/uploads/{incoming_id}/parts",
+    "POST /dashscope/api/v1/files",
 }
+KEYED = ("/v1/", "/dashscope/")  # where a browser's cookie opens nothing
 UPLOAD = (
     b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 )
@@ -98,7 +108,16 @@ class Line:
 
     @property
     def machine(self) -> bool:
-        return self.path.startswith(("/api/", "/v1/"))
+        return self.path.startswith(("/api/", *KEYED))
+
+    @property
+    def keyed(self) -> bool:
+        return self.path.startswith(KEYED)
+
+    @property
+    def missing(self) -> int:
+        """What a foreign id answers. DashScope's contract says 400 of a file that is not there."""
+        return 400 if self.path.startswith("/dashscope/api/v1/files/") else 404
 
     @property
     def has_id(self) -> bool:
@@ -233,7 +252,14 @@ def objects(
     checkpoint = make.added(
         db, JobCheckpoint(job_id=job.id, step=10, fence=1, node_id=node.id, size=1)
     )
+    file, incoming, tuning = gateway_objects(db, workspace, owner, job, tmp_path)
     return {
+        "file_id": file.id,
+        "incoming_id": incoming.id,
+        "fine_tuning_job_id": tuning.id,
+        "fine_tune_id": id_of(tuning),
+        "checkpoint": f"checkpoint-{checkpoint.step}",
+        "deployed_model": deployment.name,
         "dataset_id": version.dataset_id,
         "version_id": version.id,
         "upload_id": upload.id,
@@ -265,6 +291,33 @@ def objects(
         "node_id": node.id,
         "name": deployment.name,
     }
+
+
+def gateway_objects(
+    db: Session, workspace: Workspace, owner: User, job: Job, tmp_path: Path
+) -> tuple[File, FileUpload, TuningJob]:
+    mine = {"workspace_id": workspace.id, "user_id": owner.id}
+    directory = tmp_path / f"file-{workspace.id}"
+    directory.mkdir()
+    (directory / "body").write_bytes(UPLOAD)
+    artefact = storage.put(directory, f"files/{workspace.id}")
+    about = {"file_name": "rows.jsonl", "purpose": "fine-tune", "bytes": len(UPLOAD)}
+    file = make.added(db, File(**mine, **about, md5="", artefact=artefact))
+    upload = FileUpload(**mine, **about, mime_type="", expires_at=now() + timedelta(hours=1))
+    tuning = TuningJob(
+        **mine,
+        api="openai",
+        state="started",
+        model="x",
+        model_id=job.model_id,
+        stage="sft",
+        method="lora",
+        training_files=[file.id],
+        asked={},
+        seed=1,
+        job_id=job.id,
+    )
+    return file, make.added(db, upload), make.added(db, tuning)
 
 
 def call(client: Client, line: Line, made: World, cookie: str | None = None, key: str = "") -> Any:

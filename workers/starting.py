@@ -129,6 +129,7 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         format=facts.format,
         resume_from=checkpoint(facts),
         report_to=facts.report_to,
+        report_as=facts.report_as,
         device="cuda" if on_gpu(facts) else "cpu",
         devices=many,
         strategy=strategy(facts, base) if many > 1 else "ddp",

@@ -19,6 +19,9 @@ from app.datasets.drafts import comparing, rewriting
 from app.datasets.measures import service as measures
 from app.deployments import idle, metrics, replicas, schedules, wanted
 from app.errors import N_
+from app.gateway.files import service as files
+from app.gateway.files import uploads as file_uploads
+from app.gateway.tuning import preparing, results
 from app.jobs import checkpoints, webhook
 from app.jobs import runs as jobs
 from app.models import sweep as models
@@ -43,6 +46,10 @@ def sweep() -> None:
         models.resend,
         webhook.resend,
         metrics.clear,
+        preparing.resend,
+        results.settle_all,
+        file_uploads.clear,
+        files.clear,
     ):
         run(step)
 

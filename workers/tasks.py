@@ -9,6 +9,7 @@ from app.datasets.cleaning import run as cleaning
 from app.datasets.drafts import comparing, rewriting
 from app.datasets.intake import importing
 from app.datasets.validation import checking
+from app.gateway.tuning import preparing
 from app.jobs import webhook
 from app.models import importing as model_importing
 from app.models import sweep as model_sweep
@@ -90,3 +91,8 @@ def compare_versions(comparison_id: str) -> None:
 @celery.task(name="workers.deliver_webhook")
 def deliver_webhook(job_id: str) -> None:
     webhook.deliver(job_id)
+
+
+@celery.task(name="workers.prepare_tuning")
+def prepare_tuning(row_id: str) -> None:
+    preparing.prepare(row_id)

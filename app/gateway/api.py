@@ -12,12 +12,13 @@ from app.deployments import service as deployments
 from app.errors import N_, NotFound
 from app.gateway import schemas, service
 from app.gateway.keys import Caller
+from app.gateway.tuning import names as tuned
 from app.queue import Db
 
 router = APIRouter(prefix="/v1", tags=["inference"])
 
 
-def card(model: deployments.ModelName) -> dict[str, Any]:
+def card(model: deployments.ModelName | tuned.Tuned) -> dict[str, Any]:
     return {
         "id": model.name,
         "object": "model",
@@ -28,15 +29,15 @@ def card(model: deployments.ModelName) -> dict[str, Any]:
 
 @router.get("/models")
 def list_models(who: Caller, db: Db) -> dict[str, Any]:
-    """Every name that can be called with this key."""
-    names = deployments.names(db, who.workspace_id)
+    """Every name that can be called with this key, and the workspace's tuned models."""
+    names = tuned.all_names(db, who.workspace_id)
     return {"object": "list", "data": [card(model) for model in names]}
 
 
 @router.get("/models/{name}")
 def get_model(name: str, who: Caller, db: Db) -> dict[str, Any]:
-    """One name that can be called with this key."""
-    for model in deployments.names(db, who.workspace_id):
+    """One of those names."""
+    for model in tuned.all_names(db, who.workspace_id):
         if model.name == name:
             return card(model)
     raise NotFound(

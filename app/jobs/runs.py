@@ -43,6 +43,7 @@ class RunFacts:
     format: str | None  # of an export
     devices: list[str]  # cpu:0, cuda:3
     report_to: list[str]
+    report_as: dict[str, Any]
     earlier: list[int]  # fences of earlier attempts, newest first: their checkpoints may serve
 
 
@@ -90,6 +91,7 @@ def start_facts(db: Session, job_id: str, fence: int) -> RunFacts | None:
         format=job.spec.get("format"),
         devices=[lease.device.name for lease in cluster.leases_of(db, "job", job.id)],
         report_to=job.report_to,
+        report_as=job.report_as,
         earlier=list(range(fence - 1, 0, -1)),
     )
 

@@ -3,7 +3,7 @@
 Pure pydantic, so that the console, the API and the stages share one definition.
 """
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -69,6 +69,8 @@ class RunSpec(BaseModel):
     """Of an export: the numbers in the GGUF file."""
     report_to: list[Literal["wandb", "swanlab", "mlflow"]] = []
     """Where the run is reported to as well; the environment has the accounts."""
+    report_as: dict[str, dict[str, Any]] = {}
+    """How it is called there: {wandb: {project, name, entity, tags}}; the environment's if not."""
     device: Literal["cpu", "cuda"] = "cpu"
     devices: int = Field(default=1, ge=1, le=64)
     """Processes, one for each device; torchrun starts them where there are several."""

@@ -46,6 +46,8 @@ class Job(Base):
     finishing: Mapped[bool] = mapped_column(default=False)  # asked to stop now and keep the result
     report_to: Mapped[list[str]] = mapped_column(default=list)  # wandb, swanlab, mlflow
     deploy: Mapped[str] = mapped_column(default="")  # serve the result by this name, if any
+    # how it is called there, where somebody said so: {wandb: {project, name, entity, tags}}
+    report_as: Mapped[dict[str, Any]] = mapped_column(default=dict)
     estimate: Mapped[dict[str, Any] | None]  # app.jobs.forecast, as it was at submission
     outcome: Mapped[dict[str, Any] | None]  # what was then measured, in the same words
     tensorboard: Mapped[str | None]  # storage id of the files that the run wrote

@@ -114,10 +114,13 @@ def settings_of(spec: RunSpec) -> dict[str, Any]:
 def wandb(spec: RunSpec) -> tuple[Log, Close]:
     import wandb
 
+    asked = spec.report_as.get("wandb", {})
     run = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        project=asked.get("project") or os.environ.get("WANDB_PROJECT", PROJECT),
+        entity=asked.get("entity"),
+        tags=asked.get("tags"),
         id=spec.job_id,
-        name=spec.job_id,
+        name=asked.get("name") or spec.job_id,
         resume="allow",
         config=settings_of(spec),
         settings=wandb.Settings(console="off", init_timeout=30, silent=True),

@@ -1,0 +1,34 @@
+"""`/dashscope/api/v1/services/aigc/text-generation/generation`, over the same engines as `/v1`."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from app.gateway import service
+from app.gateway.api import gone, read_json, streamed
+from app.gateway.dashscope import generation
+from app.gateway.dashscope.generation import Events
+from app.gateway.dashscope.replies import PREFIX
+from app.gateway.keys import Caller
+
+router = APIRouter(prefix=PREFIX, tags=["dashscope"])
+PATH = "chat/completions"
+
+
+@router.post("/services/aigc/text-generation/generation")
+async def generate(request: Request, who: Caller) -> Response:
+    """Answer a prompt or messages: whole, or as server-sent events if `X-DashScope-SSE: enable`."""
+    accept = request.headers.get("accept", "")
+    sse = request.headers.get("x-dashscope-sse", "").lower() == "enable"
+    asked = generation.read(await read_json(request), stream=sse or "event-stream" in accept)
+    caller = service.Caller(who.workspace_id, who.user_id, who.api_key_id)
+    if asked.body.get("stream"):
+        status, answer, exchange = await service.stream(caller, PATH, asked.body)
+        if not isinstance(answer, bytes):
+            return streamed(Events(asked, exchange.id).of(answer), exchange)
+    else:
+        try:
+            status, answer, exchange = await service.whole(caller, PATH, asked.body, gone(request))
+        except service.ClientGone:
+            return Response(status_code=499)
+    found = generation.whole(asked, status, answer, exchange.id)
+    return JSONResponse(found, headers={"x-request-id": exchange.id})
