@@ -1,0 +1,78 @@
+"""`danlu chat`: talk to a deployment."""
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.client import Api, Failed, Row, connect, err, plain
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help="A name at /v1.")],
+    message: Annotated[str, typer.Argument(help="Ask this and leave; else talk.")] = "",
+    system: Annotated[str, typer.Option(help="A system prompt.")] = "",
+    temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+) -> None:
+    """Talk to a model; answers come as they are written. /clear forgets, Ctrl-D leaves."""
+    api = connect()
+    settings = {"temperature": temperature, "max_tokens": max_tokens}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    start: list[Row] = [{"role": "system", "content": system}] if system else []
+    if message:
+        print_answer(api, model, [*start, {"role": "user", "content": message}], settings)
+        return
+    talk(api, model, start, settings)
+
+
+def talk(api: Api, model: str, start: list[Row], settings: Row) -> None:
+    """Turns until the end of the input. An answer that was cut off with Ctrl-C is kept as it is."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401 - line editing and history for input()
+    turns = list(start)
+    while True:
+        try:
+            text = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            return
+        if text == "/clear":
+            turns = list(start)
+        elif text:
+            turns.append({"role": "user", "content": text})
+            try:
+                said = print_answer(api, model, turns, settings)
+            except Failed as error:
+                err.print(plain(error), style="red", markup=False)
+                turns.pop()
+            else:
+                turns.append({"role": "assistant", "content": said})
+
+
+def print_answer(api: Api, model: str, turns: list[Row], settings: Row) -> str:
+    said = []
+    try:
+        for piece in pieces(api, {"model": model, "messages": turns, **settings}):
+            said.append(piece)
+            sys.stdout.write(plain(piece))
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        pass
+    sys.stdout.write("\n")
+    return "".join(said)
+
+
+def pieces(api: Api, body: dict[str, Any]) -> Iterator[str]:
+    """What the model says, as it says it. Raises Failed."""
+    with api.streamed("POST", "/v1/chat/completions", json=body | {"stream": True}) as answer:
+        for line in answer.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            event = json.loads(line.removeprefix("data: "))
+            if "error" in event:
+                raise Failed(event["error"]["message"])
+            for choice in event["choices"][:1]:
+                yield choice["delta"].get("content") or ""

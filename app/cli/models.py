@@ -1,0 +1,107 @@
+"""`danlu models`: the registry."""
+
+import tarfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli import upload
+from app.cli.client import (
+    Failed,
+    Json,
+    bytes_of,
+    connect,
+    day,
+    say,
+    show_json,
+    show_table,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Base, tuned and imported models.")
+Model = Annotated[str, typer.Argument(help="Its name or id.")]
+
+
+@app.command("list")
+def index(
+    q: Annotated[str, typer.Option("--search", "-q", help="Part of a name.")] = "",
+    kind: Annotated[str, typer.Option(help="base, tuned, adapter or merged.")] = "",
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    as_json: Json = False,
+) -> None:
+    """The workspace's models, then the shared ones."""
+    found = connect().all("/api/v1/models", limit, q=q, kind=kind)
+    if as_json:
+        return show_json(found)
+    columns = {
+        "ID": lambda row: row["id"],
+        "NAME": lambda row: row["name"],
+        "KIND": lambda row: row["kind"],
+        "PARAMETERS": lambda row: f"{row['parameters']:,}",
+        "CONTEXT": lambda row: row["context_length"],
+        "SIZE": lambda row: bytes_of(row["size"]),
+        "CREATED": lambda row: day(row["created_at"]),
+    }
+    return show_table(found["data"], columns, "No model.")
+
+
+@app.command()
+def show(model: Model) -> None:
+    """One model with its lineage, as JSON."""
+    show_json(connect().get(f"/api/v1/models/{model}"))
+
+
+@app.command()
+def download(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder, or a file that ends in .tar.")
+    ] = None,
+) -> None:
+    """All files of a model: weights or adapter, tokenizer, chat template, card, lineage."""
+    api = connect()
+    found = api.get(f"/api/v1/models/{model}")
+    place = output or Path(found["name"])
+    packed = place.suffix == ".tar"
+    if place.exists() and (packed or any(place.iterdir())):
+        raise Failed(f"{place} is there already. Choose another with --output.")
+    archive = place if packed else place.with_name(f"{place.name}.tar")
+    upload.receive(api, f"/api/v1/models/{found['id']}/download", archive)
+    if not packed:
+        unpack(archive, place)
+    say(str(place))
+
+
+def unpack(archive: Path, place: Path) -> None:
+    """The one folder that the archive holds becomes `place`. Raises Failed."""
+    scratch = place.with_name(f".{place.name}.unpacking")
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(scratch, filter="data")  # refuses links and paths that lead elsewhere
+        inner = list(scratch.iterdir())
+        source = inner[0] if len(inner) == 1 and inner[0].is_dir() else scratch
+        if place.exists():
+            place.rmdir()
+        source.rename(place)
+        if source != scratch:
+            scratch.rmdir()
+    except (tarfile.TarError, OSError) as error:
+        raise Failed(f"{archive} cannot be unpacked: {error}") from None
+    archive.unlink()
+
+
+@app.command()
+def merge(model: Model, as_json: Json = False) -> None:
+    """Merge an adapter into its base, as a job."""
+    api = connect()
+    job = api.post(f"/api/v1/models/{api.get(f'/api/v1/models/{model}')['id']}/merge")
+    if as_json:
+        return show_json(job)
+    return say(f"{job['id']}: {job['state']}. Watch it: danlu jobs watch {job['id']}")
+
+
+@app.command()
+def delete(model: Model) -> None:
+    """Delete a model. Refused while anything uses it."""
+    api = connect()
+    api.delete(f"/api/v1/models/{api.get(f'/api/v1/models/{model}')['id']}")
