@@ -58,7 +58,7 @@ def deploy(
 def called(model: str) -> str:
     """A model's name as one that /v1 takes."""
     name = "".join(
-        char if char.isascii() and char.isalnum() or char in "._-" else "-" for char in model
+        char if (char.isascii() and char.isalnum()) or char in "._-" else "-" for char in model
     )
     return name.lower().strip("._-")[:63] or "model"
 

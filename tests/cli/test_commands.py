@@ -99,7 +99,9 @@ def test_rows_that_are_wrong_are_told(danlu, home):
 def test_an_upload_goes_on_where_it_was_cut_off(stack, tmp_path, monkeypatch):
     monkeypatch.setattr(upload, "PIECE", 1000)
     file = tmp_path / "long.jsonl"
-    row = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
+    row = json.dumps(
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    )
     file.write_text("\n".join([row] * 100) + "\n")
     api = client.Api(stack.url, stack.api_key)
     sent = []
@@ -120,7 +122,10 @@ def test_an_upload_goes_on_where_it_was_cut_off(stack, tmp_path, monkeypatch):
     monkeypatch.setattr(
         again.http,
         "patch",
-        lambda path, **kwargs: (first.append(kwargs["headers"]["upload-offset"]), rest(path, **kwargs))[1],
+        lambda path, **kwargs: (
+            first.append(kwargs["headers"]["upload-offset"]),
+            rest(path, **kwargs),
+        )[1],
     )
     (one,) = upload.send(again, "/api/v1/uploads", upload.files_of(file))
     assert first[0] == "3000"
@@ -153,7 +158,9 @@ def test_jobs(danlu, job, home):
 def test_a_job_that_cannot_be(danlu, dataset):
     told = danlu("jobs", "create", "-m", "nobody", "-d", dataset, fails=True)
     assert "nobody" in told
-    wrong = danlu("jobs", "create", "-m", "danlu-starter", "-d", dataset, "-s", "epochs=-1", fails=True)
+    wrong = danlu(
+        "jobs", "create", "-m", "danlu-starter", "-d", dataset, "-s", "epochs=-1", fails=True
+    )
     assert "epochs" in wrong
 
 
