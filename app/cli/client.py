@@ -59,7 +59,8 @@ def keep(url: str, token: str) -> Path:
     """Write both to the file, readable by its owner alone from its first byte on."""
     file = config_file()
     partial = file.with_name(f"{file.name}.{os.getpid()}")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         yaml.safe_dump({"url": url, "token": token}, stream)
     partial.replace(file)
     return file

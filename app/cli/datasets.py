@@ -125,12 +125,12 @@ def rows(
 def download(
     dataset: Dataset,
     output: Annotated[Path, typer.Option("--output", "-o", help="A file.")],
-    format: Annotated[str, typer.Option("--format", "-f", help="As `formats` lists them.")] = "",
+    shape: Annotated[str, typer.Option("--format", "-f", help="As `formats` lists them.")] = "",
     version: Version = "",
 ) -> None:
     """A version's rows, as they are kept or in another format."""
-    if format:
-        path, params = f"/api/v1/datasets/{dataset}/export", {"format": format}
+    if shape:
+        path, params = f"/api/v1/datasets/{dataset}/export", {"format": shape}
     else:
         path, params = f"/api/v1/datasets/{dataset}/download", {}
     upload.receive(connect(), path, output, **params, **({"version": version} if version else {}))

@@ -16,6 +16,7 @@ from app.cli.client import (
     say,
     show_json,
     show_table,
+    until,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Base, tuned and imported models.")
@@ -88,6 +89,27 @@ def unpack(archive: Path, place: Path) -> None:
     except (tarfile.TarError, OSError) as error:
         raise Failed(f"{archive} cannot be unpacked: {error}") from None
     archive.unlink()
+
+
+@app.command("upload")
+def upload_(
+    place: Annotated[Path, typer.Argument(help="A folder of safetensors, tokenizer and config.")],
+    name: Annotated[str, typer.Option("--name", "-n", help="The folder's name if left out.")] = "",
+    base: Annotated[str, typer.Option(help="Of an adapter: its base, where it names none.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Upload a model or an adapter. Given again, the command goes on where it was cut off."""
+    api = connect()
+    ids = upload.send(api, "/api/v1/uploads", upload.files_of(place))
+    asked = {"uploads": ids, "name": name or place.stem, "base": base}
+    begun = api.post("/api/v1/models", asked)
+    path = f"/api/v1/models/imports/{begun['id']}"
+    found = until(lambda: api.get(path), ("succeeded", "failed", "cancelled"))
+    if found["state"] != "succeeded":
+        raise Failed((found["error"] or {}).get("message") or found["state"])
+    if as_json:
+        return show_json(found)
+    return say(f"{found['name']} is a model now: {found['model_id']}")
 
 
 @app.command()

@@ -32,7 +32,7 @@ from app.config import settings
 from app.db import now
 from app.deployments import metrics as engines
 from app.deployments.tables import Deployment, Replica
-from app.gateway import upstream
+from app.gateway import loads
 from app.gateway.figures import REGISTRY
 from app.jobs.tables import Job
 from app.queue import SWEPT, redis, transaction
@@ -203,7 +203,7 @@ def from_here() -> Iterator[Metric]:
     )  # fmt: skip
     yield one(
         "gateway_requests_in_flight", "Requests that this process has open at engines.",
-        sum(upstream.in_flight.values()),
+        sum(count for one, count in loads.in_flight.items() if one.startswith("rep_")),
     )  # fmt: skip
     spooled = sum(path.stat().st_size for path in settings.spool.glob("usage-*.jsonl"))
     yield one("usage_spool_bytes", "Usage that is metered and not yet in the ledger.", spooled)

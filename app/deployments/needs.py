@@ -36,10 +36,14 @@ def needs(db: Session, preset: Preset) -> Needs:
         parts = memory.parts(shape, method, chosen, kind="cuda", longest=length)
         training[method] = sum(part.bytes for part in parts)
     context = min(most, sizing.USUAL_LENGTH)
-    serving = sizing.Estimate(
-        weights=2 * parameters,
-        cache=sizing.cache_bytes(config, context),
-        overhead=sizing.OVERHEAD["vllm"],
+    serving = sizing.needs(
+        sizing.Shape(2 * parameters, parameters, 0, 0, sizing.per_token(config)),
+        engine="vllm",
+        max_model_len=context,
+        devices=1,
+        memory=None,
+        quantization="",
+        arguments={},
     )
     room = db.scalar(select(func.max(Device.memory))) or 0
     return Needs(training, length, serving, context, room)

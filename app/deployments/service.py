@@ -301,6 +301,7 @@ class Route:
 class ModelName:
     name: str
     created_at: datetime
+    deployment_id: str  # of an alias: the deployment that gets most of its requests
 
 
 def route(db: Session, workspace_id: str, name: str) -> Route | None:
@@ -348,11 +349,13 @@ def names(db: Session, workspace_id: str) -> list[ModelName]:
             Deployment.desired != "stopped",
         )
     ).all()
-    found = {name: ModelName(name, created_at) for name, created_at, _ in rows}
+    found = {row[0]: ModelName(*row) for row in rows}
     callable_ = {deployment_id for *_, deployment_id in rows}
     for alias in aliases.listed(db, workspace_id):
-        if any(one["weight"] and one["deployment"] in callable_ for one in alias.targets):
-            found[alias.name] = ModelName(alias.name, alias.created_at)
+        led = [one for one in alias.targets if one["weight"] and one["deployment"] in callable_]
+        if led:
+            main = max(led, key=lambda one: int(one["weight"]))
+            found[alias.name] = ModelName(alias.name, alias.created_at, main["deployment"])
         else:
             found.pop(alias.name, None)  # it hides the deployment of its name
     return [found[name] for name in sorted(found)]

@@ -21,14 +21,15 @@ async def generate(request: Request, who: Caller) -> Response:
     sse = request.headers.get("x-dashscope-sse", "").lower() == "enable"
     asked = generation.read(await read_json(request), stream=sse or "event-stream" in accept)
     caller = service.Caller(who.workspace_id, who.user_id, who.api_key_id)
-    if asked.body.get("stream"):
-        status, answer, exchange = await service.stream(caller, PATH, asked.body)
-        if not isinstance(answer, bytes):
-            return streamed(Events(asked, exchange.id).of(answer), exchange)
-    else:
-        try:
-            status, answer, exchange = await service.whole(caller, PATH, asked.body, gone(request))
-        except service.ClientGone:
-            return Response(status_code=499)
-    found = generation.whole(asked, status, answer, exchange.id)
+    left = gone(request)
+    try:
+        if asked.body.get("stream"):
+            events, exchange = await service.stream(caller, PATH, asked.body, left)
+            if events is not None:
+                return streamed(Events(asked, exchange.id).of(events), exchange)
+        else:
+            exchange = await service.whole(caller, PATH, asked.body, left)
+    except service.ClientGone:
+        return Response(status_code=499)
+    found = generation.whole(asked, exchange.status, exchange.answer, exchange.id)
     return JSONResponse(found, headers={"x-request-id": exchange.id})

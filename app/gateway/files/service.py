@@ -18,11 +18,11 @@ from sqlalchemy.orm import Session
 from app import storage
 from app.accounts.auth import Principal
 from app.datasets.files import room
-from app.datasets.intake.upload import BODY, display_name
 from app.db import now
 from app.errors import N_, Invalid, NotFound
 from app.gateway.files.tables import File, file_id
 from app.queue import transaction
+from app.uploads.service import BODY, display_name
 
 PURPOSES = ("fine-tune", "batch")  # that a client may upload
 LINES = ("fine-tune", "batch")  # of JSON, one object each

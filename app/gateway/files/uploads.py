@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session
 from app.accounts.auth import Principal
 from app.config import settings
 from app.datasets.files import room
-from app.datasets.intake.upload import BODY, Upload, disk_full, display_name
+from app.datasets.intake.upload import Upload
 from app.db import new_id, now
-from app.errors import N_, Conflict, Invalid, NotFound, TooLarge
+from app.errors import N_, Conflict, Invalid, NotFound, TooLarge, disk_full
 from app.gateway.files import service
 from app.gateway.files.tables import File, FilePart, FileUpload
 from app.queue import transaction
+from app.uploads.service import BODY, display_name
 
 LIFE = timedelta(hours=1)
 GRACE = timedelta(minutes=10)  # for one that is completed in its last moment

@@ -19,7 +19,7 @@ from app.accounts.tables import Membership, User, Workspace
 from app.datasets import service as datasets
 from app.datasets import work
 from app.datasets.files import room
-from app.datasets.intake.upload import BODY, Upload
+from app.datasets.intake.upload import Upload
 from app.datasets.states import DRAFT, FAILED, MAPPING, PUBLISHED
 from app.datasets.tables import Dataset, DatasetIssue, DatasetVersion
 from app.db import now
@@ -33,6 +33,7 @@ from app.jobs import mixing
 from app.jobs import service as jobs
 from app.jobs.schemas import NAME, JobCreate
 from app.queue import send, transaction
+from app.uploads.service import BODY
 
 log = structlog.get_logger()
 

@@ -8,8 +8,8 @@ from sqlalchemy.dialects import postgresql
 
 from app.chat.search import grams
 
-revision: str = "0005"
-down_revision: str | None = "0004"
+revision: str = "0011"
+down_revision: str | None = "0010"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
