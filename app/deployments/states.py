@@ -17,11 +17,11 @@ MOVES: dict[str, set[str]] = {
     "pending": {"starting", "ready", "stopping", "stopped", "idle", "error"},
     "starting": {"pending", "ready", "unhealthy", "stopping", "stopped", "idle", "error"},
     "ready": {"pending", "starting", "unhealthy", "stopping", "stopped", "idle", "error"},
-    "unhealthy": {"pending", "starting", "ready", "stopping", "stopped", "error"},
+    "unhealthy": {"pending", "starting", "ready", "stopping", "stopped", "idle", "error"},
     "stopping": {"pending", "starting", "stopped", "idle", "error"},
     "stopped": {"pending"},
-    "idle": {"pending", "starting", "ready", "stopping", "stopped", "error"},
-    "error": {"pending", "starting", "ready", "stopping", "stopped"},
+    "idle": {"pending", "stopped"},
+    "error": {"pending", "starting", "ready", "stopping", "stopped", "idle"},
 }
 REPLICA_MOVES: dict[str, set[str]] = {
     "pending": {"scheduled", "stopped", "error"},

@@ -53,12 +53,9 @@ def test_it_sleeps_after_the_time_that_was_set(
     sweep(db)
     assert deployment.state == "idle"
     assert [one.name for one in service.names(db, workspace.id)] == ["mood"]
-    assert messages(db, deployment)[-4:] == [
-        "No request for 5 minutes: it goes to sleep.",
-        "Replica 1 was asked to stop.",
-        "Stopping.",
-        "Asleep. Its devices are free; the next request wakes it.",
-    ] or "Replica 1 stopped." in messages(db, deployment)
+    said = messages(db, deployment)
+    assert "No request for 5 minutes: it goes to sleep." in said
+    assert "Asleep. Its devices are free; the next request wakes it." in said
 
     db.info["outbox"] = []
     assert idle.wake(db, deployment.id)
