@@ -24,7 +24,7 @@ class Step:
 def took(began: Mapping[str, str], end: datetime) -> dict[str, float]:
     """Seconds of each phase of a start that reached its end, by when each began."""
     starts = sorted((datetime.fromisoformat(at), phase) for phase, at in began.items())
-    ends = [at for at, _ in starts[1:]] + [end]
+    ends = [*(at for at, _ in starts), end][1:]
     return {
         phase: round((after - at).total_seconds(), 1)
         for (at, phase), after in zip(starts, ends, strict=True)

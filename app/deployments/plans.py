@@ -1,7 +1,7 @@
 """How a model would be served: by which engine, in which mode, needing how much."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
@@ -100,8 +100,8 @@ def plan(
                 ),
                 field="mode",
             )
-        if mode == "adapter":
-            sizing.check_adapter(unsupported)
+        if mode == "adapter" and unsupported:
+            raise sizing.refused(unsupported)
         mode = mode or ("merged" if forced or unsupported else "adapter")
     found = Place()
     special = memory or exclusive or quantization or any((arguments or {}).values())
@@ -128,7 +128,6 @@ def plan(
     if chosen == "vllm" and mode != "merged":
         kept = room.of(db, workspace_id, base, beside, adapters)
     shape = Shape.of(base, beside)
-    shape = replace(shape, beside=shape.beside + kept.bytes)
     estimate = sizing.needs(
         shape,
         engine=chosen,

@@ -106,7 +106,7 @@ def start_facts(db: Session, replica_id: str, fence: int) -> ReplicaFacts | None
         rank=max(deployment.adapter_rank, room.rank_of(adapter) if adapter else 0),
         parameters=base.parameters,
         max_model_len=settings.max_model_len,
-        cache_bytes=settings.estimate.get("cache", 2**30),
+        cache_bytes=room.cache_beside(base, settings, deployment.adapters, deployment.adapter_rank),
         quantization=settings.quantization,
         arguments=settings.arguments,
         devices=[lease.device.name for lease in leases],

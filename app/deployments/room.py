@@ -7,6 +7,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from app.deployments import sizing
+from app.deployments.revisions import Settings
 from app.deployments.tables import Deployment
 from app.errors import N_
 from app.models.tables import Model
@@ -20,10 +21,9 @@ RANK = 32  # that there is room for at least
 class Room:
     adapters: int  # besides the engine's own model; 0: none can be loaded
     rank: int  # the largest, a value that vLLM takes
-    bytes: int  # what an engine keeps for them
 
 
-NONE = Room(0, 0, 0)
+NONE = Room(0, 0)
 
 
 def of(
@@ -47,12 +47,24 @@ def of(
     if asked == 0 or (asked is None and each > spare(base)):
         return NONE
     adapters = MOST if asked is None else asked
-    return Room(adapters, rank, each * at_once(base, adapters, rank))
+    return Room(adapters, rank)
 
 
 def at_once(base: Model, adapters: int, rank: int) -> int:
     """How many take part in one step of an engine; requests of others wait for the next."""
     return max(1, min(adapters, AT_ONCE, spare(base) // max(matrices(base, rank), 1)))
+
+
+def cache_beside(base: Model, settings: Settings, adapters: int, rank: int) -> int:
+    """Bytes of cache, with the room for adapters taken out of it: what an engine needs in all stays
+    as estimated. Never less than one request of full length takes.
+    """
+    cache = settings.estimate.get("cache", 2**30)
+    if not adapters:
+        return cache
+    least = sizing.Shape.of(base, None).cache(settings.max_model_len, 1)
+    kept = matrices(base, rank) * at_once(base, adapters, rank)
+    return max(min(cache, least), cache - kept)
 
 
 def spare(base: Model) -> int:
@@ -73,7 +85,7 @@ def rank_of(adapter: Model) -> int:
     config = sizing.read_json(adapter, "adapter_config.json")
     if sizing.unsupported(config):
         return 0
-    return next(rank for rank in sizing.RANKS if rank >= sizing.rank_of(config))
+    return sizing.check_adapter(config)
 
 
 def matrices(base: Model, rank: int) -> int:

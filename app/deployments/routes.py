@@ -202,7 +202,7 @@ def check(request: Request, deployment_id: str, who: Writer, db: Db) -> Response
     deployment = service.get(db, who.workspace_id, deployment_id)
     return render(
         request,
-        "deployments/_check.html",
+        "deployments/_plan.html",
         deployment=deployment,
         **edited(db, deployment, dict(request.query_params)),
     )

@@ -2,7 +2,7 @@
 stops. Between them a person may start and stop it as they like.
 """
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -63,7 +63,7 @@ def check_cron(words: str, timezone: str, field: str) -> None:
 def edges(words: str, timezone: str, at: datetime, *, back: bool = False) -> datetime:
     """The first time after `at`, or with `back` the last before it."""
     local = at.astimezone(ZoneInfo(timezone))
-    return next(CronSim(words, local, reverse=back))
+    return next(CronSim(words, local, reverse=back)).astimezone(UTC)
 
 
 def following(schedule: dict[str, Any], at: datetime) -> tuple[datetime, str] | None:
@@ -81,10 +81,11 @@ def following(schedule: dict[str, Any], at: datetime) -> tuple[datetime, str] | 
 def latest(schedule: dict[str, Any], at: datetime) -> str | None:
     """The way it went last, at `at` or before: what has been missed counts for its end only."""
     found = []
+    after = at.replace(microsecond=0) + timedelta(seconds=1)
     for window in schedule["windows"]:
         for way, words in window.items():
             try:
-                past = edges(words, schedule["timezone"], at + timedelta(seconds=1), back=True)
+                past = edges(words, schedule["timezone"], after, back=True)
             except StopIteration:
                 continue
             found.append((past, way))

@@ -183,18 +183,26 @@ def check_length(model: Model, max_model_len: int) -> None:
 # -- adapters ----------------------------------------------------------------------------
 
 
-def check_adapter(why: str) -> None:
-    """Raises Invalid, offering the merged mode, for what vLLM would refuse or get wrong."""
-    if why:
-        raise Invalid(
-            N_(
-                "vLLM cannot serve this adapter on its base: it uses %(feature)s. "
-                "Choose “merged”, which serves the same model as one piece."
-            ),
-            code="adapter_unsupported",
-            field="mode",
-            feature=why,
-        )
+def check_adapter(config: dict[str, Any]) -> int:
+    """The rank that vLLM must be told for an adapter with this `adapter_config.json`.
+
+    Raises Invalid, offering the merged mode, for what vLLM would refuse or get wrong.
+    """
+    if why := unsupported(config):
+        raise refused(why)
+    return next(rank for rank in RANKS if rank >= rank_of(config))
+
+
+def refused(feature: str) -> Invalid:
+    return Invalid(
+        N_(
+            "vLLM cannot serve this adapter on its base: it uses %(feature)s. "
+            "Choose “merged”, which serves the same model as one piece."
+        ),
+        code="adapter_unsupported",
+        field="mode",
+        feature=feature,
+    )
 
 
 def rank_of(config: dict[str, Any]) -> int:

@@ -76,7 +76,7 @@ def test_an_adapter_moves_in_with_its_base(
     assert found
     (way,) = found.replicas
     assert (way.id, way.served_name) == (only(db, host).id, "mood")
-    assert found.sends == {}  # as its base in all
+    assert way.sends == {}  # as its base in all
     assert "mood" in [one.name for one in service.names(db, who.workspace_id)]
     assert "Loaded into replica 1 in 0.2 s." in messages(db, guest)
     sweep(db)

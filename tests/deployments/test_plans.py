@@ -160,7 +160,7 @@ def test_an_adapter_on_its_base(db: Session, workspace: Workspace, who: Principa
     sweep(db)
     facts = replicas.start_facts(db, only(db, deployment).id, 1)
     base = db.get_one(Model, adapter.base_id)
-    assert (facts.model, facts.adapter, facts.rank) == (base.artefact, adapter.artefact, 16)
+    assert (facts.model, facts.adapter, facts.rank) == (base.artefact, adapter.artefact, 32)
 
 
 def test_merged_waits_for_the_merge(db: Session, workspace: Workspace, who: Principal) -> None:

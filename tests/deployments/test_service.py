@@ -38,7 +38,11 @@ def test_from_create_to_ready_and_back(db: Session, workspace: Workspace, who: P
     assert db.info["outbox"][-1] == ("workers.start_replica", (replica.id, 1), f"node.{node.id}")
     facts = replicas.start_facts(db, replica.id, 1)
     assert facts is not None
-    assert (facts.model, facts.adapter, facts.rank) == (model.artefact, None, 0)
+    assert (facts.model, facts.adapter, facts.rank) == (
+        model.artefact,
+        None,
+        32,
+    )  # room for adapters
     assert facts.devices == ["cpu:0"]
     assert 0.1 < facts.share < 1
 

@@ -21,7 +21,7 @@ CONFIG = {"num_hidden_layers": 32, "num_key_value_heads": 8, "head_dim": 128}
 
 @pytest.fixture
 def model(db: Session) -> Model:
-    """8 GiB of weights, 128 KiB of cache a token; on nodes whose devices have 16 GiB."""
+    """8 GiB of weights, 128 KiB of cache a token; on nodes whose devices have 24 GiB."""
     made = make_model(db, name="large", parameters=4 * GIB, size=8 * GIB, context_length=131072)
     store(made, "config.json", CONFIG)
     db.commit()
@@ -32,7 +32,7 @@ def model(db: Session) -> Model:
 def cards(db: Session) -> None:
     node = make_node(db, devices=0)
     for index in range(2):
-        make_device(db, node, name=f"cuda:{index}", kind="cuda", memory=16 * GIB)
+        make_device(db, node, name=f"cuda:{index}", kind="cuda", memory=24 * GIB)
     db.commit()
 
 
