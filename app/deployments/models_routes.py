@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app.accounts.auth import Principal, requires
 from app.deployments import needs, service, view
 from app.deployments.samples import samples
-from app.errors import N_, NotFound
+from app.errors import N_, Invalid
 from app.jobs.methods import METHODS
 from app.models import presets
 from app.models import service as models
@@ -25,7 +25,7 @@ def show_needs(request: Request, db: Db, preset: str = "") -> Response:
     """What a preset needs, for its card."""
     found = presets.find(preset)
     if found is None:
-        raise NotFound(N_("There is no such preset."))
+        raise Invalid(N_("There is no such preset."), field="preset")
     need = needs.needs(db, found)
     return render(request, "deployments/needs.html", needs=need, methods=METHODS)
 

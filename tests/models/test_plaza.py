@@ -150,7 +150,7 @@ def test_what_a_preset_needs_is_estimated_by_our_own_formulas(client: Client, db
     soup = page(client, "/deployments/needs?preset=qwen3-0.6b")
     assert soup.select_one("[data-testid=needs-lora]")
     assert "Estimates" in soup.text
-    assert client.get("/deployments/needs?preset=none").status_code == 404
+    assert client.get("/deployments/needs?preset=none").status_code == 422
 
 
 def test_a_preset_offers_its_import(client: Client, db: Session, hub: Hub, tmp_path: Path) -> None:

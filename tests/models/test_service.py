@@ -78,7 +78,7 @@ def test_what_is_pinned_or_built_on_stays(db: Session) -> None:
     merged = registered(db, mine.id, "merged", kind="merged", base_id=base.id, parent_id=adapter.id)
     service.pin(db, merged.id, "deployment", "dep_1")
     service.pin(db, merged.id, "deployment", "dep_1")
-    with pytest.raises(Conflict, match="in use by 1"):
+    with pytest.raises(Conflict, match=r"in use by dep_1\."):
         service.delete(db, mine.id, merged.id)
     service.unpin(db, merged.id, "deployment", "dep_1")
     service.unpin(db, merged.id, "deployment", "dep_1")

@@ -21,6 +21,7 @@ def test_facts_of_a_base_model(tmp_path: Path) -> None:
         "context_length": 2048,
         "size": sum(path.stat().st_size for path in tmp_path.iterdir()),
         "adapter": False,
+        "templated": True,
     }
 
 
