@@ -22,6 +22,7 @@ PIECE = 256 * 1024  # bytes of log read at a time, at most
 CHUNKS = 32  # chunks read at a time, at most
 LOOK = 1.0  # seconds between two looks
 LIFE = 600.0  # seconds; then the reader comes back with the last id
+RESTING = ("stopped", "error")  # nothing is written until somebody starts it again
 QUIET = 15.0  # seconds without an event, after which a comment keeps proxies from hanging up
 
 
@@ -172,7 +173,8 @@ class Look:
 
 async def follow(replica_id: str, place: Place, start: int | None) -> AsyncIterator[bytes]:
     """The log as it grows, as server-sent events: `log`, and `start` where the engine was started
-    anew. With `start` only of that one, until it is over. No session is held between two looks.
+    anew. It ends when nothing more will come; with `start`, when that one is over. No session is held
+    between two looks.
     """
     yield b"retry: 2000\n\n"
     began = spoke = time.monotonic()
@@ -202,17 +204,18 @@ def look(replica_id: str, place: Place, start: int | None) -> Look:
         if place.fence == 0:
             place = Place(named(db, replica, start))
         over = final(replica, place.fence)
+        last = start is not None or replica.state in RESTING
         piece = after(db, replica_id, place, final=over)
         place = piece.place
         if piece.text:
             frames.append(encode("log", place, {"text": piece.text}))
-        elif start is None and over and not piece.more:
+        elif start is None and over:
             newer = [one for one in starts(db, replica_id) if one > place.fence]
             if newer:
                 place = Place(newer[-1])
                 frames.append(encode("start", place, {"start": place.fence}))
                 return Look(frames, place, True, False)
-    return Look(frames, place, piece.more, start is not None and over and not piece.more)
+    return Look(frames, place, piece.more, last and over and not piece.more)
 
 
 def encode(kind: str, place: Place, data: dict[str, Any]) -> bytes:

@@ -28,7 +28,7 @@ def prompt(tokenizer: Any, directory: str, template: str | None, form: str, body
     params = request.build_chat_params(template, form).with_defaults(
         {"tools": tools, "tokenize": False}
     )
-    conversation, _ = parse_chat_messages(
+    conversation, *_ = parse_chat_messages(
         request.messages,
         config,
         content_format=resolve_chat_template_content_format(

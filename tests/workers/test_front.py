@@ -93,7 +93,9 @@ def test_the_whole_answer_has_our_name() -> None:
     answer = ask(one, model="mood", max_tokens=3, user="me", seed=1, unheard_of={"a": 1})
     assert answer.json() == {"model": "mood", "usage": USAGE}
     assert server.asked == {"model": "/store/m", "messages": MESSAGES, "max_tokens": 3}
-    assert get(one, "/metrics").text == "danlu:generation_tokens_total 2\n"
+    assert "danlu:generation_tokens_total 2\n" in get(one, "/metrics").text
+    assert f"danlu:prompt_tokens_total {USAGE['prompt_tokens']}\n" in get(one, "/metrics").text
+    assert "danlu:num_requests_running 0\n" in get(one, "/metrics").text
 
 
 def test_a_stream_ends_as_openai_clients_expect() -> None:
