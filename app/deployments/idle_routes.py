@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.deployments import idle, view
+from app.deployments import idle
 from app.deployments import service as deployments
-from app.deployments.routes import Writer
+from app.deployments.routes import Writer, page
 from app.deployments.schemas import LONGEST_IDLE
 from app.queue import Db
-from app.web import Parsed, parsed, redirect, render
+from app.web import Parsed, parsed, redirect
 
 router = APIRouter(prefix="/deployments", include_in_schema=False)
 
@@ -33,10 +33,7 @@ def change(
 ) -> Response:
     if form.data is None:
         deployment = deployments.get(db, who.workspace_id, deployment_id)
-        context = view.detail(db, deployment, view.speaker(request))
-        return render(
-            request, "deployments/detail.html", status=422, tab="settings", form=form, **context
-        )
+        return page(request, db, deployment, "settings", form=form, of="idle")
     idle.change(db, who.workspace_id, deployment_id, form.data.idle_minutes)
     return redirect(request, f"/deployments/{deployment_id}?tab=settings")
 
