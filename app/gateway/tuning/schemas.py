@@ -2,13 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-Auto = Literal["auto"]
-Epochs = Auto | Annotated[int, Field(ge=1, le=50)]
-BatchSize = Auto | Annotated[int, Field(ge=1, le=256)]
-Multiplier = Auto | Annotated[float, Field(gt=0, le=1000)]
-Beta = Auto | Annotated[float, Field(gt=0, le=2)]
+Auto = Annotated[Literal["auto"], Tag("auto")]
+# so that what is told of a number that is too large is told of a number
+EITHER = Discriminator(lambda value: "auto" if value == "auto" else "number")
+Epochs = Annotated[Auto | Annotated[int, Field(ge=1, le=50), Tag("number")], EITHER]
+BatchSize = Annotated[Auto | Annotated[int, Field(ge=1, le=256), Tag("number")], EITHER]
+Multiplier = Annotated[Auto | Annotated[float, Field(gt=0, le=1000), Tag("number")], EITHER]
+Beta = Annotated[Auto | Annotated[float, Field(gt=0, le=2), Tag("number")], EITHER]
 
 
 class Strict(BaseModel):
