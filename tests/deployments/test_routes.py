@@ -157,10 +157,12 @@ def test_a_refusal_leaves_the_page(client: Client, db: Session, model: Model) ->
     form = soup(client.get(f"/models/{model.id}")).select_one(
         f'[action="/models/{model.id}/delete"]'
     )
-    assert form is not None and form["hx-post"] == form["action"]
+    assert form is not None
+    assert form["hx-post"] == form["action"]
     answer = client.post(form["hx-post"], headers={"hx-request": "true"})
     assert answer.status_code == 409
-    assert answer.headers["hx-retarget"] == "#toasts" and "mood" in answer.text
+    assert answer.headers["hx-retarget"] == "#toasts"
+    assert "mood" in answer.text
     assert client.get(page).status_code == 200
 
 
