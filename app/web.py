@@ -124,7 +124,7 @@ def format_count(value: float | None) -> str:
     if value is None:
         return "–"
     for limit, unit in ((1e9, "B"), (1e6, "M")):
-        if value >= limit:
+        if value >= 0.9995 * limit:  # what three digits round up to it
             return f"{value / limit:.3g}{unit}"
     return f"{value:,.0f}"
 

@@ -42,9 +42,10 @@ export const zoomedTo = () => range;
 export class Chart {
   // series: [{label, hue, alpha?, width?, points?}]; `x` is the label of the axis, `apart` has an
   // x of its own, `format` words for a value on the y axis, `when` words for an x that is a time,
-  // `floor` a y axis that starts at 0
-  constructor(box, { height = 200, series, x, apart = false, format = precise, top = null, when = null, floor = false }) {
-    Object.assign(this, { box, height, series, x, apart, format, top, when, floor, log: false, plot: null, data: null });
+  // `floor` a y axis that starts at 0, `incrs` the steps that the y axis may have, `gaps` whether a
+  // null breaks the line (undefined never does)
+  constructor(box, { height = 200, series, x, apart = false, format = precise, top = null, when = null, floor = false, incrs, gaps = false }) {
+    Object.assign(this, { box, height, series, x, apart, format, top, when, floor, incrs, gaps, log: false, plot: null, data: null });
     charts.add(this);
     this.seen = new ResizeObserver(() => this.fit());
     this.seen.observe(box);
@@ -94,13 +95,13 @@ export class Chart {
         width: this.box.clientWidth,
         height: this.height,
         scales: { x: { time: Boolean(this.when) }, y: this.log ? { distr: 3 } : { range: span } },
-        axes: [{ ...axis, size: 30, values: times || marks, ...(this.when && { space: 90 }) }, { ...axis, size: 64, values: words }],
+        axes: [{ ...axis, size: 30, values: times || marks, ...(this.when && { space: 90 }) }, { ...axis, size: 64, values: words, ...(this.incrs && { incrs: this.incrs }) }],
         cursor: { sync: this.apart ? undefined : { key: "runs" }, drag: { setScale: false }, bind: { dblclick: () => () => zoom(null) } },
         hooks: { setSelect: [(plot) => this.select(plot)] },
         series: [
           { label: this.x, value: this.when ? (_, at) => (at == null ? "–" : this.when(at)) : whole },
           ...this.series.map(({ label, hue, alpha = 1, width = 1.5, points = false, dash }) => ({
-            label, width, alpha, dash, spanGaps: true,
+            label, width, alpha, dash, spanGaps: !this.gaps,
             stroke: () => colour(hue),
             points: points ? { show: true, size: 6 } : { show: false },
             value: this.format,

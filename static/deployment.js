@@ -16,15 +16,32 @@ function clock(range) {
   return (at) => format.format(at * 1000);
 }
 
+// A reading that came late leaves no hole in a line; an engine that was away does.
+const LATE = 3;
+
+function bridged(values) {
+  let seen = -1;
+  const filled = [...values];
+  values.forEach((value, at) => {
+    if (value == null) return;
+    if (seen >= 0 && at - seen - 1 <= LATE) filled.fill(undefined, seen + 1, at);
+    seen = at;
+  });
+  return filled;
+}
+
+const WHOLE = Array.from({ length: 24 }, (_, at) => [1, 2, 5][at % 3] * 10 ** Math.floor(at / 3));
+const BINARY = Array.from({ length: 30 }, (_, at) => 2 ** (20 + at)); // from a MiB
+
 function figures(words, range) {
-  const shared = { x: words.time, apart: true, when: clock(range), height: 180, floor: true };
+  const shared = { x: words.time, apart: true, when: clock(range), height: 180, floor: true, gaps: true };
   const pair = (first, second, points) => [{ label: first, hue: "primary", points }, { label: second, hue: "orange", points }];
   return {
     requests: { options: { ...shared, series: [{ label: words.requests, hue: "primary" }, { label: words.errors, hue: "red" }] }, columns: (of) => [of.requests, of.errors] },
     first_token: { options: { ...shared, series: pair(words.half, words.most, true), format: seconds }, columns: (of) => [of.first_token.p50, of.first_token.p95] },
     tokens: { options: { ...shared, series: pair(words.generated, words.prompted) }, columns: (of) => [of.generated, of.prompted] },
     between_tokens: { options: { ...shared, series: pair(words.half, words.most, true), format: seconds }, columns: (of) => [of.between_tokens.p50, of.between_tokens.p95] },
-    queue: { options: { ...shared, series: pair(words.running, words.waiting) }, columns: (of) => [of.running, of.waiting] },
+    queue: { options: { ...shared, incrs: WHOLE, series: pair(words.running, words.waiting) }, columns: (of) => [of.running, of.waiting] },
     cache: { options: { ...shared, series: [{ label: words.cache, hue: "primary" }], format: percent, top: 100 }, columns: (of) => [of.cache] },
   };
 }
@@ -48,7 +65,7 @@ function watch(box) {
       drawn[key]?.close();
       drawn[key] = new Chart(figure.querySelector("[data-chart]"), options);
     }
-    drawn[key].draw([times, ...columns]);
+    drawn[key].draw([times, ...columns.map(bridged)]);
   }
 
   function draw(found) {
@@ -59,7 +76,7 @@ function watch(box) {
     for (const [key, { options, columns }] of Object.entries(all)) show(key, options, columns(found), found.t);
     const names = Object.keys(found.devices);
     const series = names.map((label, at) => ({ label, hue: HUES[at % HUES.length] }));
-    for (const [key, more] of [["use", { format: percent, top: 100 }], ["memory", { format: gibibytes }]]) {
+    for (const [key, more] of [["use", { format: percent, top: 100 }], ["memory", { format: gibibytes, incrs: BINARY }]]) {
       if (names.length) show(key, { ...all.cache.options, top: null, ...more, series }, names.map((name) => found.devices[name][key]), found.t);
     }
   }

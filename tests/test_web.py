@@ -29,10 +29,11 @@ def test_numbers_carry_their_units():
         "1.5 GiB",
         "1024.0 TiB",
     ]
-    assert [web.format_count(n) for n in (None, 12345, 6_200_000, 7e9)] == [
+    assert [web.format_count(n) for n in (None, 12345, 6_200_000, 999_885_952, 7e9)] == [
         "–",
         "12,345",
         "6.2M",
+        "1B",
         "7B",
     ]
     assert [web.format_duration(n) for n in (None, -1, 59, 192, 7500)] == [

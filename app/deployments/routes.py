@@ -9,7 +9,16 @@ from sqlalchemy.orm import Session
 from app.accounts.auth import Principal, requires
 from app.deployments import editing, forms, service, view
 from app.deployments.revisions import current
-from app.deployments.schemas import DeploymentCreate, Fix, Rollback, Scale, Schedule, Wishes
+from app.deployments.schemas import (
+    DeploymentCreate,
+    Filters,
+    Fix,
+    Rollback,
+    Scale,
+    Schedule,
+    Wishes,
+)
+from app.deployments.states import MOVES
 from app.deployments.tables import Deployment
 from app.errors import DomainError
 from app.models import service as models
@@ -20,34 +29,39 @@ router = APIRouter(prefix="/deployments", include_in_schema=False)
 PAGE = 50
 Reader = Annotated[Principal, requires("viewer", "deployments:read")]
 Writer = Annotated[Principal, requires("member", "deployments:write")]
-Offset = Annotated[int, Query(ge=0, le=1_000_000)]
+Asked = Annotated[Filters, Query()]
 
 
 # -- the list ----------------------------------------------------------------------------
 
 
 @router.get("", name="deployments:list")
-def list_deployments(request: Request, who: Reader, db: Db, offset: Offset = 0) -> Response:
-    return listing(request, who, db, offset)
+def list_deployments(request: Request, who: Reader, db: Db, asked: Asked) -> Response:
+    return listing(request, who, db, asked)
 
 
 @router.get("/rows", name="deployments:rows")
-def rows(request: Request, who: Reader, db: Db, offset: Offset = 0) -> Response:
+def rows(request: Request, who: Reader, db: Db, asked: Asked) -> Response:
     """The table of the list alone; it asks for itself while something moves."""
-    return listing(request, who, db, offset, block="rows")
+    return listing(request, who, db, asked, block="rows")
 
 
 def listing(
-    request: Request, who: Principal, db: Db, offset: int, block: str | None = None
+    request: Request, who: Principal, db: Db, asked: Filters, block: str | None = None
 ) -> Response:
-    found, more = service.list_deployments(db, who.workspace_id, offset=offset, limit=PAGE)
+    state = asked.state if asked.state in MOVES else ""
+    found, more = service.list_deployments(
+        db, who.workspace_id, q=asked.q.strip(), state=state, offset=asked.offset, limit=PAGE
+    )
     return render(
         request,
         "deployments/list.html",
         block=block,
         rows=view.rows(db, found),
         more=more,
-        offset=offset,
+        asked=asked,
+        state=state,
+        states=list(MOVES),
         size=PAGE,
     )
 

@@ -384,3 +384,11 @@ def spoken(error: dict[str, Any] | None, say: Callable[..., str]) -> dict[str, s
         "message": say(error.get("message", ""), **params),
         "advice": say(error.get("advice", ""), **params),
     }
+
+
+class Filters(BaseModel):
+    """What the page of deployments is narrowed to."""
+
+    q: str = Field("", max_length=200)
+    state: str = Field("", max_length=20)
+    offset: int = Field(0, ge=0, le=1_000_000)

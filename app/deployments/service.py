@@ -166,10 +166,14 @@ def list_deployments(
     workspace_id: str,
     *,
     model_id: str | None = None,
+    q: str = "",
+    state: str = "",
     offset: int = 0,
     limit: int = 50,
 ) -> tuple[list[Deployment], bool]:
-    """Newest first, and whether there are more. `model_id` keeps those that serve that model."""
+    """Newest first, and whether there are more. `model_id` keeps those that serve that model, `q`
+    those with this in their name.
+    """
     query = select(Deployment).where(
         Deployment.workspace_id == workspace_id, Deployment.deleted_at.is_(None)
     )
@@ -177,6 +181,10 @@ def list_deployments(
         query = query.where(
             or_(Deployment.model_id == model_id, Deployment.served_model_id == model_id)
         )
+    if q:
+        query = query.where(Deployment.name.icontains(q, autoescape=True))
+    if state:
+        query = query.where(Deployment.state == state)
     query = query.order_by(Deployment.created_at.desc(), Deployment.id)
     found = list(db.scalars(query.offset(offset).limit(limit + 1)))
     return found[:limit], len(found) > limit

@@ -125,6 +125,47 @@ def test_the_page_follows_the_engine(client: Client, db: Session, model: Model) 
     assert only(db)[1].error is None
 
 
+def test_the_list_is_narrowed(client: Client, model: Model) -> None:
+    create(client, model)
+    create(client, model, name="night")
+
+    def names(**asked: str) -> list[str]:
+        page = soup(client.get("/deployments", params=asked))
+        return [row.select_one("a").text for row in page.select('[data-testid="deploy-row"]')]
+
+    assert names() == ["night", "mood"]
+    assert names(q="MOO") == ["mood"]
+    assert names(state="pending") == ["night", "mood"]
+    assert names(state="ready") == names(q="nobody") == []
+    assert names(state="nonsense") == ["night", "mood"]
+    assert at(soup(client.get("/deployments?q=nobody")), "deploy-search")["value"] == "nobody"
+
+
+def test_what_a_script_fills_is_there_once(client: Client, model: Model) -> None:
+    """Curves and log come as fragments and are found by their id."""
+    page = create(client, model)
+    for tab in ("charts", "log", "adapters"):
+        whole = client.get(f"{page}?tab={tab}").text + client.get(f"{page}/{tab}").text
+        found = BeautifulSoup(whole, "lxml").select(f"#deployment-{tab}")
+        assert len(found) == (2 if tab == "adapters" else 1)  # which takes its own place
+
+
+def test_a_refusal_leaves_the_page(client: Client, db: Session, model: Model) -> None:
+    page = create(client, model)
+    db.get_one(Model, model.id).workspace_id = only(db)[0].workspace_id
+    db.commit()
+    form = soup(client.get(f"/models/{model.id}")).select_one(
+        f'[action="/models/{model.id}/delete"]'
+    )
+    assert form is not None
+    assert form["hx-post"] == form["action"]
+    answer = client.post(form["hx-post"], headers={"hx-request": "true"})
+    assert answer.status_code == 409
+    assert answer.headers["hx-retarget"] == "#toasts"
+    assert "mood" in answer.text
+    assert client.get(page).status_code == 200
+
+
 @pytest.mark.parametrize("reason", ["devices", "quota"])
 def test_a_waiting_one_says_why(client: Client, db: Session, model: Model, reason: str) -> None:
     make_node(db, devices=1 if reason == "devices" else 2)
