@@ -26,7 +26,8 @@ export function smooth(values, keep) {
   });
 }
 
-export const precise = (_, at) => (at == null ? "–" : String(Number(at.toPrecision(4))));
+const short = (at) => (at && Math.abs(at) < 0.001 ? Number(at.toPrecision(4)).toExponential() : String(Number(at.toPrecision(4))));
+export const precise = (_, at) => (at == null ? "–" : short(at));
 const whole = (_, at) => (at == null ? "–" : number.format(at));
 const charts = new Set();
 let range = null; // of x, in all charts that share it

@@ -184,10 +184,10 @@ def test_deploy_a_tuned_model_call_it_scale_it_and_delete_it(
         hyper_parameters={"n_epochs": 1},
     )
     tuned = client.fine_tunes.wait(job, poll_interval=0.5, max_interval=1).finetuned_model
-    made = client.deployments.create(model=tuned, capacity=1, plan="lora", suffix="a1")
+    made = client.deployments.create(model=tuned, capacity=1, plan="mu", suffix="a1")
     assert made.deployed_model.endswith("-a1")
     with pytest.raises(BadRequestError) as caught:
-        client.deployments.create(model=tuned, capacity=1, plan="lora", suffix="a1")
+        client.deployments.create(model=tuned, capacity=1, plan="mu", suffix="a1")
     assert (caught.value.code, "specify a suffix" in caught.value.message) == ("Conflict", True)
     events = list(client.deployments.stream_events(made.deployed_model))
     assert events[-1].output["status"] == "RUNNING", f"{events[-1]}\n{stack.tail()}"
@@ -197,6 +197,12 @@ def test_deploy_a_tuned_model_call_it_scale_it_and_delete_it(
     assert (more.capacity, more.ready_capacity) == (2, 1)
     fewer = client.deployments.scale(made.deployed_model, capacity=1)
     assert (fewer.capacity, fewer.status) == (1, "RUNNING")
+    shared = client.deployments.create(model=tuned, capacity=1, plan="lora", suffix="b1")
+    *_, last = client.deployments.stream_events(shared.deployed_model)
+    assert last.output["status"] == "RUNNING"
+    with pytest.raises(BadRequestError):  # its base's engine carries it
+        client.deployments.scale(shared.deployed_model, capacity=2)
+    client.deployments.delete(shared.deployed_model)
     assert client.deployments.delete(made.deployed_model).status == "DELETING"
     with pytest.raises(NotFoundError):
         client.deployments.get(made.deployed_model)

@@ -150,6 +150,7 @@ def test_vllm_loads_adapters_while_it_runs(
 
     # what only the engine finds out: the adapter's own error, and all others answer on
     lying = made_adapter(db, workspace, base, files / "lying", adapter_config={"r": 200})
+    db.commit()
     with transaction() as own:
         own.get_one(Deployment, host.id).adapter_rank = 512
     refused = add(workspace, lying, "lying")

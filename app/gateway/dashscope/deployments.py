@@ -36,7 +36,9 @@ def create(db: Session, who: Principal, body: DeploymentCreate) -> Deployment:
     model = names.model(db, who, body.model_name)
     name = name_of(model.name, body.suffix or "")
     try:
-        ours = Ours(name=name, model=model.id, replicas=body.capacity)
+        shared = body.plan == "lora" and body.capacity == 1  # on its base's engine, if one runs
+        own = model.kind == "adapter" and not shared
+        ours = Ours(name=name, model=model.id, replicas=body.capacity, own_engine=own)
         return service.create(db, who, ours)
     except Conflict as error:
         if error.code != "name_taken":
