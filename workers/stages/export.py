@@ -6,7 +6,6 @@ The result appears under its name, `export`, when it is complete.
 """
 
 import shutil
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from app.jobs.spec import RunSpec
 from app.models import chat_template
 from workers.stages import gguf_weights, gguf_words, lora, models, ollama, tensors
-from workers.stages.run import Run, disk_full, execute, quiet, say
+from workers.stages.run import Run, disk_full, execute, leave, quiet, say
 
 
 def export(run: Run, spec: RunSpec) -> dict[str, Any]:
@@ -98,4 +97,4 @@ def write(run: Run, writer: Any, plan: list[gguf_weights.Output], changes: lora.
 
 
 if __name__ == "__main__":
-    sys.exit(execute(export))
+    leave(execute(export))

@@ -7,7 +7,6 @@ refused by name rather than left out. The result appears under its name when it 
 
 import json
 import shutil
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO
 from app.jobs.spec import RunSpec
 from app.models import chat_template
 from workers.stages import lora, models, tensors
-from workers.stages.run import Run, disk_full, execute, quiet, say
+from workers.stages.run import Run, disk_full, execute, leave, quiet, say
 from workers.stages.tensors import Tensor
 
 
@@ -75,4 +74,4 @@ def merge(run: Run, spec: RunSpec) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(execute(merge))
+    leave(execute(merge))

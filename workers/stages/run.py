@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -240,6 +240,15 @@ def execute(stage: Callable[[Run, Any], dict[str, Any]], shape: type[BaseModel] 
     else:
         say("Done.")
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once. Taking torch and what it imported apart takes an interpreter some
+    two seconds, in which the device is held and somebody waits for the result.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def stopped(run: Run) -> int:

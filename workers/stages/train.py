@@ -8,7 +8,6 @@ any moment: another attempt goes on from the last complete checkpoint, and the c
 import hashlib
 import platform
 import resource
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +23,7 @@ from workers.stages.checkpoints import Progress
 from workers.stages.loading import bf16, load_model
 from workers.stages.prepare import Examples
 from workers.stages.reports import reported
-from workers.stages.run import Run, StageError, Stopped, execute, leave_out, quiet, say
+from workers.stages.run import Run, StageError, Stopped, execute, leave, leave_out, quiet, say
 
 # Settings that change how a run is watched, but not what it computes.
 HARMLESS = {
@@ -234,4 +233,4 @@ def libraries() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(execute(train))
+    leave(execute(train))
