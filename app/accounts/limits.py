@@ -33,6 +33,11 @@ class Limits:
         """Whether requests have to be counted while they run."""
         return any(getattr(self, name) is not None for name in COUNTED)
 
+    @property
+    def held(self) -> bool:
+        """Whether it matters how many requests run just now."""
+        return any(getattr(self, name) is not None for name in COUNTED[2:])
+
     def permits(self, model: str) -> bool:
         return not self.models or any(matches(pattern, model) for pattern in self.models)
 

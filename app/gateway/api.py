@@ -31,14 +31,15 @@ def card(model: deployments.ModelName | tuned.Tuned) -> dict[str, Any]:
 def list_models(who: Caller, db: Db) -> dict[str, Any]:
     """Every name that can be called with this key, and the workspace's tuned models."""
     names = tuned.all_names(db, who.workspace_id)
-    return {"object": "list", "data": [card(model) for model in names]}
+    allowed = [model for model in names if who.limits.permits(model.name)]
+    return {"object": "list", "data": [card(model) for model in allowed]}
 
 
 @router.get("/models/{name}")
 def get_model(name: str, who: Caller, db: Db) -> dict[str, Any]:
     """One of those names."""
     for model in tuned.all_names(db, who.workspace_id):
-        if model.name == name:
+        if model.name == name and who.limits.permits(name):
             return card(model)
     raise NotFound(
         N_("There is no model called %(name)s here. /v1/models lists those there are."),
@@ -77,7 +78,7 @@ async def complete(request: Request, who: Caller, path: str) -> Response:
     body = schemas.check(path, asked)
     user = asked.get("user")
     sticky = user if isinstance(user, str) else ""
-    caller = service.Caller(who.workspace_id, who.user_id, who.api_key_id)
+    caller = service.Caller.of(who)
     try:
         if body.get("stream"):
             events, exchange = await service.stream(caller, path, body, gone(request), sticky)
@@ -93,9 +94,10 @@ async def complete(request: Request, who: Caller, path: str) -> Response:
 
 
 def headers(exchange: service.Exchange) -> dict[str, str]:
-    """What request this is, and which deployment answered it."""
+    """What request this is, which deployment answered it, and what the key has left."""
     route = exchange.route
-    return {"x-request-id": exchange.id} | ({"x-danlu-deployment": route.name} if route else {})
+    found = {"x-request-id": exchange.id} | ({"x-danlu-deployment": route.name} if route else {})
+    return found | (exchange.reservation.headers() if exchange.reservation else {})
 
 
 def streamed(events: AsyncIterator[bytes], exchange: service.Exchange) -> Stream:

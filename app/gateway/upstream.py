@@ -10,7 +10,7 @@ import orjson
 
 from app.config import settings
 from app.deployments.service import RouteReplica
-from app.gateway import ledger, loads
+from app.gateway import ledger, limits, loads
 
 BROKEN = {500, 502, 503, 504}  # it is the engine: another one may well answer
 UNLOADED = 404  # an adapter was unloaded just now: who asks again waits until it is loaded
@@ -34,7 +34,8 @@ async def lifespan() -> AsyncIterator[None]:
         asyncio.create_task(loads.note_use_forever()),
     ]
     try:
-        yield
+        async with limits.connected():
+            yield
     finally:
         for task in beside:
             task.cancel()
@@ -117,6 +118,10 @@ def spoken_for(replica: RouteReplica, body: dict[str, Any]) -> dict[str, Any]:
     """The body as the engine must see it so that it does what the model learned: an adapter that
     another's engine carries stops and draws as its own files say, unless the caller says more.
     """
+    if replica.engine == "vllm" and "stream_options" in body and body.get("n") in (None, 1):
+        # what is used by then comes with each chunk: it is known of a client that leaves, too
+        told = body["stream_options"] | {"continuous_usage_stats": True}
+        body = body | {"stream_options": told}
     if not replica.sends:
         return body
     said = {name: value for name, value in body.items() if value is not None}

@@ -8,6 +8,7 @@ from typing import Any, Self
 from aiohttp import web
 from sqlalchemy.orm import Session
 
+from app.accounts.limits import NO_LIMITS
 from app.accounts.tables import Workspace
 from app.deployments.tables import Deployment, Replica
 from app.gateway import service, upstream
@@ -124,7 +125,7 @@ async def never() -> None:
 
 
 def caller(workspace: Workspace) -> service.Caller:
-    return service.Caller(workspace.id, "usr_x", None)
+    return service.Caller(workspace.id, "usr_x", None, NO_LIMITS)
 
 
 async def whole(

@@ -20,7 +20,7 @@ async def generate(request: Request, who: Caller) -> Response:
     accept = request.headers.get("accept", "")
     sse = request.headers.get("x-dashscope-sse", "").lower() == "enable"
     asked = generation.read(await read_json(request), stream=sse or "event-stream" in accept)
-    caller = service.Caller(who.workspace_id, who.user_id, who.api_key_id)
+    caller = service.Caller.of(who)
     left = gone(request)
     try:
         if asked.body.get("stream"):
