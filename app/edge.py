@@ -22,6 +22,7 @@ from app.gateway.dashscope import files_api as dashscope_files
 from app.gateway.dashscope import fine_tunes_api as dashscope_fine_tunes
 from app.gateway.dashscope import generation_api as dashscope_generation
 from app.gateway.dashscope import models_api as dashscope_models
+from app.gateway.direct import Direct
 from app.gateway.files import api as files_api
 from app.gateway.tuning import api as tuning_api
 
@@ -48,6 +49,7 @@ app = FastAPI(
         Middleware(guard.Hosts),
         Middleware(guard.Bodies),
         Middleware(guard.SameOrigin),
+        Middleware(Direct),
     ],
 )
 failures.install(app)

@@ -24,8 +24,6 @@ log = structlog.get_logger()
 FLUSH_SECONDS = 1.0
 COUNTERS = "danlu:limits:"  # and the id of an API key: what it used, see `gateway.limits`
 DIED = 500  # the status of a request whose gateway was killed
-# what a row may lack that an earlier version wrote
-LATER = {"cached_tokens": 0, "reasoning_tokens": 0}
 
 running: dict[str, Callable[[], Row]] = {}  # request → what its row would say just now
 unwritten: list[Row] = []  # settled while the disk was full
@@ -83,9 +81,7 @@ def settled_of(rows: Iterable[Row]) -> list[Row]:
 def store(paths: list[Path], rows: list[Row]) -> int:
     if rows:
         with transaction() as db:
-            quotas.record(
-                db, [LATER | {k: v for k, v in row.items() if k != "open"} for row in rows]
-            )
+            quotas.record(db, rows)
     for path in paths:
         path.unlink(missing_ok=True)
     return len(rows)

@@ -1,5 +1,6 @@
 """Tokens: what an engine says it used, and what to think of where it says nothing."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,27 +57,46 @@ def read(usage: dict[str, Any]) -> Tokens:
     )
 
 
-def without_usage(event: bytes, known: bytes, is_wanted: bool) -> tuple[bytes, bytes]:
-    """A stream's event as the client gets it, if at all, and the usage so far, JSON.
+def without_usage(piece: bytes, known: bytes, is_wanted: bool) -> tuple[bytes, bytes]:
+    """A stream's events as the client gets them, if any, and the usage so far, JSON.
 
     Engines tell with each chunk what is used by then, which is cut out: OpenAI does not. The last
-    event of Chat Completions has nothing else, and is for who asked for it; that of Responses is
-    the answer itself.
+    event of Chat Completions has nothing else, and is for who asked for it. An event of Responses
+    is left as it is.
     """
-    at = event.rfind(CHUNK_USAGE)
-    if at < 0 or b'"choices":[]' in event:
-        chunk = orjson.loads(event[event.index(DATA) + len(DATA) :])
+    if b'"choices":[{' not in piece or b'"choices":[]' in piece:
+        events = (event + b"\n\n" for event in piece.split(b"\n\n") if event)
+        return events_without_usage(events, known, is_wanted)
+    while (at := piece.find(CHUNK_USAGE)) >= 0:
+        end = piece.index(b"}", at) + 1
+        while piece.count(b"{", at, end) > piece.count(b"}", at, end):
+            end = piece.index(b"}", end) + 1
+        known = piece[at + len(CHUNK_USAGE) - 1 : end]
+        piece = piece[:at] + piece[end:]
+    return piece, known
+
+
+def events_without_usage(
+    events: Iterable[bytes], known: bytes, is_wanted: bool
+) -> tuple[bytes, bytes]:
+    """The same, slowly."""
+    passed = []
+    for event in events:
+        start = event.find(DATA)
+        if b'"usage"' not in event or start < 0:
+            passed.append(event)
+            continue
+        if b'"choices":[{' in event and CHUNK_USAGE in event:
+            event, known = without_usage(event, known, is_wanted)  # noqa: PLW2901
+            passed.append(event)
+            continue
+        chunk = orjson.loads(event[start + len(DATA) :])
         usage = chunk.get("usage") or (chunk.get("response") or {}).get("usage")
-        if not usage:
-            return event, known
-        is_passed = is_wanted or chunk.get("choices") != []
-        return event if is_passed else b"", orjson.dumps(usage)
-    end = event.index(b"}", at) + 1
-    while event.count(b"{", at, end) > event.count(b"}", at, end):
-        end = event.index(b"}", end) + 1
-    if b'"choices"' not in event:  # of Responses
-        return event, event[at + len(CHUNK_USAGE) - 1 : end]
-    return event[:at] + event[end:], event[at + len(CHUNK_USAGE) - 1 : end]
+        if usage:
+            known = orjson.dumps(usage)
+        if is_wanted or chunk.get("choices") != [] or not usage:
+            passed.append(event)
+    return b"".join(passed), known
 
 
 def learn(row: dict[str, Any]) -> None:

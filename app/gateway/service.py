@@ -62,7 +62,8 @@ class Exchange:
     completed: bool = False
     route: Route | None = None  # the deployment that was asked last
     answer: bytes = b""  # whole, or an error's
-    events: AsyncIterator[bytes] | None = None  # of a stream that has begun
+    first: bytes = b""  # of a stream that has begun
+    events: upstream.Events | None = None  # the rest of it
     counted: tuple[str, ...] = ()  # under what `loads` counts it
     response: aiohttp.ClientResponse | None = None
     reservation: Reservation | None = None
@@ -95,8 +96,9 @@ class Exchange:
         try:
             self.response = await upstream.post(replica, path, body, self.id)
             if self.response.status == 200 and body.get("stream"):
-                events = upstream.events(self.response)
-                self.events = led_by(await upstream.first(events), events)
+                events = upstream.Events(self.response)
+                self.first = await upstream.first(events)
+                self.events = events
             else:
                 self.answer = await upstream.whole(self.response)
                 self.status = self.response.status
@@ -173,12 +175,6 @@ class Exchange:
             "status": self.status,
             "completed": self.completed,
         }
-
-
-async def led_by(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for event in rest:
-        yield event
 
 
 CONTEXT = re.compile(rb"maximum (?:context|model) length (?:is|of) (\d+)", re.IGNORECASE)
@@ -261,8 +257,10 @@ def engine_lost(exchange: Exchange) -> Unavailable:
     )
 
 
-async def unless_gone(gone: Gone, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(gone: Gone | None, work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns; it is cancelled, and ClientGone raised, when the client leaves."""
+    if gone is None:
+        return await work
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(gone())
     try:
@@ -279,12 +277,12 @@ async def unless_gone(gone: Gone, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def whole(
-    caller: Caller, path: str, body: dict[str, Any], gone: Gone, sticky: str = ""
+    caller: Caller, path: str, body: dict[str, Any], gone: Gone | None = None, sticky: str = ""
 ) -> Exchange:
     """The whole answer: the exchange's `status` and `answer`, JSON bytes; it is closed.
 
     `gone` returns when the client has left: the engine's request is then cancelled and
-    `ClientGone` raised.
+    `ClientGone` raised. Without it, whoever calls cancels.
     """
     exchange = Exchange(caller, body["model"], metering.needs(path, body))
     try:
@@ -303,14 +301,14 @@ async def whole(
     return exchange
 
 
-async def stream(
-    caller: Caller, path: str, body: dict[str, Any], gone: Gone, sticky: str = ""
+async def relay(
+    caller: Caller, path: str, body: dict[str, Any], gone: Gone | None = None, sticky: str = ""
 ) -> tuple[AsyncIterator[bytes] | None, Exchange]:
-    """A streamed answer: server-sent events; or None, and the exchange has an error's `status`
-    and `answer`, JSON bytes.
+    """A streamed answer: server-sent events, as many together as came together; or None, and the
+    exchange has an error's `status` and `answer`, JSON bytes.
 
-    Usage is always asked of the engine; its chunk is passed on only to who asked for it.
-    Whoever sends the events closes the exchange, also when it never began to.
+    Usage is always asked of the engine, and passed on only to who asked for it. Whoever sends the
+    events closes the exchange, also when it never began to. `gone`: see `whole`.
     """
     exchange = Exchange(caller, body["model"], metering.needs(path, body))
     options = body.get("stream_options") or {}
@@ -331,18 +329,34 @@ async def stream(
     return None, exchange
 
 
+async def stream(
+    caller: Caller, path: str, body: dict[str, Any], gone: Gone | None = None, sticky: str = ""
+) -> tuple[AsyncIterator[bytes] | None, Exchange]:
+    """As `relay`, one event at a time."""
+    pieces, exchange = await relay(caller, path, body, gone, sticky)
+    return (one_by_one(pieces) if pieces else None), exchange
+
+
+async def one_by_one(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        for event in piece.split(b"\n\n"):
+            if event.strip():
+                yield event + b"\n\n"
+
+
 async def passed_through(exchange: Exchange, usage_wanted: bool) -> AsyncIterator[bytes]:
     """The engine's events as they come; closes the exchange at the end."""
     assert exchange.events is not None
+    piece = exchange.first
+    exchange.first_token()
     try:
-        async for event in exchange.events:
-            if b'"usage":{' in event or b'"usage": {' in event:
-                event, exchange.usage = metering.without_usage(event, exchange.usage, usage_wanted)  # noqa: PLW2901
-            if event and not event.startswith(b"data: [DONE]"):
-                exchange.first_token()
-                exchange.chunks += 1
-            if event:
-                yield event
+        while piece:
+            exchange.chunks += piece.count(b"data: {")
+            if b'"usage":{' in piece or b'"usage": {' in piece:
+                piece, exchange.usage = metering.without_usage(piece, exchange.usage, usage_wanted)
+            if piece:
+                yield piece
+            piece = await exchange.events.next()
         exchange.status, exchange.completed = 200, True
     except aiohttp.ClientError:
         exchange.status = 502

@@ -4,10 +4,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.gateway import service
-from app.gateway.api import gone, read_json, streamed
+from app.gateway.api import gone, streamed
 from app.gateway.dashscope import generation
 from app.gateway.dashscope.generation import Events
 from app.gateway.dashscope.replies import PREFIX
+from app.gateway.direct import read_json
 from app.gateway.keys import Caller
 
 router = APIRouter(prefix=PREFIX, tags=["dashscope"])
