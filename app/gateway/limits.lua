@@ -9,7 +9,7 @@ local day = math.floor(time[1] / 86400)
 local lease, rpm, tpm, parallel = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local daily, total = tonumber(ARGV[5]), tonumber(ARGV[6])
 local ends = tonumber(ARGV[7])
-local found = redis.call('HMGET', counters, 'requests', 'tokens', 'at', 'day', 'today', 'total')
+local found = redis.call('HMGET', counters, 'requests', 'tokens', 'at', 'day', 'today', 'total', 'holds')
 
 -- the minute's buckets, as full as they are now
 local passed = now - (tonumber(found[3]) or 0)
@@ -22,9 +22,16 @@ local requests, tokens = level(found[1], rpm), level(found[2], tpm)
 local today, ever = tonumber(found[5]), tonumber(found[6])
 if tonumber(found[4]) ~= day then today = 0 end
 
+-- tokens that running requests hold; what is left of a gateway that died goes with its lease
+local holds = tonumber(found[7]) or 0
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', held, '-inf', now)) do
+  redis.call('ZREM', held, member)
+  holds = holds - tonumber(string.match(member, ' (%d+)$'))
+end
+
 local at = 8
 for _ = 1, ends do
-  redis.call('ZREM', held, ARGV[at])
+  if redis.call('ZREM', held, ARGV[at]) == 1 then holds = holds - tonumber(ARGV[at + 1]) end
   tokens = math.min(tpm, tokens + tonumber(ARGV[at + 1]) - tonumber(ARGV[at + 2]))
   if ever then
     today, ever = today + tonumber(ARGV[at + 2]), ever + tonumber(ARGV[at + 2])
@@ -38,16 +45,13 @@ if ARGV[at] then
   if tonumber(ARGV[at + 4]) >= 0 then
     today, ever = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
   end
-  redis.call('ZREMRANGEBYSCORE', held, '-inf', now)
+  local running = redis.call('ZCARD', held)
+  if running == 0 then holds = 0 end
   local room = most
   if daily > 0 or total > 0 then
     if not ever then
       verdict = 'unknown'
     else
-      local holds = 0
-      for _, member in ipairs(redis.call('ZRANGE', held, 0, -1)) do
-        holds = holds + tonumber(string.match(member, ' (%d+)$'))
-      end
       if total > 0 then
         room = math.min(room, total - ever - holds)
         if room < least then verdict, wait = 'total_tokens', 3600000 end
@@ -58,7 +62,7 @@ if ARGV[at] then
       end
     end
   end
-  if verdict == 'ok' and parallel > 0 and redis.call('ZCARD', held) >= parallel then
+  if verdict == 'ok' and parallel > 0 and running >= parallel then
     verdict, wait = 'parallel', 1000
   end
   if verdict == 'ok' and rpm > 0 and requests < 1 then
@@ -74,7 +78,8 @@ if ARGV[at] then
     requests, tokens = requests - 1, tokens - reserved
     if parallel > 0 or daily > 0 or total > 0 then
       redis.call('ZADD', held, now + lease, ARGV[at] .. ' ' .. string.format('%.0f', reserved))
-      redis.call('PEXPIRE', held, lease)
+      redis.call('PEXPIRE', held, 10 * lease)
+      holds = holds + reserved
     end
   end
 end
@@ -89,6 +94,7 @@ local function put(name, value, places, is_kept)
 end
 put('requests', requests, '%.6f', rpm > 0)
 put('tokens', tokens, '%.3f', tpm > 0)
+put('holds', holds, '%.0f', holds > 0)
 put('day', day, '%.0f', ever)
 put('today', today, '%.0f', ever)
 put('total', ever, '%.0f', ever)

@@ -35,11 +35,16 @@ SOON = 0.02  # seconds after which an end is told by itself
 AWAY_SECONDS = 1.0  # before Valkey is tried again
 HELD = "danlu:held:"  # and the key's id: {request and tokens: until when}
 SCRIPT = (ROOT / "app" / "gateway" / "limits.lua").read_text()
+# what one process holds of a key; a member that is new here holds its tokens again
 RENEW = """
 local time = redis.call('TIME')
 local till = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1]
-for at = 2, #ARGV do redis.call('ZADD', KEYS[1], till, ARGV[at]) end
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
+for at = 2, #ARGV do
+  if redis.call('ZADD', KEYS[2], till, ARGV[at]) == 1 then
+    redis.call('HINCRBY', KEYS[1], 'holds', string.match(ARGV[at], ' (%d+)$'))
+  end
+end
+redis.call('PEXPIRE', KEYS[2], 10 * ARGV[1])
 """
 UNKNOWN = "unknown"
 
@@ -125,11 +130,14 @@ async def reserve(key_id: str, limits: Limits, request_id: str, need: Need) -> R
     """Take what the request may need. Raises TooMany, which says when to come again."""
     least = need.prompt + need.least
     most = max(least, need.prompt + need.most)
-    try:
-        found = await ask(key_id, limits, request_id, least, most)
-    except (RedisError, OSError) as error:
+    found = None
+    if time.monotonic() >= away_until:
+        try:
+            found = await ask(key_id, limits, request_id, least, most)
+        except (RedisError, OSError) as error:
+            gone_away(error)
+    if found is None:
         behind.add(key_id)
-        gone_away(error)
         found = await alone.reserve(key_id, limits, held.get(key_id, {}).values(), least, most)
     verdict, requests_left, tokens_left, tokens, wait = found
     if verdict != "ok":
@@ -141,8 +149,6 @@ async def reserve(key_id: str, limits: Limits, request_id: str, need: Need) -> R
 
 async def ask(key_id: str, limits: Limits, request_id: str, least: int, most: int) -> alone.Found:
     """One call, two if Valkey does not know what the key has used. Raises RedisError, OSError."""
-    if time.monotonic() < away_until:
-        raise ConnectionError("Valkey was away a moment ago")
     done = ended.pop(key_id, [])
     seeds: Sequence[int] = (-1, -1)
     if key_id in behind:
@@ -162,7 +168,7 @@ async def call(
 ) -> tuple[Any, ...]:
     """The script, once. `done` is told again, as `behind`, if it fails."""
     if renewing is not None and done:  # else it may be told of what has ended
-        await asyncio.shield(renewing)
+        await asyncio.wait({renewing})
     ends = [value for one, used in done for value in (one.member, one.tokens, used)]
     numbers = (limits.rpm, limits.tpm, limits.parallel, limits.daily_tokens, limits.total_tokens)
     assert script is not None, "the gateway's lifespan has not started"
@@ -266,7 +272,8 @@ async def renew() -> None:
     for key_id in list(held):
         mine = [member for member, one in held.get(key_id, {}).items() if one.limits.held]
         if mine:
-            await valkey.eval(RENEW, 1, HELD + key_id, round(LEASE * 1000), *mine)
+            keys = (ledger.COUNTERS + key_id, HELD + key_id)
+            await valkey.eval(RENEW, 2, *keys, round(LEASE * 1000), *mine)
 
 
 async def renew_forever() -> None:

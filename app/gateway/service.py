@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self, TypeVar
 
@@ -119,13 +119,15 @@ class Exchange:
             return
         self.settled = True
         self.let_go()
+        used = 0
         if self.route is not None:
             row = self.row()
+            used = row["prompt_tokens"] + row["completion_tokens"]
             ledger.append(row)
             if self.completed:
                 metering.learn(row)
         if self.reservation is not None:
-            settle(self.reservation, self.prompt_tokens + self.completion_tokens)
+            settle(self.reservation, used)
 
     def first_token(self) -> None:
         if self.first_token_ms is None:
@@ -169,7 +171,7 @@ class Exchange:
             "owner_kind": "deployment",
             "owner_id": self.route.deployment_id,
             "model": self.name,
-            **asdict(self.tokens()),
+            **vars(self.tokens()),
             "first_token_ms": self.first_token_ms,
             "duration_ms": round(self.elapsed() * 1000),
             "status": self.status,

@@ -43,7 +43,10 @@ def append(lines: bytes) -> None:
     """On disk, as far as the death of this process goes, when this returns."""
     global file
     with lock:
-        if file is None or not os.fstat(file).st_nlink:
+        if file is not None and not os.fstat(file).st_nlink:  # somebody removed it
+            os.close(file)
+            file = None
+        if file is None:
             file = begin()
         if os.write(file, lines) < len(lines):  # a full disk; what comes later stands elsewhere
             os.close(file)
@@ -56,6 +59,8 @@ def begin() -> int:
     global number, held
     settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     while held is None or not same(held, lock_of(process)):
+        if held is not None:
+            os.close(held)
         held = os.open(lock_of(process), os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(held, fcntl.LOCK_EX)
     number += 1

@@ -53,7 +53,7 @@ def test_rows_are_flushed_and_the_spool_is_emptied(db: Session) -> None:
     ledger.append(row("rq_2"))
     assert ledger.flush() == 2
     assert stored(db) == ["rq_1", "rq_2"]
-    assert list(settings.spool.glob("*")) == []
+    assert list(settings.spool.glob("*.jsonl")) == []
 
 
 def test_a_row_flushed_twice_counts_once(db: Session) -> None:
@@ -92,7 +92,7 @@ def test_the_spool_of_a_living_process_is_left_to_it_and_taken_over_when_it_is_k
     process.wait()
     assert ledger.flush() == 1
     assert stored(db) == ["rq_killed"]
-    assert list(settings.spool.glob("*")) == []
+    assert list(settings.spool.glob("*.jsonl")) == []
 
 
 def test_what_a_killed_process_left_open_is_settled_as_not_completed(db: Session) -> None:
