@@ -54,7 +54,7 @@ def test_an_answer_of_responses_is_left_as_it_is():
 
 def test_what_a_request_may_need():
     body = {"messages": [{"role": "user", "content": "x" * 400}]}
-    assert metering.needs("chat/completions", body) == Need(108, 1, metering.USUAL)
+    assert metering.needs("chat/completions", body) == Need(109, 1, metering.USUAL)
     assert metering.needs("chat/completions", body | {"max_tokens": 10, "n": 3}).most == 30
     assert metering.needs("embeddings", {"input": "x"}).most == 0
     assert metering.needs("completions", {"prompt": "x", "max_tokens": True}).least <= 1
