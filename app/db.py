@@ -19,7 +19,12 @@ ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no 0/o, 1/l/i: ids are read alou
 
 def new_id(prefix: str) -> str:
     """`job_` and 20 random characters: 99 bits, safe in a URL and a file name."""
-    return f"{prefix}_" + "".join(secrets.choice(ALPHABET) for _ in range(20))
+    number = secrets.randbelow(len(ALPHABET) ** 20)
+    found = []
+    for _ in range(20):
+        number, at = divmod(number, len(ALPHABET))
+        found.append(ALPHABET[at])
+    return f"{prefix}_" + "".join(found)
 
 
 def now() -> datetime:

@@ -17,6 +17,7 @@ class DomainError(Exception):
 
     status = 400
     code = "invalid"
+    headers: dict[str, str] = {}  # of the answer
 
     def __init__(
         self, message: str, *, code: str | None = None, field: str | None = None, **params: Any

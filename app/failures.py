@@ -66,6 +66,7 @@ DASHSCOPE_CODES = {
     503: "ServiceUnavailable",
     504: "GatewayTimeout",
 }
+QUOTA = "insufficient_quota"  # waiting does not help
 OPENAI_STATUS = {409: 400, 422: 400}  # both clients would send a conflict again, to no avail
 
 
@@ -74,7 +75,7 @@ def respond(request: Request, error: DomainError, fields: dict[str, str] | None 
 
     `fields` has a sentence per field, keyed by dotted path.
     """
-    headers = {}
+    headers = dict(error.headers)
     if isinstance(error, TooMany | Unavailable):
         headers["Retry-After"] = str(error.retry_after)
     path = request.scope["path"]
@@ -109,7 +110,7 @@ def openai(
     status = OPENAI_STATUS.get(error.status, error.status)
     body = {
         "message": message,
-        "type": OPENAI_TYPES.get(error.status, default),
+        "type": error.code if error.code == QUOTA else OPENAI_TYPES.get(error.status, default),
         "param": param,
         "code": error.code,
     }
@@ -127,6 +128,8 @@ def dashscope(
         message = "; ".join(f"{name}: {text}" for name, text in fields.items())
     status = OPENAI_STATUS.get(error.status, error.status)
     code = DASHSCOPE_CODES.get(error.status, "InvalidParameter")
+    if error.code == QUOTA:
+        code = "Throttling.AllocationQuota"
     body = {
         "code": "Model.NotExist" if error.code == "model_not_found" else code,
         "message": message,

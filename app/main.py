@@ -49,12 +49,13 @@ from app.deployments import (
 from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
-from app.gateway import upstream
+from app.gateway import key_usage_api, key_usage_routes, upstream
 from app.gateway.dashscope import deployments_api as dashscope_deployments
 from app.gateway.dashscope import files_api as dashscope_files
 from app.gateway.dashscope import fine_tunes_api as dashscope_fine_tunes
 from app.gateway.dashscope import generation_api as dashscope_generation
 from app.gateway.dashscope import models_api as dashscope_models
+from app.gateway.direct import Direct
 from app.gateway.files import api as files_api
 from app.gateway.tuning import api as tuning_api
 from app.jobs import api as jobs_api
@@ -114,6 +115,7 @@ app = FastAPI(
         Middleware(guard.Hosts),
         Middleware(guard.Bodies),
         Middleware(guard.SameOrigin),
+        Middleware(Direct),
     ],
 )
 failures.install(app)
@@ -167,6 +169,8 @@ for module in (
     adapters_routes,
     deployments_api,
     adapters_api,
+    key_usage_routes,
+    key_usage_api,
     gateway_api,
     files_api,
     tuning_api,

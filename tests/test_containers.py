@@ -27,7 +27,7 @@ from tests.test_debian import POSTGRES, REDIS, urls
 __all__ = ["urls"]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / ".docker" / "Dockerfile").read_text()
-OURS = ("web", "beat", "worker-cpu", "worker-gpu")
+OURS = ("web", "gateway", "beat", "worker-cpu", "worker-gpu")
 no_servers = pytest.mark.skipif(
     not (POSTGRES and REDIS) and not os.environ.get("CI"),
     reason="needs Debian's postgresql and redis-server; .ci/run installs them",
@@ -68,13 +68,13 @@ def test_gpus_are_asked_for_by_the_gpu_worker_alone() -> None:
         assert bool(devices) == (name == "worker-gpu")
 
 
-def test_only_the_web_server_is_published_and_only_on_loopback() -> None:
+def test_only_what_users_call_is_published_and_only_on_loopback() -> None:
     ports = {
         name: service["ports"]
         for name, service in COMPOSE["services"].items()
         if "ports" in service
     }
-    assert ports == {"web": ["127.0.0.1:8420:8420"]}
+    assert ports == {"web": ["127.0.0.1:8420:8420"], "gateway": ["127.0.0.1:8421-8428:8420"]}
 
 
 def test_passwords_come_from_outside() -> None:

@@ -19,6 +19,7 @@ from app.datasets.drafts import comparing, rewriting
 from app.datasets.measures import service as measures
 from app.deployments import idle, metrics, replicas, schedules, wanted
 from app.errors import N_
+from app.gateway import ledger
 from app.gateway.files import service as files
 from app.gateway.files import uploads as file_uploads
 from app.gateway.tuning import preparing, results
@@ -50,6 +51,7 @@ def sweep() -> None:
         results.settle_all,
         file_uploads.clear,
         files.clear,
+        flush,
     ):
         run(step)
 
@@ -75,6 +77,11 @@ def run(step: Callable[[Session], None]) -> None:
         log.exception("a step of the sweep failed", step=step.__name__)
     except Exception:
         log.exception("a step of the sweep failed", step=step.__name__)
+
+
+def flush(_: Session) -> None:
+    """Settle what a gateway that was killed has left behind. In transactions of its own."""
+    ledger.flush()
 
 
 def decide(db: Session) -> None:

@@ -1,13 +1,14 @@
 """JSON: who I am, API keys, workspaces and their members."""
 
+import dataclasses
 from typing import Annotated, Any
 
 from fastapi import APIRouter
 
 from app.accounts import keys as api_keys
-from app.accounts import service
+from app.accounts import limits, service
 from app.accounts.auth import PLATFORM, Principal, requires
-from app.accounts.schemas import KeyCreate, MemberCreate, RoleChange, WorkspaceCreate
+from app.accounts.schemas import KeyChange, KeyCreate, MemberCreate, RoleChange, WorkspaceCreate
 from app.accounts.tables import ApiKey, Membership, User, Workspace
 from app.queue import Db
 
@@ -26,6 +27,7 @@ def key_out(key: ApiKey, user: User) -> dict[str, Any]:
         "created_at": key.created_at,
         "used_at": key.used_at,
         "expires_at": key.expires_at,
+        **dataclasses.asdict(limits.of(key)),
     }
 
 
@@ -74,10 +76,23 @@ def list_keys(who: Who, db: Db) -> dict[str, Any]:
 @router.post("/keys", status_code=201)
 def create_key(body: KeyCreate, who: Who, db: Db) -> dict[str, Any]:
     """A new key. Its `secret` is in this answer and nowhere else."""
-    key, secret = api_keys.issue_api_key(
-        db, who, name=body.name, scopes=body.scopes, expires_at=body.expires_at
-    )
+    key, secret = api_keys.issue_api_key(db, who, **body.model_dump())
     return key_out(key, service.get_user(db, who.user_id)) | {"secret": secret}
+
+
+@router.get("/keys/{key_id}")
+def get_key(key_id: str, who: Who, db: Db) -> dict[str, Any]:
+    """One key and its limits. What is used of them: `/keys/{key_id}/usage`."""
+    key = api_keys.get_api_key(db, who, key_id)
+    return key_out(key, service.get_user(db, key.user_id))
+
+
+@router.patch("/keys/{key_id}")
+def change_key(key_id: str, body: KeyChange, who: Who, db: Db) -> dict[str, Any]:
+    """Another name, end or other limits. They count within seconds."""
+    changes = body.model_dump(exclude_unset=True)
+    key = api_keys.change_api_key(db, who, key_id, changes)
+    return key_out(key, service.get_user(db, key.user_id))
 
 
 @router.delete("/keys/{key_id}", status_code=204)

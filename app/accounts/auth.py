@@ -10,6 +10,8 @@ from fastapi import Depends, Request
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
+from app.accounts import limits
+from app.accounts.limits import NO_LIMITS, Limits
 from app.accounts.tables import ApiKey, Membership, SignIn, User, Workspace
 from app.config import settings
 from app.db import now
@@ -55,6 +57,7 @@ class Principal:
     api_key_id: str | None = None
     scopes: tuple[str, ...] = SCOPES
     language: str | None = None
+    limits: Limits = NO_LIMITS  # of the API key
 
     def may(self, role: str) -> bool:
         """Whether this role, or more, is held. Templates ask it to hide what would be refused."""
@@ -144,7 +147,20 @@ def principal_of_key(db: Session, secret: str) -> Principal:
         api_key_id=key.id,
         scopes=tuple(key.scopes),
         language=user.language,
+        limits=limits.of(key),
     )
+
+
+def check_address(request: Request, who: Principal) -> None:
+    """Raises Forbidden if `who` holds a key that is not to be used from there."""
+    if who.limits.ips:
+        address = request.client.host if request.client else ""
+        if not who.limits.admits(address):
+            raise Forbidden(
+                N_("This API key may not be used from the address %(address)s."),
+                code="ip_not_allowed",
+                address=address,
+            )
 
 
 def principal_of_cookie(db: Session, token: str) -> Principal | None:
@@ -200,6 +216,8 @@ def identify(request: Request) -> Principal | None:
             who: Principal | None = principal_of_key(db, secret)
         else:
             who = principal_of_cookie(db, token or "")
+    if who is not None:
+        check_address(request, who)
     request.state.who = who
     return who
 

@@ -9,6 +9,7 @@ from app.accounts import keys as api_keys
 from app.accounts import service, signin
 from app.accounts.auth import Principal, cookie_name, identify, public, requires
 from app.accounts.schemas import (
+    KeyEdit,
     KeyForm,
     LanguageForm,
     MemberCreate,
@@ -17,7 +18,7 @@ from app.accounts.schemas import (
     SignInForm,
 )
 from app.config import settings
-from app.errors import DomainError, TooMany
+from app.errors import DomainError, Invalid, TooMany
 from app.queue import Db
 from app.web import Parsed, parsed, redirect, render
 
@@ -207,12 +208,49 @@ def create_key(
         return keys_page(request, who, db, form)
     try:
         _, secret = api_keys.issue_api_key(
-            db, who, name=form.data.name, scopes=form.data.scopes, expires_at=form.data.expires_at()
+            db,
+            who,
+            name=form.data.name,
+            scopes=form.data.scopes,
+            expires_at=form.data.expires_at(),
+            **form.data.limits(),
         )
     except DomainError as error:
         form.refuse(error)
         return keys_page(request, who, db, form)
     return keys_page(request, who, db, secret=secret)
+
+
+def key_page(
+    request: Request, who: Principal, db: Db, key_id: str, form: Parsed[KeyEdit] | None = None
+) -> Response:
+    key = api_keys.get_api_key(db, who, key_id)
+    owner = service.get_user(db, key.user_id)
+    status = 422 if form else 200
+    return render(request, "accounts/key.html", form=form, key=key, owner=owner, status=status)
+
+
+@router.get("/keys/{key_id}", name="accounts:key")
+def key(request: Request, key_id: str, who: Who, db: Db) -> Response:
+    return key_page(request, who, db, key_id)
+
+
+@router.post("/keys/{key_id}", name="accounts:change_key")
+def change_key(
+    request: Request,
+    key_id: str,
+    who: Who,
+    form: Annotated[Parsed[KeyEdit], parsed(KeyEdit)],
+    db: Db,
+) -> Response:
+    if form.data is None:
+        return key_page(request, who, db, key_id, form)
+    try:
+        api_keys.change_api_key(db, who, key_id, form.data.changes())
+    except Invalid as error:
+        form.refuse(error)
+        return key_page(request, who, db, key_id, form)
+    return redirect(request, "accounts:keys")
 
 
 @router.post("/keys/{key_id}/revoke", name="accounts:revoke_key")

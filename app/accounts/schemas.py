@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
+from app.accounts.limits import Few, Models, Networks, Tokens
 from app.db import now
 
 Role = Literal["viewer", "member", "admin", "owner"]
@@ -37,7 +38,22 @@ class LanguageForm(BaseModel):
     next: str = "/"
 
 
-class KeyForm(Strict):
+class KeyLimits(Strict):
+    """What the key may call, from where, how much: left out or empty is no limit."""
+
+    models: Models = []
+    ips: Networks = []
+    rpm: Few | None = None
+    tpm: Tokens | None = None
+    parallel: Few | None = None
+    daily_tokens: Tokens | None = None
+    total_tokens: Tokens | None = None
+
+    def limits(self) -> dict[str, Any]:
+        return self.model_dump(include=set(KeyLimits.model_fields))
+
+
+class KeyForm(KeyLimits):
     """`days` until it expires; empty is never."""
 
     name: Annotated[Name, Field(min_length=1)]
@@ -48,9 +64,29 @@ class KeyForm(Strict):
         return now() + timedelta(days=self.days) if self.days else None
 
 
-class KeyCreate(Strict):
+class KeyEdit(KeyLimits):
+    """`days` from now until it expires: empty leaves that as it is, 0 is never."""
+
+    name: Annotated[Name, Field(min_length=1)]
+    days: Annotated[int | None, Field(ge=0, le=3650)] = None
+
+    def changes(self) -> dict[str, Any]:
+        found = {"name": self.name, **self.limits()}
+        if self.days is not None:
+            found["expires_at"] = now() + timedelta(days=self.days) if self.days else None
+        return found
+
+
+class KeyCreate(KeyLimits):
     name: Annotated[Name, Field(min_length=1)]
     scopes: list[str]
+    expires_at: AwareDatetime | None = None
+
+
+class KeyChange(KeyLimits):
+    """What is left out stays as it is; null, or an empty list, lifts a limit."""
+
+    name: Annotated[Name, Field(min_length=1)] = ""
     expires_at: AwareDatetime | None = None
 
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import Base, Created, new_id
@@ -70,6 +70,13 @@ class ApiKey(Base):
     prefix: Mapped[str]  # the first characters, for display
     secret_hash: Mapped[str] = mapped_column(unique=True)  # sha256 of 256 random bits
     scopes: Mapped[list[str]]
+    models: Mapped[list[str]] = mapped_column(default=list)  # see `accounts.limits`
+    ips: Mapped[list[str]] = mapped_column(default=list)
+    rpm: Mapped[int | None]
+    tpm: Mapped[int | None] = mapped_column(BigInteger)
+    parallel: Mapped[int | None]
+    daily_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    total_tokens: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[Created]
     used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]

@@ -109,7 +109,7 @@ async def answer(
             break
         await asyncio.sleep(0.1)
     assert turn is not None, "the last look begins in any case"
-    caller = gateway.Caller(who.workspace_id, who.user_id, who.api_key_id)
+    caller = gateway.Caller.of(who)
     say: Callable[[DomainError], str] = partial(sentence, request)
     return Streamed(Answer(caller, turn, say))
 

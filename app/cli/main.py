@@ -45,6 +45,12 @@ def up(
 
 
 @app.command()
+def gateway() -> None:
+    """Serve /v1 alone, without pages, on DANLU_HOST and DANLU_PORT."""
+    os.execv(sys.executable, [sys.executable, "-m", "app.edge"])
+
+
+@app.command()
 def demo() -> None:
     """The whole journey over HTTP: upload, tune, deploy, ask, measure."""
     from app.cli import demo as journey

@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from app.accounts import service as accounts
-from app.accounts.auth import Principal
+from app.accounts.auth import Principal, check_address
 from app.errors import N_, Forbidden, Unauthenticated
 from app.queue import transaction
 
@@ -45,6 +45,7 @@ class InferenceKey:
             if len(known) > 10_000:
                 known.clear()
             known[digest] = (time.monotonic(), who)
+        check_address(request, who)
         if not who.may(self.role) or self.scope not in who.scopes:
             raise Forbidden(
                 N_("This API key may not call models: it lacks the scope %(scope)s."),

@@ -1,75 +1,99 @@
-"""Usage that survives: appended to a spool file first, then flushed to Postgres.
+"""Usage that survives: in a spool file first, then flushed to Postgres.
 
-A request's row is on disk before its response ends, so neither a database that is away nor a
-kill -9 of this process loses it. Rows are idempotent by request id: flushing twice is harmless.
+A request's row is there, open, before an engine is asked, and settled when the request ends: so
+neither a database that is away nor a kill -9 loses it. What a process leaves open when it dies is
+settled by whoever flushes next. Rows are idempotent by request id: flushing twice is harmless.
 """
 
 import asyncio
-import contextlib
-import os
-import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import orjson
-import psutil
 import structlog
+from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
-from app.config import settings
-from app.gateway import figures
-from app.queue import transaction
+from app.gateway import figures, spool
+from app.gateway.spool import Row
+from app.queue import redis, transaction
 from app.quotas import service as quotas
 
 log = structlog.get_logger()
 FLUSH_SECONDS = 1.0
+COUNTERS = "danlu:limits:"  # and the id of an API key: what it used, see `gateway.limits`
+DIED = 500  # the status of a request whose gateway was killed
 
-lock = threading.Lock()
+running: dict[str, Callable[[], Row]] = {}  # request → what its row would say just now
+unwritten: list[Row] = []  # settled while the disk was full
 
 
-def own_file() -> Path:
-    return settings.spool / f"usage-{os.getpid()}.jsonl"
+def begin(row: Callable[[], Row]) -> None:
+    """An engine is about to be asked. `row`: see `append`."""
+    now = row()
+    spool.append(line(now, is_open=True))
+    running[now["id"]] = row
 
 
-def append(row: dict[str, Any]) -> None:
-    """Write one usage row (columns of `quotas.tables.Usage`) to this process's spool."""
-    line = orjson.dumps(row) + b"\n"
+def append(row: Row) -> None:
+    """A request has ended: its row (columns of `quotas.tables.Usage`)."""
+    running.pop(row["id"], None)
     figures.observe(row)
-    with lock:
-        settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with own_file().open("ab") as file:
-            file.write(line)
+    try:
+        spool.append(line(row))
+    except OSError as error:
+        unwritten.append(row)
+        log.warning("usage is kept in memory", error=str(error))
 
 
-def abandoned() -> list[Path]:
-    """Spools that nobody appends to: set aside for flushing, or of a process that died."""
-    found = []
-    for path in settings.spool.glob("usage-*.jsonl"):
-        pid = path.stem.removeprefix("usage-").split("-")[0]
-        if path != own_file() and not ("-" not in path.stem[6:] and psutil.pid_exists(int(pid))):
-            found.append(path)
-    return found
+def line(row: Row, *, is_open: bool = False) -> bytes:
+    return orjson.dumps(row | {"open": True} if is_open else row) + b"\n"
 
 
 def flush() -> int:
-    """Move every spooled row to Postgres; the number of rows. The file goes after the commit."""
-    with lock:
-        if own_file().exists():
-            aside = own_file().with_name(f"{own_file().stem}-{os.urandom(4).hex()}.jsonl")
-            own_file().rename(aside)
-    total = 0
-    for path in abandoned():
-        rows = []
-        for line in path.read_bytes().splitlines():
-            with contextlib.suppress(orjson.JSONDecodeError):  # a line cut short by a kill
-                rows.append(orjson.loads(line))
-        if rows:
-            with transaction() as db:
-                quotas.record(db, rows)
-        path.unlink(missing_ok=True)
-        total += len(rows)
+    """Move every settled row to Postgres; the number of rows. A file goes after the commit.
+
+    What this process has open goes on in its next file, with what is known of it by now.
+    """
+    with spool.lock:
+        still = b"".join(line(row(), is_open=True) for row in list(running.values()))
+        ours = spool.turn(still)
+        kept = list(unwritten)
+    total = store(ours, [*settled_of(spool.read(ours)), *kept])
+    del unwritten[: len(kept)]
+    with spool.left_behind() as others:
+        for paths in others:
+            rows = spool.read(paths)
+            done = settled_of(rows)
+            left = {row["id"]: row for row in rows if row.get("open")}  # the last line counts
+            for row in done:
+                left.pop(row["id"], None)
+            total += store(paths, [*done, *(row | {"status": DIED} for row in left.values())])
+            forget(left.values())
     return total
+
+
+def settled_of(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if not row.get("open")]
+
+
+def store(paths: list[Path], rows: list[Row]) -> int:
+    if rows:
+        with transaction() as db:
+            quotas.record(db, rows)
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return len(rows)
+
+
+def forget(rows: Iterable[Row]) -> None:
+    """Their keys' counters are made anew from the ledger: nobody else tells them of these."""
+    try:
+        for key in {row["api_key_id"] for row in rows if row["api_key_id"]}:
+            redis().hdel(COUNTERS + key, "total")
+    except (RedisError, OSError) as error:
+        log.warning("the counters of API keys are behind the ledger", error=str(error))
 
 
 async def flush_forever() -> None:
@@ -80,3 +104,10 @@ async def flush_forever() -> None:
             await run_in_threadpool(flush)
         except (DBAPIError, OSError) as error:
             log.warning("usage stays in the spool", error=str(error).splitlines()[0])
+
+
+def used(key_id: str) -> tuple[int, int]:
+    """Tokens of an API key: today (UTC), and ever. From the spool and from Postgres."""
+    here = {row["id"]: row for row in spool.settled() if row["api_key_id"] == key_id}
+    with transaction() as db:
+        return quotas.tokens_of_key(db, key_id, here)

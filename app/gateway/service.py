@@ -5,19 +5,25 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import orjson
 import structlog
 
+from app.accounts.auth import Principal
+from app.accounts.limits import Limits
 from app.db import new_id, now
 from app.deployments.service import Route, RouteReplica
-from app.errors import N_, Invalid, Unavailable
-from app.gateway import ledger, loads, routing, upstream
+from app.errors import N_, Forbidden, Invalid, Unavailable
+from app.gateway import ledger, loads, metering, routing, upstream
+from app.gateway.limits import Need, Reservation, reserve, settle
 
 log = structlog.get_logger()
 
+# whose streams tell their usage if they are told to; that of Responses always does
+COUNTED_WHEN_ASKED = ("chat/completions", "completions")
 MOST_GIVEN = 2  # engines that may break on one request
 Gone = Callable[[], Awaitable[None]]
 T = TypeVar("T")
@@ -32,6 +38,11 @@ class Caller:
     workspace_id: str
     user_id: str
     api_key_id: str | None
+    limits: Limits  # of the API key
+
+    @classmethod
+    def of(cls, who: Principal) -> Self:
+        return cls(who.workspace_id, who.user_id, who.api_key_id, who.limits)
 
 
 @dataclass
@@ -40,34 +51,54 @@ class Exchange:
 
     caller: Caller
     name: str  # as it was asked for: of a deployment, or an alias
+    need: Need
     id: str = field(default_factory=lambda: new_id("rq"))
+    at: datetime = field(default_factory=now)
     started: float = field(default_factory=time.perf_counter)
     first_token_ms: int | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
     chunks: int = 0
+    usage: bytes = b""  # the engine's count, JSON, as far as it has told it
     status: int = 499  # the client went away, until something better is known
     completed: bool = False
     route: Route | None = None  # the deployment that was asked last
     answer: bytes = b""  # whole, or an error's
-    events: AsyncIterator[bytes] | None = None  # of a stream that has begun
+    first: bytes = b""  # of a stream that has begun
+    events: upstream.Events | None = None  # the rest of it
     counted: tuple[str, ...] = ()  # under what `loads` counts it
     response: aiohttp.ClientResponse | None = None
+    reservation: Reservation | None = None
     settled: bool = False
+
+    async def reserve(self) -> None:
+        """Raises Forbidden and TooMany: what the caller's key does not allow."""
+        limits = self.caller.limits
+        if not limits.permits(self.name):
+            raise Forbidden(
+                N_("This API key may not call the model %(name)s."),
+                code="model_not_allowed",
+                field="model",
+                name=self.name[:200],
+            )
+        if limits.counted and self.caller.api_key_id:
+            self.reservation = await reserve(self.caller.api_key_id, limits, self.id, self.need)
 
     async def ask(
         self, route: Route, replica: RouteReplica, path: str, body: dict[str, Any]
     ) -> None:
         """Ask one engine; sets `events`, or else `status` and `answer`. Raises `Failed`."""
         self.let_go()
+        is_first = self.route is None
         self.route = route
+        if is_first:
+            ledger.begin(self.row)
         self.counted = (route.deployment_id, replica.id)
         loads.begin(*self.counted)
         try:
             self.response = await upstream.post(replica, path, body, self.id)
             if self.response.status == 200 and body.get("stream"):
-                events = upstream.events(self.response)
-                self.events = led_by(await upstream.first(events), events)
+                events = upstream.Events(self.response)
+                self.first = await upstream.first(events)
+                self.events = events
             else:
                 self.answer = await upstream.whole(self.response)
                 self.status = self.response.status
@@ -83,51 +114,69 @@ class Exchange:
         self.response, self.counted = None, ()
 
     def close(self) -> None:
-        """Let go of the engine and write the row. Once."""
+        """Let go of the engine, write the row, give back what was reserved. Once."""
         if self.settled:
             return
         self.settled = True
         self.let_go()
+        used = 0
         if self.route is not None:
-            self.settle(self.route)
-
-    def read_usage(self, usage: dict[str, Any] | None) -> None:
-        if usage:
-            self.prompt_tokens = usage.get("prompt_tokens") or 0
-            self.completion_tokens = usage.get("completion_tokens") or 0
-            self.completed = True
+            row = self.row()
+            used = row["prompt_tokens"] + row["completion_tokens"]
+            ledger.append(row)
+            if self.completed:
+                metering.learn(row)
+        if self.reservation is not None:
+            settle(self.reservation, used)
 
     def first_token(self) -> None:
         if self.first_token_ms is None:
-            self.first_token_ms = round((time.perf_counter() - self.started) * 1000)
+            self.first_token_ms = round(self.elapsed() * 1000)
 
-    def settle(self, route: Route) -> None:
-        """To the spool. Without the engine's own count, a token for each chunk that came."""
-        ledger.append(
-            {
-                "id": self.id,
-                "at": now().isoformat(),
-                "kind": "tokens",
-                "workspace_id": self.caller.workspace_id,
-                "user_id": self.caller.user_id,
-                "api_key_id": self.caller.api_key_id,
-                "owner_kind": "deployment",
-                "owner_id": route.deployment_id,
-                "model": self.name,
-                "prompt_tokens": self.prompt_tokens,
-                "completion_tokens": self.completion_tokens or self.chunks,
-                "first_token_ms": self.first_token_ms,
-                "duration_ms": round((time.perf_counter() - self.started) * 1000),
-                "status": self.status,
-                "completed": self.completed,
-            }
-        )
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
 
+    def tokens(self) -> metering.Tokens:
+        """As the engine counted them, else as good as is known.
 
-async def led_by(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for event in rest:
-        yield event
+        An engine that refused, or broke before it said anything, costs nothing.
+        """
+        if self.usage and (usage := orjson.loads(self.usage)):
+            return metering.read(usage)
+        if self.events is not None:
+            return metering.Tokens(self.need.prompt, self.chunks)
+        if self.route is not None and (self.completed or self.status == 499):
+            guess = metering.guess(self.route.deployment_id, self.elapsed(), self.need.most)
+            return metering.Tokens(self.need.prompt, guess)
+        return metering.Tokens()
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.tokens().prompt_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        return self.tokens().completion_tokens
+
+    def row(self) -> dict[str, Any]:
+        """Of the ledger, as things stand."""
+        assert self.route is not None
+        return {
+            "id": self.id,
+            "at": self.at.isoformat(),
+            "kind": "tokens",
+            "workspace_id": self.caller.workspace_id,
+            "user_id": self.caller.user_id,
+            "api_key_id": self.caller.api_key_id,
+            "owner_kind": "deployment",
+            "owner_id": self.route.deployment_id,
+            "model": self.name,
+            **vars(self.tokens()),
+            "first_token_ms": self.first_token_ms,
+            "duration_ms": round(self.elapsed() * 1000),
+            "status": self.status,
+            "completed": self.completed,
+        }
 
 
 CONTEXT = re.compile(rb"maximum (?:context|model) length (?:is|of) (\d+)", re.IGNORECASE)
@@ -210,8 +259,10 @@ def engine_lost(exchange: Exchange) -> Unavailable:
     )
 
 
-async def unless_gone(gone: Gone, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(gone: Gone | None, work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns; it is cancelled, and ClientGone raised, when the client leaves."""
+    if gone is None:
+        return await work
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(gone())
     try:
@@ -228,20 +279,22 @@ async def unless_gone(gone: Gone, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def whole(
-    caller: Caller, path: str, body: dict[str, Any], gone: Gone, sticky: str = ""
+    caller: Caller, path: str, body: dict[str, Any], gone: Gone | None = None, sticky: str = ""
 ) -> Exchange:
     """The whole answer: the exchange's `status` and `answer`, JSON bytes; it is closed.
 
     `gone` returns when the client has left: the engine's request is then cancelled and
-    `ClientGone` raised.
+    `ClientGone` raised. Without it, whoever calls cancels.
     """
-    exchange = Exchange(caller, body["model"])
+    exchange = Exchange(caller, body["model"], metering.needs(path, body))
     try:
+        await exchange.reserve()
         await unless_gone(gone, answered(exchange, path, body, sticky))
         raise_if_too_long(exchange.status, exchange.answer)
         if exchange.status == 200:
             exchange.first_token()
-            exchange.read_usage(orjson.loads(exchange.answer).get("usage"))
+            exchange.usage = orjson.dumps(orjson.loads(exchange.answer).get("usage"))
+            exchange.completed = True
     except Unavailable as error:
         exchange.status = error.status
         raise
@@ -250,19 +303,22 @@ async def whole(
     return exchange
 
 
-async def stream(
-    caller: Caller, path: str, body: dict[str, Any], gone: Gone, sticky: str = ""
+async def relay(
+    caller: Caller, path: str, body: dict[str, Any], gone: Gone | None = None, sticky: str = ""
 ) -> tuple[AsyncIterator[bytes] | None, Exchange]:
-    """A streamed answer: server-sent events; or None, and the exchange has an error's `status`
-    and `answer`, JSON bytes.
+    """A streamed answer: server-sent events, as many together as came together; or None, and the
+    exchange has an error's `status` and `answer`, JSON bytes.
 
-    Usage is always asked of the engine; its chunk is passed on only to who asked for it.
-    Whoever sends the events closes the exchange, also when it never began to.
+    Usage is always asked of the engine, and passed on only to who asked for it. Whoever sends the
+    events closes the exchange, also when it never began to. `gone`: see `whole`.
     """
-    exchange = Exchange(caller, body["model"])
+    exchange = Exchange(caller, body["model"], metering.needs(path, body))
     options = body.get("stream_options") or {}
-    asked = body | {"stream_options": options | {"include_usage": True}}
+    asked = body
+    if path in COUNTED_WHEN_ASKED:
+        asked = body | {"stream_options": options | {"include_usage": True}}
     try:
+        await exchange.reserve()
         await unless_gone(gone, answered(exchange, path, asked, sticky))
         if exchange.events is not None:
             return passed_through(exchange, bool(options.get("include_usage"))), exchange
@@ -275,22 +331,35 @@ async def stream(
     return None, exchange
 
 
+async def stream(
+    caller: Caller, path: str, body: dict[str, Any], gone: Gone | None = None, sticky: str = ""
+) -> tuple[AsyncIterator[bytes] | None, Exchange]:
+    """As `relay`, one event at a time."""
+    pieces, exchange = await relay(caller, path, body, gone, sticky)
+    return (one_by_one(pieces) if pieces else None), exchange
+
+
+async def one_by_one(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        for event in piece.split(b"\n\n"):
+            if event.strip():
+                yield event + b"\n\n"
+
+
 async def passed_through(exchange: Exchange, usage_wanted: bool) -> AsyncIterator[bytes]:
     """The engine's events as they come; closes the exchange at the end."""
     assert exchange.events is not None
+    piece = exchange.first
+    exchange.first_token()
     try:
-        async for event in exchange.events:
-            if event.startswith(b"data: [DONE]"):
-                exchange.status = 200
-            elif b'"usage":{' in event or b'"usage": {' in event:
-                chunk = orjson.loads(event.removeprefix(b"data: ").strip())
-                exchange.read_usage(chunk.get("usage"))
-                if not chunk.get("choices") and not usage_wanted:
-                    continue
-            else:
-                exchange.first_token()
-                exchange.chunks += 1
-            yield event
+        while piece:
+            exchange.chunks += piece.count(b"data: {")
+            if b'"usage":{' in piece or b'"usage": {' in piece:
+                piece, exchange.usage = metering.without_usage(piece, exchange.usage, usage_wanted)
+            if piece:
+                yield piece
+            piece = await exchange.events.next()
+        exchange.status, exchange.completed = 200, True
     except aiohttp.ClientError:
         exchange.status = 502
         error = engine_lost(exchange)

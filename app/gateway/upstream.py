@@ -10,7 +10,7 @@ import orjson
 
 from app.config import settings
 from app.deployments.service import RouteReplica
-from app.gateway import ledger, loads
+from app.gateway import ledger, limits, loads
 
 BROKEN = {500, 502, 503, 504}  # it is the engine: another one may well answer
 UNLOADED = 404  # an adapter was unloaded just now: who asks again waits until it is loaded
@@ -34,7 +34,8 @@ async def lifespan() -> AsyncIterator[None]:
         asyncio.create_task(loads.note_use_forever()),
     ]
     try:
-        yield
+        async with limits.connected():
+            yield
     finally:
         for task in beside:
             task.cancel()
@@ -92,22 +93,52 @@ async def whole(response: aiohttp.ClientResponse) -> bytes:
         raise Failed(given=True) from None
 
 
-async def first(events: AsyncIterator[bytes]) -> bytes:
-    """A stream's first event. Raises Failed if the engine ends before it, or says that it broke."""
+class Events:
+    """A stream of server-sent events, taken as it comes."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.content = response.content
+        self.pending = b""  # the beginning of an event
+
+    async def next(self) -> bytes:
+        """One event or several that came together, each whole with its blank line; empty at the end.
+
+        Raises aiohttp.ClientError if the engine ends before it.
+        """
+        while piece := await self.content.readany():
+            if b"\r" in piece:
+                piece = piece.replace(b"\r\n", b"\n")
+            piece = self.pending + piece
+            if piece.endswith(b"\n\n"):
+                self.pending = b""
+                return piece
+            end = piece.rfind(b"\n\n") + 2
+            if end > 1:
+                self.pending = piece[end:]
+                return piece[:end]
+            self.pending = piece
+        rest, self.pending = self.pending.strip(), b""
+        return rest + b"\n\n" if rest else b""
+
+
+async def first(events: Events) -> bytes:
+    """How a stream begins. Raises Failed if the engine ends before it, or says that it broke."""
     try:
-        event = await anext(events)
-    except (aiohttp.ClientError, StopAsyncIteration):
+        piece = await events.next()
+    except aiohttp.ClientError:
         raise Failed(given=True) from None
-    if event.startswith(b'data: {"error"') and (status := status_of(event)) in BROKEN:
-        answer = event.removeprefix(b"data: ").strip()
+    if not piece:
+        raise Failed(given=True)
+    if piece.startswith(b'data: {"error"') and (status := status_of(piece)) in BROKEN:
+        answer = piece.removeprefix(b"data: ").partition(b"\n\n")[0]
         raise Failed(given=status != 503, status=status, answer=answer)
-    return event
+    return piece
 
 
 def status_of(event: bytes) -> int:
     """The status that an engine names in an error that it sends as an event; 0 without one."""
     try:
-        code = orjson.loads(event.removeprefix(b"data: "))["error"]["code"]
+        code = orjson.loads(event.removeprefix(b"data: ").partition(b"\n\n")[0])["error"]["code"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return 0
     return code if isinstance(code, int) else 0
@@ -117,6 +148,10 @@ def spoken_for(replica: RouteReplica, body: dict[str, Any]) -> dict[str, Any]:
     """The body as the engine must see it so that it does what the model learned: an adapter that
     another's engine carries stops and draws as its own files say, unless the caller says more.
     """
+    if replica.engine == "vllm" and "stream_options" in body and body.get("n") in (None, 1):
+        # what is used by then comes with each chunk: it is known of a client that leaves, too
+        told = body["stream_options"] | {"continuous_usage_stats": True}
+        body = body | {"stream_options": told}
     if not replica.sends:
         return body
     said = {name: value for name, value in body.items() if value is not None}
@@ -127,16 +162,3 @@ def spoken_for(replica: RouteReplica, body: dict[str, Any]) -> dict[str, Any]:
     elif own and isinstance(asked, list):
         sent = sent | {"stop_token_ids": [*own, *asked]}
     return sent
-
-
-async def events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Complete server-sent events, each with the blank line that ends it."""
-    pending = b""
-    async for chunk in response.content.iter_any():
-        pending += chunk.replace(b"\r\n", b"\n") if b"\r" in chunk else chunk
-        *complete, pending = pending.split(b"\n\n")
-        for event in complete:
-            if event.strip():
-                yield event + b"\n\n"
-    if pending.strip():
-        yield pending + b"\n\n"

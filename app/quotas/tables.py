@@ -40,6 +40,7 @@ class Usage(Base):
     __table_args__ = (
         Index("ix_usage_workspace_id_at", "workspace_id", "at"),
         Index("ix_usage_owner_id_at", "owner_id", "at"),
+        Index("ix_usage_api_key_id_at", "api_key_id", "at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)  # request id or lease id: idempotent
@@ -53,8 +54,10 @@ class Usage(Base):
     model: Mapped[str] = mapped_column(default="")
     prompt_tokens: Mapped[int] = mapped_column(default=0)
     completion_tokens: Mapped[int] = mapped_column(default=0)
+    cached_tokens: Mapped[int] = mapped_column(default=0)  # of the prompt
+    reasoning_tokens: Mapped[int] = mapped_column(default=0)  # of the completion
     device_ms: Mapped[int] = mapped_column(BigInteger, default=0)  # milliseconds x devices
     first_token_ms: Mapped[int | None]
     duration_ms: Mapped[int | None]
     status: Mapped[int] = mapped_column(default=200)
-    completed: Mapped[bool] = mapped_column(default=True)
+    completed: Mapped[bool] = mapped_column(default=True)  # else tokens may be an estimate

@@ -8,6 +8,7 @@ from typing import Any, Self
 from aiohttp import web
 from sqlalchemy.orm import Session
 
+from app.accounts.limits import NO_LIMITS, Limits
 from app.accounts.tables import Workspace
 from app.deployments.tables import Deployment, Replica
 from app.gateway import service, upstream
@@ -80,6 +81,8 @@ class Engine:
             await asyncio.sleep(0.01)
             if self.how == "drop-middle" and number == 1:
                 return self.cut(request)
+            if self.how == "hang-middle" and number == 1:
+                await asyncio.Event().wait()
         await self.event(response, {"choices": [], "usage": USAGE})
         await response.write(b"data: [DONE]\n\n")
         return response
@@ -123,8 +126,10 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-def caller(workspace: Workspace) -> service.Caller:
-    return service.Caller(workspace.id, "usr_x", None)
+def caller(
+    workspace: Workspace, key_id: str | None = None, limits: Limits = NO_LIMITS
+) -> service.Caller:
+    return service.Caller(workspace.id, "usr_x", key_id, limits)
 
 
 async def whole(

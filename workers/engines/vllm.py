@@ -50,6 +50,7 @@ def command(start: Start) -> Command:
         *("--chat-template-content-format", CONTENT_FORMAT),
         "--disable-uvicorn-access-log",
         "--disable-fastapi-docs",
+        "--enable-prompt-tokens-details",
     ]
     if template := served_template(start.model, start.adapter, start.directory):
         argv += ["--chat-template", str(template)]

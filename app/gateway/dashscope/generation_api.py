@@ -4,10 +4,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.gateway import service
-from app.gateway.api import gone, read_json, streamed
+from app.gateway.api import gone, streamed
 from app.gateway.dashscope import generation
 from app.gateway.dashscope.generation import Events
 from app.gateway.dashscope.replies import PREFIX
+from app.gateway.direct import read_json
 from app.gateway.keys import Caller
 
 router = APIRouter(prefix=PREFIX, tags=["dashscope"])
@@ -20,7 +21,7 @@ async def generate(request: Request, who: Caller) -> Response:
     accept = request.headers.get("accept", "")
     sse = request.headers.get("x-dashscope-sse", "").lower() == "enable"
     asked = generation.read(await read_json(request), stream=sse or "event-stream" in accept)
-    caller = service.Caller(who.workspace_id, who.user_id, who.api_key_id)
+    caller = service.Caller.of(who)
     left = gone(request)
     try:
         if asked.body.get("stream"):
