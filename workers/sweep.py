@@ -21,6 +21,7 @@ from app.deployments import idle, metrics, replicas, schedules, wanted
 from app.errors import N_
 from app.gateway.files import service as files
 from app.gateway.files import uploads as file_uploads
+from app.gateway.requests import service as requests
 from app.gateway.tuning import preparing, results
 from app.jobs import checkpoints, webhook
 from app.jobs import runs as jobs
@@ -50,6 +51,7 @@ def sweep() -> None:
         results.settle_all,
         file_uploads.clear,
         files.clear,
+        requests.clear,
     ):
         run(step)
 

@@ -15,6 +15,7 @@ from app.db import new_id, now
 from app.deployments.service import Route, RouteReplica
 from app.errors import N_, Invalid, Unavailable
 from app.gateway import ledger, loads, routing, upstream
+from app.gateway.requests import spool as request_log
 
 log = structlog.get_logger()
 
@@ -54,6 +55,7 @@ class Exchange:
     counted: tuple[str, ...] = ()  # under what `loads` counts it
     response: aiohttp.ClientResponse | None = None
     settled: bool = False
+    record: request_log.Record | None = None  # of what is logged, if the key wants it
 
     async def ask(
         self, route: Route, replica: RouteReplica, path: str, body: dict[str, Any]
@@ -61,6 +63,7 @@ class Exchange:
         """Ask one engine; sets `events`, or else `status` and `answer`. Raises `Failed`."""
         self.let_go()
         self.route = route
+        self.record = request_log.begin(self.caller.api_key_id, path, body)
         self.counted = (route.deployment_id, replica.id)
         loads.begin(*self.counted)
         try:
@@ -90,6 +93,8 @@ class Exchange:
         self.let_go()
         if self.route is not None:
             self.settle(self.route)
+        if self.record is not None:
+            request_log.append(self.record, self)
 
     def read_usage(self, usage: dict[str, Any] | None) -> None:
         if usage:
@@ -280,6 +285,8 @@ async def passed_through(exchange: Exchange, usage_wanted: bool) -> AsyncIterato
     assert exchange.events is not None
     try:
         async for event in exchange.events:
+            if exchange.record is not None:
+                exchange.record.hear(event)
             if event.startswith(b"data: [DONE]"):
                 exchange.status = 200
             elif b'"usage":{' in event or b'"usage": {' in event:
