@@ -10,7 +10,7 @@ from app.datasets.rows import personal
 # Keys of well-known services by their beginnings, tokens of the Authorization header, JSON Web
 # Tokens, and what is written behind the word for a secret.
 SECRETS = re.compile(
-    r"(?<![A-Za-z0-9])(?:"
+    r"(?<![A-Za-z0-9_-])(?:"
     r"dk-[A-Za-z0-9_-]{43}"
     r"|sk-[A-Za-z0-9_-]{16,200}"  # OpenAI, Anthropic, DashScope, DeepSeek
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}"
@@ -26,7 +26,7 @@ SECRETS = re.compile(
     r")(?![A-Za-z0-9])"
 )
 PRIVATE = re.compile(
-    r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[A-Za-z0-9+/=\s\\,:.-]{1,10000}"
+    r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----(?:[^-]|-(?!----)){1,10000}"
     r"(?:-----END [A-Z ]{0,20}PRIVATE KEY-----)?"
 )
 NAMED = re.compile(
