@@ -24,6 +24,7 @@ from app.gateway.requests.redact import redacted
 from app.gateway.requests.schemas import ChoiceIn, DatasetFrom, Wanted
 from app.gateway.requests.tables import LoggedRequest
 from tests.factories import make_key, make_membership, make_principal, make_user, make_workspace
+from tests.gateway import engines
 from tests.gateway.engines import Engine, deploy, never, running
 from tests.jobs.people import owner, principal
 
@@ -59,8 +60,10 @@ def choose(db: Session, who: Principal, key: ApiKey, log: str = "full", **more: 
     spool.refresh()
 
 
-async def ask(key: ApiKey, content: str, *, stream: bool = False, **more: Any) -> None:
-    caller = gateway.Caller(key.workspace_id, key.user_id, key.id)
+async def ask(
+    workspace: Workspace, key: ApiKey, content: str, *, stream: bool = False, **more: Any
+) -> None:
+    caller = replace(engines.caller(workspace), user_id=key.user_id, api_key_id=key.id)
     body = {"model": "mood", "messages": [{"role": "user", "content": content}], **more}
     if not stream:
         await gateway.whole(caller, "chat/completions", body, never)
@@ -102,7 +105,7 @@ def test_a_key_without_a_choice_leaves_nothing(db, workspace, key):
     async def test() -> None:
         async with Engine() as engine:
             deploy(db, workspace, engine)
-            await ask(key, "secret")
+            await ask(workspace, key, "secret")
 
     running(test)
     assert not list(settings.spool.glob("requests-*"))
@@ -115,10 +118,10 @@ def test_whole_and_streamed_answers_are_kept_alike(db, workspace, who, key):
     async def test() -> None:
         async with Engine() as engine:
             deploy(db, workspace, engine)
-            await ask(key, "mail me: lin@example.com", temperature=0.5)
-            await ask(key, "你好", stream=True)
+            await ask(workspace, key, "mail me: lin@example.com", temperature=0.5)
+            await ask(workspace, key, "你好", stream=True)
             engine.how = 400
-            await ask(key, "bad")
+            await ask(workspace, key, "bad")
 
     running(test)
     one, two, bad = logged(db)
@@ -140,7 +143,7 @@ def test_figures_only_keep_no_text(db, workspace, who, key):
     async def test() -> None:
         async with Engine() as engine:
             deploy(db, workspace, engine)
-            await ask(key, "private", temperature=0.5, stop=["private"])
+            await ask(workspace, key, "private", temperature=0.5, stop=["private"])
             spooled = b"".join(path.read_bytes() for path in settings.spool.glob("requests-*"))
             assert spooled
             assert b"private" not in spooled
@@ -157,7 +160,7 @@ def test_who_changes_their_mind_before_it_is_stored_is_heard(db, workspace, who,
     async def test() -> None:
         async with Engine() as engine:
             deploy(db, workspace, engine)
-            await ask(key, "x")
+            await ask(workspace, key, "x")
 
     running(test)
     choose(db, who, key, "off")
@@ -168,17 +171,18 @@ def test_who_changes_their_mind_before_it_is_stored_is_heard(db, workspace, who,
 def test_what_is_spooled_survives_a_kill(db, workspace, who, key):
     choose(db, who, key)
     script = """
-import os, sys
-from app.gateway import service
+import os, sys, time
+from types import SimpleNamespace
 from app.gateway.requests import spool
-from app.deployments.service import Route
 key, user, workspace = sys.argv[1:]
 spool.choices = {key: spool.Choice(full=True, days=1, redact=False)}
-exchange = service.Exchange(service.Caller(workspace, user, key), "mood", id="rq_killed")
-exchange.route = Route("dep_x", "mood", "ready", "", ())
-body = {"messages": [{"role": "user", "content": "hello"}]}
-exchange.record = spool.begin(key, "chat/completions", body)
-exchange.close()
+record = spool.begin(key, "chat/completions", {"messages": [{"role": "user", "content": "hello"}]})
+spool.append(record, SimpleNamespace(
+    id="rq_killed", caller=SimpleNamespace(workspace_id=workspace, user_id=user, api_key_id=key),
+    name="mood", route=SimpleNamespace(deployment_id="dep_x"), status=200, completed=True,
+    answer=b"{}", prompt_tokens=1, completion_tokens=1, first_token_ms=1,
+    started=time.perf_counter(), chunks=0,
+))
 os.kill(os.getpid(), 9)
 """
     subprocess.run(

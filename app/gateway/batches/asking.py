@@ -47,7 +47,7 @@ class Asking:
         batch = hold.batch
         self.hold = hold
         self.endpoint = batch.endpoint.removeprefix("/v1/")
-        self.caller = service.Caller(batch.workspace_id, batch.user_id, batch.api_key_id)
+        self.caller = holding.caller(batch)
         self.source = lines.asked(path, done)
         self.ahead: deque[Line] = deque()
         self.more = True  # lines in the file

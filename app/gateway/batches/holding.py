@@ -18,6 +18,7 @@ from app.errors import N_
 from app.gateway.batches.lines import Outcome, problem
 from app.gateway.batches.states import OPEN, switch
 from app.gateway.batches.tables import Batch, BatchAnswer
+from app.gateway.service import Caller
 from app.queue import transaction
 
 SILENT = timedelta(seconds=15)  # after which others take a batch up
@@ -78,6 +79,11 @@ def beat(batch_id: str, fence: int, waits: dict[str, Any] | None) -> Batch:
             found.errors = [*found.errors, problem("key_not_valid", GONE_KEY)]
             switch(found, "cancelling")
         return found
+
+
+def caller(batch: Batch) -> Caller:
+    """As whom its lines are asked: with the key that started it, as that is now."""
+    return Caller(batch.workspace_id, batch.user_id, batch.api_key_id)
 
 
 def may_go_on(db: Session, batch: Batch) -> bool:

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
 
 from app.accounts.auth import Principal, requires
 from app.errors import DomainError
@@ -27,8 +28,9 @@ def asked_for(request: Request) -> Wanted:
     given = {name: query[name] for name in Wanted.model_fields if query.get(name)}
     try:
         return Wanted.model_validate(given)
-    except ValueError:
-        return Wanted()
+    except ValidationError as error:
+        wrong = {one["loc"][0] for one in error.errors()}
+        return Wanted.model_validate({name: given[name] for name in given.keys() - wrong})
 
 
 def page(
