@@ -36,6 +36,7 @@ class Held(Protocol):
     """What is known of the batch by who renews the hold on it."""
 
     batch: Batch
+    caller: service.Caller
     ended: asyncio.Event
     waits: dict[str, Any] | None
 
@@ -47,7 +48,6 @@ class Asking:
         batch = hold.batch
         self.hold = hold
         self.endpoint = batch.endpoint.removeprefix("/v1/")
-        self.caller = holding.caller(batch)
         self.source = lines.asked(path, done)
         self.ahead: deque[Line] = deque()
         self.more = True  # lines in the file
@@ -105,7 +105,7 @@ class Asking:
 
     async def allowed(self) -> int:
         """How many lines may be open: what others leave of the engines behind the name."""
-        key = (self.caller.workspace_id, str(self.hold.batch.model))
+        key = (self.hold.batch.workspace_id, str(self.hold.batch.model))
         try:
             found = await routing.find(key, routing.REMEMBER_SECONDS)
         except (DomainError, DBAPIError):
@@ -140,7 +140,7 @@ class Asking:
             if line.body.get("stream"):
                 raise schemas.refuse(N_("A request of a batch cannot be streamed."), "stream")
             body = schemas.check(self.endpoint, line.body)
-            exchange = await service.whole(self.caller, self.endpoint, body, never)
+            exchange = await service.whole(self.hold.caller, self.endpoint, body, never)
         except DomainError as error:
             self.refused(line, error)
             return

@@ -68,7 +68,7 @@ def claim(runner: str) -> Batch | None:
         return found
 
 
-def beat(batch_id: str, fence: int, waits: dict[str, Any] | None) -> Batch:
+def beat(batch_id: str, fence: int, waits: dict[str, Any] | None) -> tuple[Batch, Caller]:
     """Say that it is being worked on, and why nothing goes on; look who wants what. Raises Lost."""
     with transaction() as db:
         found = held(db, batch_id, fence)
@@ -78,12 +78,13 @@ def beat(batch_id: str, fence: int, waits: dict[str, Any] | None) -> Batch:
         if found.status in ("validating", "in_progress") and not may_go_on(db, found):
             found.errors = [*found.errors, problem("key_not_valid", GONE_KEY)]
             switch(found, "cancelling")
-        return found
+        return found, caller(db, found)
 
 
-def caller(batch: Batch) -> Caller:
+def caller(db: Session, batch: Batch) -> Caller:
     """As whom its lines are asked: with the key that started it, as that is now."""
-    return Caller(batch.workspace_id, batch.user_id, batch.api_key_id)
+    key = db.get(ApiKey, batch.api_key_id) if batch.api_key_id else None
+    return Caller(batch.workspace_id, batch.user_id, key.id if key else None)
 
 
 def may_go_on(db: Session, batch: Batch) -> bool:

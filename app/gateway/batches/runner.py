@@ -28,6 +28,7 @@ from app.gateway.batches.holding import Lost
 from app.gateway.batches.lines import Check, problem, raw
 from app.gateway.batches.tables import Batch
 from app.gateway.files import service as files
+from app.gateway.service import Caller
 from app.queue import transaction
 
 log = structlog.get_logger()
@@ -40,7 +41,7 @@ FAULT = N_("This is our fault, not yours. Try again; if it stays, report the id 
 NO_FILE = N_("The input file is no longer there.")
 
 process = f"{socket.gethostname()}:{os.getpid()}:{new_id('gw')}"
-running: dict[str, asyncio.Task[None]] = {}
+running: set[asyncio.Task[None]] = set()
 
 
 @contextlib.asynccontextmanager
@@ -50,7 +51,7 @@ async def lifespan() -> AsyncIterator[None]:
     try:
         yield
     finally:
-        tasks = [looking, *running.values()]
+        tasks = [looking, *running]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -63,9 +64,9 @@ async def look_forever() -> None:
             while len(running) < MOST and (
                 batch := await run_in_threadpool(holding.claim, process)
             ):
-                task = asyncio.create_task(work(batch), name=batch.id)
-                running[batch.id] = task
-                task.add_done_callback(lambda done: running.pop(done.get_name(), None))
+                task = asyncio.create_task(work(batch))
+                running.add(task)
+                task.add_done_callback(running.discard)
         except DBAPIError as error:
             log.warning("batches wait for the database", error=str(error).splitlines()[0])
         await asyncio.sleep(LOOK_SECONDS)
@@ -76,7 +77,9 @@ class Hold:
     """A batch that this process works on, for as long as it may."""
 
     batch: Batch
+    caller: Caller = field(init=False)  # as whom its lines are asked
     ended: asyncio.Event = field(default_factory=asyncio.Event)  # cancelled, late, or another's
+    silent: bool = False  # the database was away for so long that others may have taken it up
     waits: dict[str, Any] | None = None  # why nothing goes on
 
 
@@ -121,12 +124,15 @@ async def carry(hold: Hold) -> None:
             batch = hold.batch = await run_in_threadpool(
                 holding.begin, batch.id, batch.fence, check.model, check.total
             )
-    if batch.status == "in_progress" and not ending.late(batch):
+    await beat(hold)
+    if batch.status == "in_progress" and not hold.ended.is_set():
         asking = Asking(hold, path, await run_in_threadpool(holding.done, batch.id))
         await asking.all()
         if asking.refusal:
             await run_in_threadpool(ending.write, batch, [asking.refusal])
             return
+    if hold.silent:
+        raise Lost(batch.id)
     batch = await run_in_threadpool(holding.finalize, batch.id, batch.fence)
     await run_in_threadpool(ending.write, batch)
 
@@ -158,22 +164,27 @@ def check_some(check: Check, found: Iterator[tuple[int, bytes]]) -> bool:
     return before < check.total and not check.over
 
 
-async def beat_forever(hold: Hold) -> None:
-    """Keep hold of the batch, and see whether it is cancelled, late or another's."""
+async def beat(hold: Hold) -> None:
+    """Keep hold of the batch, and see whether it is cancelled, late or another's. Raises Lost."""
     batch = hold.batch
+    seen, hold.caller = await run_in_threadpool(holding.beat, batch.id, batch.fence, hold.waits)
+    if seen.status not in ("validating", "in_progress") or ending.late(seen):
+        hold.ended.set()
+
+
+async def beat_forever(hold: Hold) -> None:
     last = time.monotonic()
     while True:
         await asyncio.sleep(BEAT_SECONDS)
         try:
-            seen = await run_in_threadpool(holding.beat, batch.id, batch.fence, hold.waits)
+            await beat(hold)
         except Lost:
             hold.ended.set()
             return
         except DBAPIError as error:
             log.warning("a batch waits for the database", error=str(error).splitlines()[0])
             if time.monotonic() - last > holding.SILENT.total_seconds():
+                hold.silent = True
                 hold.ended.set()
-            continue
-        last = time.monotonic()
-        if seen.status not in ("validating", "in_progress") or ending.late(seen):
-            hold.ended.set()
+        else:
+            last = time.monotonic()
