@@ -331,7 +331,7 @@ def test_what_cannot_be_a_batch_is_refused_at_once(db, workspace, who):
         (service.Wanted("file-nothing", CHAT), "input_file_id"),
         (service.Wanted(batch.input_file_id, "/v1/moderations"), "endpoint"),
         (service.Wanted(batch.input_file_id, CHAT, "1h"), "completion_window"),
-        (service.Wanted(batch.input_file_id, CHAT, keep_seconds=5), "expires_after"),
+        (service.Wanted(batch.input_file_id, CHAT, keep_seconds=5), "output_expires_after"),
     ]:
         with pytest.raises((Invalid, NotFound)) as caught:
             service.create(db, who, wanted)

@@ -76,7 +76,7 @@ def test_pages_follow_a_cursor(client: OpenAI) -> None:
         ({"endpoint": "/v1/moderations"}, "endpoint"),
         ({"completion_window": "1h"}, "completion_window"),
         ({"metadata": {"x" * 65: "y"}}, "metadata"),
-        ({"output_expires_after": {"anchor": "created_at", "seconds": 5}}, "expires_after"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 5}}, "output_expires_after"),
     ],
 )
 def test_what_cannot_be_is_refused(client: OpenAI, more: dict[str, Any], param: str) -> None:

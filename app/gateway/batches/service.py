@@ -50,7 +50,11 @@ def create(db: Session, who: Principal, wanted: Wanted) -> Batch:
             field="completion_window",
             window=WINDOW,
         )
-    files.check_seconds(wanted.keep_seconds)
+    try:
+        files.check_seconds(wanted.keep_seconds)
+    except Invalid as error:
+        error.field = "output_expires_after"
+        raise
     check_file(db, who.workspace_id, wanted.input_file_id)
     here = select(func.count()).where(
         Batch.workspace_id == who.workspace_id, Batch.status.in_(OPEN)
