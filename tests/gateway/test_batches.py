@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from aiohttp import web
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -155,17 +156,18 @@ def test_an_engine_that_has_too_much_to_do_is_asked_again(db, workspace, who):
 def test_a_line_on_which_engines_break_does_not_hold_up_the_others(db, workspace, who):
     class Fragile(Engine):
         async def answer(self, request: Any) -> Any:
-            self.how = 500 if (await request.json()).get("seed") == 7 else "fine"
-            return await super().answer(request)
+            seed = (await request.json()).get("seed")
+            self.how = 500 if seed == 7 else "fine"
+            return web.Response(text="oops") if seed == 8 else await super().answer(request)
 
     async def test() -> None:
         async with Fragile() as engine, working():
             deploy(db, workspace, engine)
-            batch = start(db, who, jsonl([line(1, seed=7), line(2), line(3)]))
+            batch = start(db, who, jsonl([line(1, seed=7), line(2), line(3, seed=8)]))
             done = await ended(batch)
-            assert (done.completed, done.failed) == (2, 1)
-            (wrong,) = left(done, done.error_file_id)
-            assert wrong["response"]["status_code"] == 500
+            assert (done.completed, done.failed) == (1, 2)
+            wrong = [one["response"]["status_code"] for one in left(done, done.error_file_id)]
+            assert wrong == [500, 502]
             assert sum(one.get("seed") == 7 for one in engine.asked) <= asking.ATTEMPTS * 2
 
     running(test)

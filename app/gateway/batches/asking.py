@@ -15,7 +15,8 @@ from starlette.concurrency import run_in_threadpool
 
 from app.config import settings
 from app.db import new_id
-from app.errors import N_, DomainError
+from app.errors import N_, DomainError, Unavailable
+from app.failures import NO_DATABASE
 from app.gateway import loads, routing, schemas, service
 from app.gateway.batches import holding, lines
 from app.gateway.batches.lines import Line, Outcome
@@ -39,6 +40,11 @@ class Held(Protocol):
     caller: service.Caller
     ended: asyncio.Event
     waits: dict[str, Any] | None
+
+
+class EngineError(DomainError):
+    status = 502
+    code = "engine_error"
 
 
 class Asking:
@@ -68,6 +74,7 @@ class Asking:
         writing = asyncio.create_task(self.write_forever())
         try:
             while not (self.hold.ended.is_set() or self.refusal or self.broken or writing.done()):
+                self.changed.clear()
                 if await self.room() and (line := await self.next()):
                     self.start(line)
                 elif not self.tasks and not self.ahead and not self.more:
@@ -90,7 +97,6 @@ class Asking:
 
     async def wait(self) -> None:
         """Until a line has ended, or others may have left room."""
-        self.changed.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_SECONDS):
                 await self.changed.wait()
@@ -143,6 +149,12 @@ class Asking:
             exchange = await service.whole(self.hold.caller, self.endpoint, body, never)
         except DomainError as error:
             self.refused(line, error)
+            return
+        except DBAPIError:
+            self.later(line, Unavailable(NO_DATABASE))
+            return
+        except orjson.JSONDecodeError:  # an answer that is none
+            self.refused(line, EngineError(N_("The engine's answer is not valid JSON.")))
             return
         self.trouble, self.pause, self.hold.waits = False, FIRST_PAUSE, None
         if exchange.status >= 500 and self.again(line):

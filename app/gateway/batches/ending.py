@@ -44,7 +44,13 @@ def write(batch: Batch, errors: Sequence[dict[str, Any]] = ()) -> None:
             "output_file_id": kept(batch, output, "output"),
             "error_file_id": kept(batch, failed, "errors"),
         }
-    holding.end(batch.id, batch.fence, status, made, list(errors))
+    try:
+        holding.end(batch.id, batch.fence, status, made, list(errors))
+    except holding.Lost:  # somebody else writes them
+        with transaction() as db:
+            for file_id in filter(None, made.values()):
+                files.remove(db, batch.workspace_id, file_id)
+        raise
 
 
 def status_of(batch: Batch, done: set[int], errors: Sequence[dict[str, Any]]) -> str:
