@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     train_python: Path = ROOT / ".venv-train" / "bin" / "python"
     serve_python: Path = ROOT / ".venv-serve" / "bin" / "python"
     wake_seconds: int = 120  # how long a request waits for a deployment that it woke
+    batch_concurrency: int = 16  # requests of batches open at a replica that nobody else asks
     engine: Literal["auto", "vllm", "transformers"] = "auto"
 
     @property

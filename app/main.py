@@ -50,6 +50,9 @@ from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
 from app.gateway import key_usage_api, key_usage_routes, upstream
+from app.gateway.batches import api as batches_api
+from app.gateway.batches import routes as batches_routes
+from app.gateway.batches import runner as batches
 from app.gateway.dashscope import deployments_api as dashscope_deployments
 from app.gateway.dashscope import files_api as dashscope_files
 from app.gateway.dashscope import fine_tunes_api as dashscope_fine_tunes
@@ -57,6 +60,9 @@ from app.gateway.dashscope import generation_api as dashscope_generation
 from app.gateway.dashscope import models_api as dashscope_models
 from app.gateway.direct import Direct
 from app.gateway.files import api as files_api
+from app.gateway.requests import api as requests_api
+from app.gateway.requests import routes as requests_routes
+from app.gateway.requests import spool as request_log
 from app.gateway.tuning import api as tuning_api
 from app.jobs import api as jobs_api
 from app.jobs import (
@@ -89,7 +95,7 @@ UNZIPPED = (
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     threading.Thread(target=warm, args=[app], daemon=True).start()
-    async with upstream.lifespan():
+    async with upstream.lifespan(), request_log.lifespan(), batches.lifespan():
         yield
 
 
@@ -174,6 +180,10 @@ for module in (
     gateway_api,
     files_api,
     tuning_api,
+    batches_api,
+    batches_routes,
+    requests_api,
+    requests_routes,
     dashscope_files,
     dashscope_fine_tunes,
     dashscope_models,  # before the deployments, one of whose names could be “models”

@@ -6,7 +6,9 @@ from app.cluster import tables as cluster
 from app.datasets import tables as datasets
 from app.db import Base
 from app.deployments import tables as deployments
+from app.gateway.batches import tables as batches
 from app.gateway.files import tables as files
+from app.gateway.requests import tables as requests
 from app.gateway.tuning import tables as tuning
 from app.jobs import tables as jobs
 from app.models import tables as models
@@ -16,6 +18,7 @@ from app.uploads import tables as uploads
 __all__ = [
     "Base",
     "accounts",
+    "batches",
     "chat",
     "cluster",
     "datasets",
@@ -24,6 +27,7 @@ __all__ = [
     "jobs",
     "models",
     "quotas",
+    "requests",
     "tuning",
     "uploads",
 ]

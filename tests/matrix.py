@@ -16,11 +16,14 @@ from app.accounts.tables import ApiKey, SignIn, User, Workspace
 from app.chat.tables import ChatLane, ChatMessage, ChatPreset, Conversation
 from app.datasets.rows import segments
 from app.datasets.tables import DraftAct
-from app.db import now
+from app.db import new_id, now
 from app.deployments import revisions
 from app.deployments.tables import Alias
+from app.gateway.batches.tables import Batch
 from app.gateway.dashscope.fine_tunes import id_of
 from app.gateway.files.tables import File, FileUpload
+from app.gateway.requests import entries
+from app.gateway.requests.tables import LoggedRequest
 from app.gateway.tuning.tables import TuningJob
 from app.jobs.tables import Job, JobCheckpoint
 from app.main import app
@@ -68,17 +71,21 @@ BODIES = {
     "POST /api/v1/conversations/{conversation_id}/show": {"message": "{message_id}"},
     "PUT /api/v1/chat-presets": {"name": "x"},
     "POST /api/v1/feedback/dataset": {"kind": "sft"},
+    "POST /v1/batches": {"input_file_id": "{batch_file_id}", "endpoint": "/v1/completions"},
+    "PUT /api/v1/keys/{key_id}/log": {"log": "full"},
     "POST /v1/uploads/{incoming_id}/complete": {"part_ids": ["part_x"]},
     "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
 }
 FORMS = {
     "POST /jobs/merge": {"model": "{adapter_id}"},
+    "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
     "POST /models/import": {"preset": "qwen3-0.6b"},
     "POST /jobs/export": {"model": "{model_id}"},
     "POST /workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "POST /workspaces/{workspace_id}/members/{user_id}/role": {"role": "viewer"},
 }
 UPLOADS = {
+    "POST /batches",
     "POST /datasets",
     "POST /datasets/{dataset_id}/versions",
     "POST /api/v1/datasets",
@@ -253,7 +260,12 @@ def objects(
         db, JobCheckpoint(job_id=job.id, step=10, fence=1, node_id=node.id, size=1)
     )
     file, incoming, tuning = gateway_objects(db, workspace, owner, job, tmp_path)
+    batch, logged = asked_objects(db, workspace, owner, file, key)
     return {
+        "batch_id": batch.id,
+        "batch_file_id": batch.input_file_id,
+        "which": "input",
+        "request_id": logged.id,
         "file_id": file.id,
         "incoming_id": incoming.id,
         "fine_tuning_job_id": tuning.id,
@@ -318,6 +330,30 @@ def gateway_objects(
         job_id=job.id,
     )
     return file, make.added(db, upload), make.added(db, tuning)
+
+
+def asked_objects(
+    db: Session, workspace: Workspace, owner: User, file: File, key: ApiKey
+) -> tuple[Batch, LoggedRequest]:
+    mine = {"workspace_id": workspace.id, "user_id": owner.id}
+    about = {"file_name": "in.jsonl", "purpose": "batch", "bytes": file.bytes, "md5": ""}
+    asked = make.added(db, File(**mine, **about, artefact=file.artefact))
+    batch = Batch(
+        **mine,
+        input_file_id=asked.id,
+        endpoint="/v1/completions",
+        expires_at=now() + timedelta(hours=24),
+        beat_at=now() + timedelta(hours=1),  # nobody takes it up
+    )
+    line = {
+        "id": new_id("rq"), **mine, "api_key_id": key.id, "at": now().isoformat(),
+        "endpoint": "completions", "model": "x", "deployment_id": "dep_x", "status": 200,
+        "completed": True, "streamed": False, "prompt_tokens": 1, "completion_tokens": 1,
+        "first_token_ms": None, "duration_ms": 1, "cut": False, "body": {"prompt": "x"},
+        "answer": "{}", "events": [],
+    }  # fmt: skip
+    logged = LoggedRequest(**entries.row(line, full=True, days=1, redact=True))
+    return make.added(db, batch), make.added(db, logged)
 
 
 def call(client: Client, line: Line, made: World, cookie: str | None = None, key: str = "") -> Any:

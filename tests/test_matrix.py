@@ -197,7 +197,8 @@ def test_the_role_it_names_is_enough(db, anonymous, tmp_path, of):
 
 def holder(line: Line) -> str:
     """The least of those in `World.users` whom the route must serve."""
-    if any(part in line.path for part in ("sign_in_id", "key_id", "conversation_id", "preset_id")):
+    own = ("sign_in_id", "key_id", "conversation_id", "preset_id", "request_id")
+    if any(part in line.path for part in own):
         return "owner"  # whose these are
     return "admin" if MANAGED in line.path else str(line.role)
 

@@ -22,6 +22,7 @@ from app.errors import N_
 from app.gateway import ledger
 from app.gateway.files import service as files
 from app.gateway.files import uploads as file_uploads
+from app.gateway.requests import service as requests
 from app.gateway.tuning import preparing, results
 from app.jobs import checkpoints, webhook
 from app.jobs import runs as jobs
@@ -52,6 +53,7 @@ def sweep() -> None:
         file_uploads.clear,
         files.clear,
         flush,
+        requests.clear,
     ):
         run(step)
 

@@ -19,6 +19,7 @@ from app.deployments.service import Route, RouteReplica
 from app.errors import N_, Forbidden, Invalid, Unavailable
 from app.gateway import ledger, loads, metering, routing, upstream
 from app.gateway.limits import Need, Reservation, reserve, settle
+from app.gateway.requests import spool as request_log
 
 log = structlog.get_logger()
 
@@ -68,6 +69,7 @@ class Exchange:
     response: aiohttp.ClientResponse | None = None
     reservation: Reservation | None = None
     settled: bool = False
+    record: request_log.Record | None = None  # of what is logged, if the key wants it
 
     async def reserve(self) -> None:
         """Raises Forbidden and TooMany: what the caller's key does not allow."""
@@ -91,6 +93,7 @@ class Exchange:
         self.route = route
         if is_first:
             ledger.begin(self.row)
+        self.record = request_log.begin(self.caller.api_key_id, path, body)
         self.counted = (route.deployment_id, replica.id)
         loads.begin(*self.counted)
         try:
@@ -128,6 +131,8 @@ class Exchange:
                 metering.learn(row)
         if self.reservation is not None:
             settle(self.reservation, used)
+        if self.record is not None:
+            request_log.append(self.record, self)
 
     def first_token(self) -> None:
         if self.first_token_ms is None:
@@ -353,6 +358,8 @@ async def passed_through(exchange: Exchange, usage_wanted: bool) -> AsyncIterato
     exchange.first_token()
     try:
         while piece:
+            if exchange.record is not None:
+                exchange.record.hear(piece)
             exchange.chunks += piece.count(b"data: {")
             if b'"usage":{' in piece or b'"usage": {' in piece:
                 piece, exchange.usage = metering.without_usage(piece, exchange.usage, usage_wanted)

@@ -1,0 +1,217 @@
+"""The request log on its way: a line in a file when a request ends, a row a moment later.
+
+A request of a key that keeps no log costs one look into a dictionary. Redaction, and all else that
+takes time, happens off the hot path. What stands in the file survives this process.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+import structlog
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+from starlette.concurrency import run_in_threadpool
+
+from app.accounts.tables import ApiKey
+from app.config import settings
+from app.db import now
+from app.gateway.requests import entries
+from app.gateway.requests.tables import LogChoice, LoggedRequest
+from app.queue import transaction
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 1.0  # also how long a choice takes to count
+HEARD = 2 * 2**20  # bytes of an answer that are looked at
+MOST_SPOOLED = 256 * 2**20  # bytes; while the database is away nothing is logged beyond them
+AT_ONCE = 50  # entries in one transaction
+
+
+@dataclass(frozen=True)
+class Choice:
+    full: bool
+    days: int
+    redact: bool
+
+
+lock = threading.Lock()
+choices: dict[str, Choice] = {}  # by API key: those that keep a log
+
+
+@dataclass
+class Record:
+    """A request that will be logged."""
+
+    choice: Choice
+    endpoint: str
+    body: dict[str, Any]
+    events: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def hear(self, event: bytes) -> None:
+        if self.choice.full and self.size <= HEARD:
+            self.events.append(event)
+        self.size += len(event)
+
+
+def begin(api_key_id: str | None, endpoint: str, body: dict[str, Any]) -> Record | None:
+    """None for a key that keeps no log."""
+    choice = choices.get(api_key_id or "")
+    return Record(choice, endpoint, body) if choice else None
+
+
+def append(record: Record, exchange: Any) -> None:
+    """Write down a request that has ended: a `gateway.service.Exchange`. Fails nothing."""
+    full, cut = record.choice.full, record.size > HEARD or len(exchange.answer) > HEARD
+    body = record.body if full else entries.without_text(record.body)
+    line = {
+        "id": exchange.id,
+        "at": now().isoformat(),
+        "workspace_id": exchange.caller.workspace_id,
+        "user_id": exchange.caller.user_id,
+        "api_key_id": exchange.caller.api_key_id,
+        "endpoint": record.endpoint,
+        "model": exchange.name,
+        "deployment_id": exchange.route.deployment_id,
+        "status": exchange.status,
+        "completed": exchange.completed,
+        "streamed": bool(record.body.get("stream")) and not exchange.answer,
+        "prompt_tokens": exchange.prompt_tokens,
+        "completion_tokens": exchange.completion_tokens or exchange.chunks,
+        "first_token_ms": exchange.first_token_ms,
+        "duration_ms": round((time.perf_counter() - exchange.started) * 1000),
+        "full": full,
+        "cut": cut,
+        "body": body,
+        "answer": "" if cut or not full else exchange.answer.decode(errors="replace"),
+        "events": [event.decode(errors="replace") for event in record.events],
+    }
+    try:
+        data = orjson.dumps(line) + b"\n"
+        with lock:
+            settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with own_file().open("ab") as file:
+                if file.tell() <= MOST_SPOOLED:
+                    file.write(data)
+    except (OSError, orjson.JSONEncodeError) as error:
+        log.warning("a request is not logged", request=exchange.id, error=str(error))
+
+
+# -- files -------------------------------------------------------------------------------
+
+
+def own_file() -> Path:
+    return settings.spool / f"requests-{os.getpid()}.jsonl"
+
+
+def abandoned() -> list[Path]:
+    """Spools that nobody appends to: set aside for flushing, or of a process that died."""
+    found = []
+    for path in settings.spool.glob("requests-*.jsonl"):
+        pid, _, aside = path.stem.removeprefix("requests-").partition("-")
+        if path != own_file() and (aside or not psutil.pid_exists(int(pid))):
+            found.append(path)
+    return found
+
+
+def flush() -> int:
+    """Move what is spooled to Postgres; the number of entries. The file goes after the commit."""
+    with lock:
+        if own_file().exists():
+            aside = own_file().with_name(f"{own_file().stem}-{os.urandom(4).hex()}.jsonl")
+            own_file().rename(aside)
+    total = 0
+    for path in abandoned():
+        for lines in some(path):
+            total += store(lines)
+        path.unlink(missing_ok=True)
+    return total
+
+
+def some(path: Path) -> Iterator[list[dict[str, Any]]]:
+    few: list[dict[str, Any]] = []
+    with path.open("rb") as file:
+        for line in file:
+            with contextlib.suppress(orjson.JSONDecodeError):  # a line cut short by a kill
+                few.append(orjson.loads(line))
+            if len(few) == AT_ONCE:
+                yield few
+                few = []
+    if few:
+        yield few
+
+
+def store(lines: list[dict[str, Any]]) -> int:
+    """As their keys want it now: what is no longer wanted is dropped here. Twice is once."""
+    with transaction() as db:
+        wanted = look(db, {line["api_key_id"] for line in lines})
+    rows = []
+    for line in lines:
+        if choice := wanted.get(line["api_key_id"]):
+            full = choice.full and line["full"]
+            rows.append(entries.row(line, full=full, days=choice.days, redact=choice.redact))
+    if rows:
+        with transaction() as db:
+            db.execute(insert(LoggedRequest).on_conflict_do_nothing(), rows)
+    return len(rows)
+
+
+# -- choices -----------------------------------------------------------------------------
+
+
+def look(db: Any, keys: set[str] | None = None) -> dict[str, Choice]:
+    """What keys keep, of all that keep anything or of these."""
+    query = (
+        select(LogChoice)
+        .join(ApiKey, ApiKey.id == LogChoice.api_key_id)
+        .where(ApiKey.revoked_at.is_(None) if keys is None else LogChoice.api_key_id.in_(keys))
+    )
+    return {
+        one.api_key_id: Choice(one.log == "full", one.days, one.redact) for one in db.scalars(query)
+    }
+
+
+def refresh() -> None:
+    global choices
+    with transaction() as db:
+        found = look(db)
+    choices = found
+
+
+def turn() -> None:
+    refresh()
+    flush()
+
+
+async def turn_forever() -> None:
+    while True:
+        try:
+            await run_in_threadpool(turn)
+        except (DBAPIError, OSError) as error:
+            log.warning("the request log waits", error=str(error).splitlines()[0])
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def lifespan() -> AsyncIterator[None]:
+    """Beside the requests, as long as the process lives."""
+    global choices
+    turning = asyncio.create_task(turn_forever())
+    try:
+        yield
+    finally:
+        turning.cancel()
+        await asyncio.gather(turning, return_exceptions=True)
+        choices = {}
+        with contextlib.suppress(Exception):  # the spool stays; the next start flushes it
+            await asyncio.to_thread(flush)
