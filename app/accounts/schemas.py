@@ -49,18 +49,24 @@ class KeyForm(Strict):
 
 
 class KeyCreate(Strict):
+    """A new API key: its name, what it may be used for, and until when."""
+
     name: Annotated[Name, Field(min_length=1)]
     scopes: list[str]
     expires_at: AwareDatetime | None = None
 
 
 class MemberCreate(Strict):
+    """Somebody to add to a workspace."""
+
     email: Email
     name: Name = ""
     role: Role = "member"
 
 
 class RoleChange(Strict):
+    """A role to give."""
+
     role: Role
 
 
@@ -79,3 +85,12 @@ class UserCreate(Strict):
     workspace_id: str
     role: Role = "member"
     is_platform_admin: bool = False
+
+
+class LanguageChange(Strict):
+    language: Literal["zh", "en"] | None
+
+
+class PasswordChange(Strict):
+    current: Annotated[str, Field(max_length=1000)]
+    password: Annotated[str, Field(max_length=1000)]

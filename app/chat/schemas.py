@@ -43,6 +43,8 @@ class Settings(Strict):
 
 
 class Column(Strict):
+    """One of the models that are asked side by side."""
+
     lane: int = Field(ge=0, lt=MOST_COLUMNS)
     model: Name
 
@@ -108,6 +110,8 @@ class Shown(Strict):
 
 
 class Preset(Strict):
+    """Settings to keep under a name."""
+
     name: str = Field(min_length=1, max_length=80)
     settings: Settings = Settings()
 
@@ -124,6 +128,8 @@ class Presets(BaseModel):
 
 
 class ConversationOut(BaseModel):
+    """A conversation, without what was said in it."""
+
     id: str
     title: str
     models: list[str]
@@ -152,11 +158,15 @@ class ConversationOut(BaseModel):
 
 
 class Conversations(BaseModel):
+    """Conversations, the last changed first."""
+
     data: list[ConversationOut]
     has_more: bool
 
 
 class MessageOut(BaseModel):
+    """A message of a conversation, with what was said of it."""
+
     id: str
     parent: str | None
     role: str
@@ -200,6 +210,8 @@ def lost(one: ChatMessage) -> bool:
 
 
 class Messages(BaseModel):
+    """Messages of a column, oldest first."""
+
     data: list[MessageOut]
     has_more: bool  # older ones
 
@@ -220,6 +232,8 @@ class RatedOut(BaseModel):
 
 
 class RatedList(BaseModel):
+    """Rated answers, the last rated first."""
+
     data: list[RatedOut]
     has_more: bool
 
@@ -255,6 +269,8 @@ class DatasetForm(DatasetFrom):
 
 
 class DatasetMade(BaseModel):
+    """The dataset that rated answers went into."""
+
     dataset: str
     rows: int
     left_out: int  # rated answers that give no row of this kind

@@ -172,6 +172,8 @@ class Scale(BaseModel):
 
 
 class Rollback(BaseModel):
+    """The revision to go back to."""
+
     model_config = ConfigDict(extra="forbid")
 
     revision: int = Field(ge=1, le=2**31 - 1)
@@ -237,6 +239,8 @@ class RevisionOut(BaseModel):
 
 
 class Revisions(BaseModel):
+    """The settings that a deployment had, the newest first."""
+
     data: list[RevisionOut]
     has_more: bool = False
 
@@ -341,11 +345,15 @@ class DeploymentOut(BaseModel):
 
 
 class Deployments(BaseModel):
+    """Deployments, the newest first."""
+
     data: list[DeploymentOut]
     has_more: bool
 
 
 class Events(BaseModel):
+    """What happened to a deployment, the newest first."""
+
     data: list[dict[str, Any]]
     has_more: bool
 

@@ -34,6 +34,8 @@ class CheckpointOut(BaseModel):
 
 
 class Checkpoints(BaseModel):
+    """The checkpoints of a job, the newest first."""
+
     data: list[CheckpointOut]
     has_more: bool = False
 

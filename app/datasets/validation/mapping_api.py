@@ -19,6 +19,8 @@ Writer = Annotated[Principal, requires("member", "datasets:write")]
 
 
 class MappingIn(BaseModel):
+    """Which column of a file is which field of a format."""
+
     format: str = Field(description="messages, alpaca, sharegpt, completion, text, preference, kto")
     columns: dict[str, str] = Field(
         default_factory=dict,
@@ -39,6 +41,8 @@ class PreviewOut(BaseModel):
 
 
 class MappingOut(BaseModel):
+    """The columns of a file, the fields of each format, and what would come of them."""
+
     version: int
     status: str
     columns: list[str] = Field(description="The columns of the file's first rows")

@@ -119,6 +119,7 @@ def list_files(
 
 @router.get("/files/{file_id}")
 def get_file(request: Request, file_id: str, who: Reader, db: Db) -> dict[str, Any]:
+    """One file, without its content."""
     return out(request, service.get(db, who.workspace_id, file_id))
 
 
@@ -194,4 +195,5 @@ def complete_upload(
 
 @router.post("/uploads/{incoming_id}/cancel")
 def cancel_upload(request: Request, incoming_id: str, who: Writer, db: Db) -> dict[str, Any]:
+    """Let go of an upload and its parts."""
     return upload_out(request, uploads.cancel(db, who, incoming_id))
