@@ -19,6 +19,7 @@ from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
 from app.dashboard import api as dashboard_api
+from app.dashboard import openapi
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
 from app.datasets import routes as datasets_routes
@@ -58,6 +59,7 @@ from app.gateway.dashscope import generation_api as dashscope_generation
 from app.gateway.dashscope import models_api as dashscope_models
 from app.gateway.files import api as files_api
 from app.gateway.tuning import api as tuning_api
+from app.idempotency.middleware import Once
 from app.jobs import api as jobs_api
 from app.jobs import (
     checkpoints_api,
@@ -96,7 +98,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 def warm(app: FastAPI) -> None:
     """What the first reader would otherwise wait for: half a second of one core."""
     web.warm()
-    app.openapi()
+    openapi.describe(app)
 
 
 app = FastAPI(
@@ -115,6 +117,7 @@ app = FastAPI(
         Middleware(guard.Hosts),
         Middleware(guard.Bodies),
         Middleware(guard.SameOrigin),
+        Middleware(Once),
     ],
 )
 failures.install(app)

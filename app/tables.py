@@ -8,6 +8,7 @@ from app.db import Base
 from app.deployments import tables as deployments
 from app.gateway.files import tables as files
 from app.gateway.tuning import tables as tuning
+from app.idempotency import tables as idempotency
 from app.jobs import tables as jobs
 from app.models import tables as models
 from app.quotas import tables as quotas
@@ -21,6 +22,7 @@ __all__ = [
     "datasets",
     "deployments",
     "files",
+    "idempotency",
     "jobs",
     "models",
     "quotas",

@@ -88,9 +88,13 @@ class UserCreate(Strict):
 
 
 class LanguageChange(Strict):
+    """A language; null follows the browser."""
+
     language: Literal["zh", "en"] | None
 
 
 class PasswordChange(Strict):
+    """The password so far, and the new one."""
+
     current: Annotated[str, Field(max_length=1000)]
     password: Annotated[str, Field(max_length=1000)]

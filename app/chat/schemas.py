@@ -117,12 +117,16 @@ class Preset(Strict):
 
 
 class PresetOut(BaseModel):
+    """Settings that one keeps under a name."""
+
     id: str
     name: str
     settings: dict[str, Any]
 
 
 class Presets(BaseModel):
+    """The settings that one keeps, by name."""
+
     data: list[PresetOut]
     has_more: bool = False
 

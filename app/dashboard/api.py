@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.accounts.auth import public
 from app.dashboard import prometheus, readiness
+from app.dashboard.openapi import describe
 
 router = APIRouter(tags=["system"])
 Anybody = Annotated[None, public()]
@@ -41,4 +42,4 @@ def metrics(request: Request, _: Anybody) -> Response:
 @router.get("/api/v1/openapi.json", include_in_schema=False)
 def openapi(request: Request, _: Anybody) -> dict[str, Any]:
     """OpenAPI 3.1, for generators of clients. The page that people read is /api."""
-    return dict(request.app.openapi())
+    return describe(request.app)

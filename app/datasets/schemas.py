@@ -98,6 +98,8 @@ class RowList(BaseModel):
 
 
 class Publish(BaseModel):
+    """Which draft to publish."""
+
     version: str = Field("", description="A number or an id; the newest if left out")
     skip_invalid: bool = Field(False, description="Agree to leave out the rows with errors")
 

@@ -166,6 +166,8 @@ class PlanOut(BaseModel):
 
 
 class Scale(BaseModel):
+    """How many replicas there shall be."""
+
     model_config = ConfigDict(extra="forbid")
 
     replicas: int = Field(ge=1, le=8)

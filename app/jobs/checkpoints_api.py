@@ -41,6 +41,8 @@ class Checkpoints(BaseModel):
 
 
 class Publish(BaseModel):
+    """The name of the model that a checkpoint becomes."""
+
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     name: str = Field("", max_length=NAME, description="Of the model; empty: made from the job's.")

@@ -143,6 +143,8 @@ class WebhookKeyOut(BaseModel):
 
 
 class DifferenceOut(BaseModel):
+    """One setting or figure of each job."""
+
     group: str
     name: str
     title: str

@@ -54,6 +54,8 @@ class OperatorList(BaseModel):
 
 
 class Asked(Pipeline):
+    """A pipeline, and the version that it is to clean."""
+
     version: str = Field("", description="A number or an id; the newest if left out")
 
     @property
@@ -87,6 +89,8 @@ class TriedOut(BaseModel):
 
 
 class PreviewOut(BaseModel):
+    """What a pipeline would do to the first rows."""
+
     rows: int = Field(description="Rows that were tried")
     kept: int
     changed: int = Field(description="Of those that stay")

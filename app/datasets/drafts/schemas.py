@@ -153,6 +153,8 @@ class Example(BaseModel):
 
 
 class PreviewOut(BaseModel):
+    """What find and replace would change."""
+
     rows: int = Field(description="That would change, up to row `next_offset`")
     matches: int
     refused: int = Field(description="Rows that a rule would forbid: they stay as they are")
@@ -163,6 +165,8 @@ class PreviewOut(BaseModel):
 
 
 class Pair(BaseModel):
+    """A part of a row in both versions."""
+
     change: str = Field(description="same, changed, added or removed")
     label: str = Field(description="A role, or tools, label, text, chosen, rejected")
     path: str
@@ -172,6 +176,8 @@ class Pair(BaseModel):
 
 
 class DifferenceOut(BaseModel):
+    """A row that differs."""
+
     change: str
     old: dict[str, Any] | None = Field(description="{index, id, …}")
     new: dict[str, Any] | None

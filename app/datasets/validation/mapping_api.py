@@ -32,6 +32,8 @@ class MappingIn(BaseModel):
 
 
 class PreviewOut(BaseModel):
+    """A row of the file, and what it would become."""
+
     raw: dict[str, Any]
     row: dict[str, Any] | None = Field(description="What it would become")
     path: str | None = Field(description="Where in the raw row the problem is")
