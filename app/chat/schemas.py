@@ -73,6 +73,8 @@ class AskedIn(BaseModel):
 
 
 class Asked(BaseModel):
+    """A stored question, once for each column that is to answer it."""
+
     conversation: str
     title: str
     asked: list[AskedIn]

@@ -4,15 +4,15 @@ from typing import Annotated
 
 import typer
 
+from app.cli.text import _
 from app.cli.client import Json, bytes_of, connect, day, say, show_json, show_table
 
-app = typer.Typer(no_args_is_help=True, help="For admins: devices, workspaces, members, quotas.")
-Workspace = Annotated[str, typer.Argument(help="Its id.")]
+app = typer.Typer(no_args_is_help=True, help=_("For admins: devices, workspaces, members, quotas."))
+Workspace = Annotated[str, typer.Argument(help=_("Its id."))]
 
 
-@app.command()
+@app.command(help=_("What there is, and who holds it."))
 def devices(as_json: Json = False) -> None:
-    """What there is, and who holds it."""
     found = connect().get("/api/v1/devices")
     if as_json:
         return show_json(found)
@@ -29,9 +29,8 @@ def devices(as_json: Json = False) -> None:
     return show_table(found["data"], columns, "No device.")
 
 
-@app.command()
+@app.command(help=_("Yours; all of them for a platform admin."))
 def workspaces(as_json: Json = False) -> None:
-    """Yours; all of them for a platform admin."""
     found = connect().get("/api/v1/workspaces")
     if as_json:
         return show_json(found)
@@ -44,9 +43,8 @@ def workspaces(as_json: Json = False) -> None:
     return show_table(found["data"], columns, "No workspace.")
 
 
-@app.command()
+@app.command(help=_("Who belongs to a workspace."))
 def members(workspace: Workspace, as_json: Json = False) -> None:
-    """Who belongs to a workspace."""
     found = connect().get(f"/api/v1/workspaces/{workspace}/members")
     if as_json:
         return show_json(found)
@@ -59,15 +57,14 @@ def members(workspace: Workspace, as_json: Json = False) -> None:
     return show_table(found["data"], columns, "Nobody.")
 
 
-@app.command("add-member")
+@app.command("add-member", help=_("Add somebody; the password of a new account is shown this once."))
 def add_member(
     workspace: Workspace,
     email: str,
-    role: Annotated[str, typer.Option(help="viewer, member, admin or owner.")] = "member",
+    role: Annotated[str, typer.Option(help=_("viewer, member, admin or owner."))] = "member",
     name: str = "",
     as_json: Json = False,
 ) -> None:
-    """Add somebody; the password of a new account is shown this once."""
     body = {"email": email, "role": role, "name": name}
     made = connect().post(f"/api/v1/workspaces/{workspace}/members", body)
     if as_json:
@@ -75,15 +72,14 @@ def add_member(
     return say(f"{made['email']}: {made['role']} {made['password'] or ''}".rstrip())
 
 
-@app.command()
+@app.command(help=_("How many devices a workspace may hold at once; with --devices, set it."))
 def quota(
     workspace: Workspace,
     devices: Annotated[
-        str, typer.Option(help="So many held at once from now on, or `none` for no limit.")
+        str, typer.Option(help=_("So many held at once from now on, or `none` for no limit."))
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """How many devices a workspace may hold at once; with --devices, set it."""
     api, path = connect(), f"/api/v1/quotas/{workspace}"
     if devices and devices != "none" and not devices.isdigit():
         raise typer.BadParameter("a number, or `none`", param_hint="--devices")
@@ -98,7 +94,6 @@ def quota(
     return say(f"{found['name']}: {limit}")
 
 
-@app.command()
+@app.command(help=_("What things cost, as JSON."))
 def prices() -> None:
-    """What things cost, as JSON."""
     show_json(connect().get("/api/v1/prices"))

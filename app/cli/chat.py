@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from app.cli.text import _
 from app.cli.client import Api, Failed, Row, connect, err, plain
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="A name at /v1.")],
-    message: Annotated[str, typer.Argument(help="Ask this and leave; else talk.")] = "",
-    system: Annotated[str, typer.Option(help="A system prompt.")] = "",
+    model: Annotated[str, typer.Argument(help=_("A name at /v1."))],
+    message: Annotated[str, typer.Argument(help=_("Ask this and leave; else talk."))] = "",
+    system: Annotated[str, typer.Option(help=_("A system prompt."))] = "",
     temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
 ) -> None:

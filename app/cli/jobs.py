@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from app.cli.text import _
 from app.cli.client import (
     Api,
     Failed,
@@ -28,20 +29,19 @@ from app.cli.client import (
     show_table,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Tuning: create, watch, cancel.")
+app = typer.Typer(no_args_is_help=True, help=_("Tuning: create, watch, cancel."))
 FINAL = ("succeeded", "failed", "cancelled")
 STILL = (*FINAL, "paused")
 HEIGHT = 12  # of the loss curve, in lines
-Job = Annotated[str, typer.Argument(help="Its id.")]
+Job = Annotated[str, typer.Argument(help=_("Its id."))]
 
 
-@app.command("list")
+@app.command("list", help=_("The workspace's jobs, newest first."))
 def index(
-    state: Annotated[str, typer.Option(help="Only those in this state.")] = "",
+    state: Annotated[str, typer.Option(help=_("Only those in this state."))] = "",
     limit: Annotated[int, typer.Option(min=1)] = 20,
     as_json: Json = False,
 ) -> None:
-    """The workspace's jobs, newest first."""
     found = connect().all("/api/v1/jobs", limit, state=state)
     if as_json:
         return show_json(found)
@@ -56,24 +56,23 @@ def index(
     return show_table(found["data"], columns, "No job yet: `danlu jobs create --help`.")
 
 
-@app.command()
+@app.command(help=_("Tune a model on a dataset."))
 def create(
-    model: Annotated[str, typer.Option("--model", "-m", help="Name or id of the base.")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Id of a published dataset.")],
-    name: Annotated[str, typer.Option("--name", "-n", help="Also the tuned model's.")] = "",
-    stage: Annotated[str, typer.Option(help="sft, pretrain, dpo, kto, orpo or reward.")] = "sft",
-    method: Annotated[str, typer.Option(help="lora, qlora, freeze or full.")] = "lora",
-    validation: Annotated[str, typer.Option(help="A dataset's id, or auto.")] = "",
+    model: Annotated[str, typer.Option("--model", "-m", help=_("Name or id of the base."))],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help=_("Id of a published dataset."))],
+    name: Annotated[str, typer.Option("--name", "-n", help=_("Also the tuned model's."))] = "",
+    stage: Annotated[str, typer.Option(help=_("sft, pretrain, dpo, kto, orpo or reward."))] = "sft",
+    method: Annotated[str, typer.Option(help=_("lora, qlora, freeze or full."))] = "lora",
+    validation: Annotated[str, typer.Option(help=_("A dataset's id, or auto."))] = "",
     devices: Annotated[int, typer.Option(min=1)] = 1,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", metavar="NAME=VALUE", help="A hyperparameter; repeatable."),
+        typer.Option("--set", "-s", metavar="NAME=VALUE", help=_("A hyperparameter; repeatable.")),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only say what it would do.")] = False,
-    follow: Annotated[bool, typer.Option("--watch", "-w", help="Watch it.")] = False,
+    dry_run: Annotated[bool, typer.Option(help=_("Only say what it would do."))] = False,
+    follow: Annotated[bool, typer.Option("--watch", "-w", help=_("Watch it."))] = False,
     as_json: Json = False,
 ) -> None:
-    """Tune a model on a dataset."""
     api = connect()
     body: Row = {
         "name": name,
@@ -109,18 +108,16 @@ def setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-@app.command()
+@app.command(help=_("One job, as JSON."))
 def show(job: Job) -> None:
-    """One job, as JSON."""
     show_json(connect().get(f"/api/v1/jobs/{job}"))
 
 
 # -- watching ----------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(help=_("Progress and the loss until the job is over. Ctrl-C leaves it running."))
 def watch(job: Job) -> None:
-    """Progress and the loss until the job is over. Ctrl-C leaves it running."""
     end(watched(connect(), job))
 
 
@@ -186,12 +183,11 @@ def end(job: Row) -> None:
     raise Failed(f"{job['name']} is {job['state']}. {said}".rstrip())
 
 
-@app.command()
+@app.command(help=_("What the run wrote."))
 def logs(
     job: Job,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job is over.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help=_("Until the job is over."))] = False,
 ) -> None:
-    """What the run wrote."""
     api = connect()
     offset = 0
     while True:
@@ -208,17 +204,15 @@ def logs(
         time.sleep(1)
 
 
-@app.command()
+@app.command(help=_("Every step, as JSON."))
 def metrics(job: Job) -> None:
-    """Every step, as JSON."""
     show_json(connect().get(f"/api/v1/jobs/{job}/metrics"))
 
 
-@app.command()
+@app.command(help=_("The job as a script that runs without Danlu."))
 def script(
     job: Job, output: Annotated[Path, typer.Option("--output", "-o")] = Path("train.py")
 ) -> None:
-    """The job as a script that runs without Danlu."""
     output.write_text(connect().send("GET", f"/api/v1/jobs/{job}/train.py").text, "utf-8")
     say(str(output))
 
@@ -233,25 +227,21 @@ def act(job: str, verb: str, as_json: bool) -> None:
     return say(f"{found['name']}: {found['state']}")
 
 
-@app.command()
+@app.command(help=_("Stop for good."))
 def cancel(job: Job, as_json: Json = False) -> None:
-    """Stop for good."""
     act(job, "cancel", as_json)
 
 
-@app.command()
+@app.command(help=_("Save a checkpoint, stop, and give the devices back."))
 def pause(job: Job, as_json: Json = False) -> None:
-    """Save a checkpoint, stop, and give the devices back."""
     act(job, "pause", as_json)
 
 
-@app.command()
+@app.command(help=_("Queue a paused job again."))
 def resume(job: Job, as_json: Json = False) -> None:
-    """Queue a paused job again."""
     act(job, "resume", as_json)
 
 
-@app.command()
+@app.command(help=_("Stop at the next step and keep what was learned."))
 def finish(job: Job, as_json: Json = False) -> None:
-    """Stop at the next step and keep what was learned."""
     act(job, "finish", as_json)

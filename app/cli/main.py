@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from app.cli import admin, chat, client, datasets, deployments, jobs, keys, models
+from app.cli.text import _
 from app.cli.client import Api, Failed, connect, err, say, show_json
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Fine-tune and serve large language models on your own GPUs.",
+    help=_("Fine-tune and serve large language models on your own GPUs."),
     epilog="Shell completion: danlu --install-completion.",
 )
 app.add_typer(datasets.app, name="datasets")
@@ -28,38 +29,35 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(admin.app, name="admin")
 
 
-@app.command()
+@app.command(help=_("Start everything on this machine; Ctrl-C stops it."))
 def up(
     only: Annotated[
         str | None,
         typer.Option(
             metavar="PARTS",
-            help="Some of web,worker,node,beat, on a DATABASE_URL and REDIS_URL of yours.",
+            help=_("Some of web,worker,node,beat, on a DATABASE_URL and REDIS_URL of yours."),
         ),
     ] = None,
 ) -> None:
-    """Start everything on this machine; Ctrl-C stops it."""
     # A program of its own: this one knows the API and nothing behind it.
     chosen = ["--only", only] if only is not None else []
     os.execv(sys.executable, [sys.executable, "-m", "app.up", *chosen])
 
 
-@app.command()
+@app.command(help=_("The whole journey over HTTP: upload, tune, deploy, ask, measure."))
 def demo() -> None:
-    """The whole journey over HTTP: upload, tune, deploy, ask, measure."""
     from app.cli import demo as journey
 
     raise typer.Exit(journey.main())
 
 
-@app.command()
+@app.command(help=_("Keep an address and a key in ~/.danlu.yaml, which only you can read."))
 def login(
-    url: Annotated[str, typer.Option(help="Where Danlu is.")] = client.HERE,
+    url: Annotated[str, typer.Option(help=_("Where Danlu is."))] = client.HERE,
     token: Annotated[
-        str, typer.Option(envvar="DANLU_API_KEY", help="An API key; asked for if left out.")
+        str, typer.Option(envvar="DANLU_API_KEY", help=_("An API key; asked for if left out."))
     ] = "",
 ) -> None:
-    """Keep an address and a key in ~/.danlu.yaml, which only you can read."""
     if not url.startswith(("http://", "https://")):
         raise typer.BadParameter(
             "an address that begins with http:// or https://", param_hint="--url"
@@ -72,15 +70,13 @@ def login(
     say(f"{who['email']} in {who['workspace']['name']}; kept in {file}")
 
 
-@app.command()
+@app.command(help=_("Forget the address and the key. The key itself goes on working: `danlu keys revoke`."))
 def logout() -> None:
-    """Forget the address and the key. The key itself goes on working: `danlu keys revoke`."""
     client.config_file().unlink(missing_ok=True)
 
 
-@app.command()
+@app.command(help=_("Whom the key stands for, and where."))
 def whoami(as_json: client.Json = False) -> None:
-    """Whom the key stands for, and where."""
     who = connect().get("/api/v1/me")
     if as_json:
         return show_json(who)
@@ -93,14 +89,13 @@ class Resource(StrEnum):
     adapter = "adapter"
 
 
-@app.command()
+@app.command(help=_("Upload a folder. Given again, the command goes on where it was cut off."))
 def upload(
-    resource: Annotated[Resource, typer.Option("--resource", "-r", help="What it is.")],
-    directory: Annotated[Path, typer.Option("--directory", "-d", help="A folder, or a file.")],
-    name: Annotated[str, typer.Option("--name", "-n", help="The folder's name if left out.")] = "",
+    resource: Annotated[Resource, typer.Option("--resource", "-r", help=_("What it is."))],
+    directory: Annotated[Path, typer.Option("--directory", "-d", help=_("A folder, or a file."))],
+    name: Annotated[str, typer.Option("--name", "-n", help=_("The folder's name if left out."))] = "",
     as_json: client.Json = False,
 ) -> None:
-    """Upload a folder. Given again, the command goes on where it was cut off."""
     if resource is Resource.dataset:
         datasets.upload_(directory, name=name, as_json=as_json)
     else:

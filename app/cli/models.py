@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from app.cli import upload
+from app.cli.text import _
 from app.cli.client import (
     Failed,
     Json,
@@ -19,18 +20,17 @@ from app.cli.client import (
     until,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Base, tuned and imported models.")
-Model = Annotated[str, typer.Argument(help="Its name or id.")]
+app = typer.Typer(no_args_is_help=True, help=_("Base, tuned and imported models."))
+Model = Annotated[str, typer.Argument(help=_("Its name or id."))]
 
 
-@app.command("list")
+@app.command("list", help=_("The workspace's models, then the shared ones."))
 def index(
-    q: Annotated[str, typer.Option("--search", "-q", help="Part of a name.")] = "",
-    kind: Annotated[str, typer.Option(help="base, tuned, adapter or merged.")] = "",
+    q: Annotated[str, typer.Option("--search", "-q", help=_("Part of a name."))] = "",
+    kind: Annotated[str, typer.Option(help=_("base, tuned, adapter or merged."))] = "",
     limit: Annotated[int, typer.Option(min=1)] = 50,
     as_json: Json = False,
 ) -> None:
-    """The workspace's models, then the shared ones."""
     found = connect().all("/api/v1/models", limit, q=q, kind=kind)
     if as_json:
         return show_json(found)
@@ -46,20 +46,18 @@ def index(
     return show_table(found["data"], columns, "No model.")
 
 
-@app.command()
+@app.command(help=_("One model with its lineage, as JSON."))
 def show(model: Model) -> None:
-    """One model with its lineage, as JSON."""
     show_json(connect().get(f"/api/v1/models/{model}"))
 
 
-@app.command()
+@app.command(help=_("All files of a model: weights or adapter, tokenizer, chat template, card, lineage."))
 def download(
     model: Model,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A folder, or a file that ends in .tar.")
+        Path | None, typer.Option("--output", "-o", help=_("A folder, or a file that ends in .tar."))
     ] = None,
 ) -> None:
-    """All files of a model: weights or adapter, tokenizer, chat template, card, lineage."""
     api = connect()
     found = api.get(f"/api/v1/models/{model}")
     place = output or Path(found["name"])
@@ -91,14 +89,13 @@ def unpack(archive: Path, place: Path) -> None:
     archive.unlink()
 
 
-@app.command("upload")
+@app.command("upload", help=_("Upload a model or an adapter. Given again, the command goes on where it was cut off."))
 def upload_(
-    place: Annotated[Path, typer.Argument(help="A folder of safetensors, tokenizer and config.")],
-    name: Annotated[str, typer.Option("--name", "-n", help="The folder's name if left out.")] = "",
-    base: Annotated[str, typer.Option(help="Of an adapter: its base, where it names none.")] = "",
+    place: Annotated[Path, typer.Argument(help=_("A folder of safetensors, tokenizer and config."))],
+    name: Annotated[str, typer.Option("--name", "-n", help=_("The folder's name if left out."))] = "",
+    base: Annotated[str, typer.Option(help=_("Of an adapter: its base, where it names none."))] = "",
     as_json: Json = False,
 ) -> None:
-    """Upload a model or an adapter. Given again, the command goes on where it was cut off."""
     api = connect()
     ids = upload.send(api, "/api/v1/uploads", upload.files_of(place))
     asked = {"uploads": ids, "name": name or place.stem, "base": base}
@@ -112,9 +109,8 @@ def upload_(
     return say(f"{found['name']} is a model now: {found['model_id']}")
 
 
-@app.command()
+@app.command(help=_("Merge an adapter into its base, as a job."))
 def merge(model: Model, as_json: Json = False) -> None:
-    """Merge an adapter into its base, as a job."""
     api = connect()
     job = api.post(f"/api/v1/models/{api.get(f'/api/v1/models/{model}')['id']}/merge")
     if as_json:
@@ -122,8 +118,7 @@ def merge(model: Model, as_json: Json = False) -> None:
     return say(f"{job['id']}: {job['state']}. Watch it: danlu jobs watch {job['id']}")
 
 
-@app.command()
+@app.command(help=_("Delete a model. Refused while anything uses it."))
 def delete(model: Model) -> None:
-    """Delete a model. Refused while anything uses it."""
     api = connect()
     api.delete(f"/api/v1/models/{api.get(f'/api/v1/models/{model}')['id']}")

@@ -20,8 +20,8 @@ def healthz(_: Anybody) -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
-def readyz(response: Response, _: Anybody) -> dict[str, Any]:
+@router.get("/readyz", responses={503: {"model": dict[str, str]}})
+def readyz(response: Response, _: Anybody) -> dict[str, str]:
     """It can work: the database answers and is migrated, Redis answers. 503 says what is missing."""
     checks = readiness.checks()
     ready = all(found == "ok" for found in checks.values())

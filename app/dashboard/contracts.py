@@ -129,7 +129,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "DashScopeReply": fields(
         "DashScope's envelope; `output` or, in lists of files, `data`.",
-        "request_id", request_id=TEXT, output={"type": ["object", "null"]},
+        "request_id", request_id=TEXT, output={"type": ["object", "array", "boolean", "null"], "items": {}},
     ),
     "GenerationRequest": fields(
         "As DashScope's.", "model input",
@@ -219,7 +219,7 @@ REQUESTS = {
     GENERATION: "GenerationRequest",
 }
 EVENTS = "text/event-stream"
-TAR = "application/x-tar"
+TAR = "application/octet-stream"
 STREAMED = ("post /v1/chat/completions", "post /v1/completions", GENERATION)
 # Answers that are no JSON.
 MEDIA = {
@@ -250,14 +250,15 @@ def fill(path: str, method: str, operation: dict[str, Any]) -> None:
     if line in MEDIA:
         kinds = MEDIA[line].split()
         good["content"] = {
-            kind: {"schema": ANYTHING if "json" in kind[-4:] else TEXT} for kind in kinds
+            kind: {"schema": TEXT if kind.startswith("text/") and kind != EVENTS else {}}
+            for kind in kinds
         }
     elif line in ANSWERS:
         good["content"] = {"application/json": {"schema": ref(ANSWERS[line])}}
     elif path.startswith("/dashscope/"):
         good["content"] = {"application/json": {"schema": ref("DashScopeReply")}}
     if line in STREAMED:
-        good["content"][EVENTS] = {"schema": TEXT}
+        good["content"][EVENTS] = {"schema": {}}
     if line in REQUESTS:
         body = {"application/json": {"schema": ref(REQUESTS[line])}}
         operation["requestBody"] = {"required": True, "content": body}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+JSON = ("application/json", "application/problem+json")
 AT = "2026-03-01T08:30:00Z"
 # What a field of this name holds, wherever it stands.
 VALUES: dict[str, Any] = {
@@ -135,7 +136,7 @@ def add(schemas: dict[str, Any], operation: dict[str, Any]) -> None:
     ):
         for media, content in body.get("content", {}).items():
             schema = content.get("schema")
-            if schema and "json" in media and not {"example", "examples"} & content.keys():
+            if schema is not None and media in JSON and not {"example", "examples"} & content.keys():
                 content["example"] = Sampler(schemas, asked).of(schema)
     for parameter in operation.get("parameters", []):
         if parameter["in"] == "path":
