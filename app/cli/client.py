@@ -21,7 +21,11 @@ Row = dict[str, Any]
 
 
 class Failed(Exception):
-    """Why a command could not do what it says."""
+    """Why a command could not do what it says; `status` is the answer's, if there was one."""
+
+    def __init__(self, why: str, status: int = 0) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 # -- the account -------------------------------------------------------------------------
@@ -95,7 +99,7 @@ class Api:
         with reaching(self.url):
             answer = self.http.request(method, path, **kwargs)
         if not answer.is_success:
-            raise Failed(sentence(answer))
+            raise Failed(sentence(answer), answer.status_code)
         return answer
 
     def get(self, path: str, **params: Any) -> Any:
@@ -131,7 +135,7 @@ class Api:
         with reaching(self.url), self.http.stream(method, path, **kwargs) as answer:
             if not answer.is_success:
                 answer.read()
-                raise Failed(sentence(answer))
+                raise Failed(sentence(answer), answer.status_code)
             yield answer
 
 

@@ -13,7 +13,9 @@ def of(path: str, *fields: str) -> Callable[[str], list[tuple[str, str]]]:
 
     def complete(incomplete: str) -> list[tuple[str, str]]:
         try:
-            found: list[dict[str, Any]] = Api(*account(), timeout=PATIENCE).get(path, limit=100)["data"]
+            found: list[dict[str, Any]] = Api(*account(), timeout=PATIENCE).get(path, limit=100)[
+                "data"
+            ]
         except (Failed, KeyError, TypeError):
             return []
         return [

@@ -72,9 +72,7 @@ def describe(found: Row) -> None:
 )
 def upload_(
     place: Annotated[Path, typer.Argument(help=_("A file or a folder."))],
-    name: Annotated[
-        str, typer.Option("--name", "-n", help=_("The file's name if left out."))
-    ] = "",
+    name: Annotated[str, typer.Option("--name", "-n", help=_("The file's name if left out."))] = "",
     dataset: Annotated[
         str,
         typer.Option(

@@ -44,12 +44,10 @@ def create(
             "--scope",
             "-s",
             help=_("What it may be used for; repeatable."),
-            autocompletion=lambda typed: [one for one in SCOPES if one.startswith(typed)],
+            autocompletion=lambda incomplete: [one for one in SCOPES if one.startswith(incomplete)],
         ),
     ],
-    days: Annotated[
-        int | None, typer.Option(min=1, max=3650, help=_("Until it expires."))
-    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=3650, help=_("Until it expires."))] = None,
     as_json: Json = False,
 ) -> None:
     expires = (datetime.now(UTC) + timedelta(days=days)).isoformat() if days else None
