@@ -15,6 +15,7 @@ from sqlalchemy.sql.operators import desc_op
 from app.errors import N_, NotFound
 
 T = TypeVar("T")
+S = TypeVar("S", bound="Select[*tuple[Any, ...]]")
 After = Annotated[
     str,
     Query(
@@ -31,9 +32,7 @@ def gone(after: str) -> NotFound:
     )
 
 
-def behind(
-    db: Session, query: Select[T], seen: Select[T], order: Sequence[Any], key: Any, after: str
-) -> Select[T]:
+def behind(db: Session, query: S, seen: S, order: Sequence[Any], key: Any, after: str) -> S:
     """`query` in the order of `order`, then of the id column `key`, from behind the row `after` on.
 
     `seen` is what the reader may see before any filter, so that a row that a filter lets go of

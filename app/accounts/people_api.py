@@ -9,6 +9,7 @@ from app.accounts.answers import SignInList, SignInOut, UserList, UserMade, User
 from app.accounts.auth import PLATFORM, Principal, requires
 from app.accounts.routes import client_ip
 from app.accounts.schemas import LanguageChange, PasswordChange, UserCreate
+from app.accounts.tables import User
 from app.paging import After, Limit, page
 from app.queue import Db
 
@@ -89,5 +90,5 @@ def reset_password(request: Request, user_id: str, who: Admin, db: Db) -> UserMa
     return made(*service.reset_password(db, who, user_id))
 
 
-def made(user: service.User, password: str) -> UserMade:
+def made(user: User, password: str) -> UserMade:
     return UserMade(**UserOut.model_validate(user).model_dump(), password=password)

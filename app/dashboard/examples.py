@@ -136,7 +136,11 @@ def add(schemas: dict[str, Any], operation: dict[str, Any]) -> None:
     ):
         for media, content in body.get("content", {}).items():
             schema = content.get("schema")
-            if schema is not None and media in JSON and not {"example", "examples"} & content.keys():
+            if (
+                schema is not None
+                and media in JSON
+                and not {"example", "examples"} & content.keys()
+            ):
                 content["example"] = Sampler(schemas, asked).of(schema)
     for parameter in operation.get("parameters", []):
         if parameter["in"] == "path":
@@ -242,12 +246,18 @@ def text(schema: dict[str, Any], name: str) -> str:
 
 def fits(schema: dict[str, Any], value: Any) -> bool:
     """Whether a known value is of the type, and within the numbers, that the schema allows."""
-    kinds = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list}
+    kinds: dict[str, Any] = {
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+        "array": list,
+    }
     kind = kinds.get(kind_of(schema))
     if kind is None or not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         return False
     if isinstance(value, str):
         return len(value) <= schema.get("maxLength", len(value)) and "enum" not in schema
     if isinstance(value, int | float):
-        return schema.get("minimum", value) <= value <= schema.get("maximum", value)
+        return bool(schema.get("minimum", value) <= value <= schema.get("maximum", value))
     return True
