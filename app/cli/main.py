@@ -127,7 +127,10 @@ def upload(
         str, typer.Option("--name", "-n", help=_("The folder's name if left out."))
     ] = "",
     base: Annotated[
-        str, typer.Option("--base-model", help=_("Of an adapter: its base, where it names none."))
+        str,
+        typer.Option(
+            "--base-model", "--base_model", help=_("Of an adapter: its base, where it names none.")
+        ),
     ] = "",
     as_json: Json = False,
 ) -> None:

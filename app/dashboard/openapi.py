@@ -82,8 +82,8 @@ def complete(path: str, method: str, operation: dict[str, Any]) -> None:
     parameters = operation.setdefault("parameters", [])
     if method == "post" and path.startswith("/api/v1/"):
         parameters.append(IDEMPOTENCY)
-    given = {status: one for status, one in operation["responses"].items() if int(status) < 300}
-    operation["responses"] = given | errors(path, method, parameters)
+    given = {status: one for status, one in operation["responses"].items() if status != "422"}
+    operation["responses"] = given | errors(path, method, parameters) | given
     if not parameters:
         del operation["parameters"]
 
