@@ -3,6 +3,7 @@
 One journey, told in order: each test goes on where the one before it stopped.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -122,7 +123,7 @@ def test_chat_with_it(page: Page) -> None:
     at(page, "chat-input").fill("判断情感：这款耳机音质很好，我非常满意。")
     at(page, "chat-input").press("Enter")
     answer = page.locator(".chat-message[data-role=assistant]")
-    expect(answer.locator(".chat-bar")).to_be_visible(timeout=60_000)
+    expect(answer.locator(".chat-facts")).to_contain_text("tokens", timeout=60_000)
     assert answer.locator(".chat-text").inner_text().strip()
     page.wait_for_url("**/chat/cnv_*")
     page.reload()
@@ -151,8 +152,8 @@ def test_the_code_sample_works_as_pasted(page: Page, stack: Stack, tmp_path: Pat
 def test_the_admin_sees_devices_and_sets_a_quota_that_makes_a_job_wait(
     page: Page, stack: Stack
 ) -> None:
-    page.goto("/admin")
-    expect(page.locator("main")).to_contain_text("reviews")
+    page.goto("/admin")  # the adapter may ride on its base's engine, which then holds the device
+    expect(page.locator("main")).to_contain_text(re.compile("reviews|starter"))
     with stack.api() as api:
         quota = f"/api/v1/quotas/{stack.workspace}"
         assert api.put(quota, json={"devices": 1}).status_code == 200

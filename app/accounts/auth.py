@@ -85,6 +85,24 @@ def stale(at: datetime | None) -> bool:
     return at is None or now() - at > TOUCH
 
 
+def principal_of(db: Session, workspace_id: str, user_id: str) -> Principal:
+    """A member, for what is done on their behalf later. Raises Forbidden if they are none now."""
+    user, workspace = db.get_one(User, user_id), db.get_one(Workspace, workspace_id)
+    member = db.get(Membership, (workspace_id, user_id))
+    if user.disabled_at or member is None:
+        raise Forbidden(N_("Who asked for this is no member of the workspace any more."))
+    return Principal(
+        user_id=user.id,
+        email=user.email,
+        name=user.name,
+        workspace_id=workspace.id,
+        workspace_name=workspace.name,
+        role=member.role,
+        is_platform_admin=False,
+        language=user.language,
+    )
+
+
 def principal_of_key(db: Session, secret: str) -> Principal:
     """Whom an API key stands for.
 

@@ -1,15 +1,12 @@
 """What a job asked for beforehand: that its result be deployed as soon as it is there."""
 
-from typing import Any
-
 from sqlalchemy.orm import Session
 
-from app.accounts.auth import Principal
-from app.accounts.tables import User, Workspace
+from app.accounts.auth import principal_of
 from app.deployments import service
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.tables import Deployment
-from app.errors import N_, Conflict, DomainError
+from app.errors import N_, Conflict, DomainError, Forbidden
 from app.jobs.states import note
 from app.jobs.tables import Job
 
@@ -22,7 +19,11 @@ def deploy(db: Session, job_id: str) -> Deployment | None:
     job = db.get_one(Job, job_id)
     if not job.deploy or job.state != "succeeded" or job.result_model_id is None:
         return None
-    who = principal(db, job)
+    try:
+        who = principal_of(db, job.workspace_id, job.created_by)
+    except Forbidden as error:
+        refused(db, job, error)
+        return None
     for name in names(job.deploy):
         body = DeploymentCreate(name=name, model=job.result_model_id)
         try:
@@ -46,22 +47,6 @@ def names(name: str) -> list[str]:
     return [name, *(f"{name[:60]}-{number}" for number in range(2, 10))]
 
 
-def principal(db: Session, job: Job) -> Principal:
-    """Whoever started the job."""
-    user = db.get_one(User, job.created_by)
-    workspace = db.get_one(Workspace, job.workspace_id)
-    return Principal(
-        user_id=user.id,
-        email=user.email,
-        name=user.name,
-        workspace_id=workspace.id,
-        workspace_name=workspace.name,
-        role="member",
-        is_platform_admin=False,
-    )
-
-
 def refused(db: Session, job: Job, refusal: DomainError) -> None:
-    params: dict[str, Any] = refusal.params
     note(db, job, "warning", N_("The model was not deployed, though the job asked for it."), {})
-    note(db, job, "warning", refusal.message, params)
+    note(db, job, "warning", refusal.message, refusal.params)

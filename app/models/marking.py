@@ -6,6 +6,7 @@ place of a turn is found by rendering, with the model's own template, the conver
 the mask follows from positions in the text, never from the ids of padding or special tokens.
 """
 
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from app.models.chat_template import ChatTemplate, ChatTemplateError
 BATCH_CHARS = 2**19
 
 FULL = 100  # hundredths: a weight of 1
+
+OPENING = re.compile(r"<think>\s*$")  # a prompt that makes the model think
+THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 
 Row = dict[str, Any]
 TrainOn = Literal["answers", "all", "last"]
@@ -191,8 +195,7 @@ class Marker:
                 raise
             last = turn == len(messages) - 1
             text = whole if last else self.closed(messages[: turn + 1], row)
-            if not text.startswith(prompt):
-                raise Dropped("unstable")
+            text = following(prompt, text, messages[turn])
             span = (len(prompt), len(text)), percent(messages[turn])
             if whole.startswith(text):
                 shared.append(span)
@@ -216,8 +219,7 @@ class Marker:
             raise Dropped("no_answer")
         text = self.closed(messages, row)
         prompt = self.render(messages[:-1], row, prompt=True)
-        if not text.startswith(prompt):
-            raise Dropped("unstable")
+        text = following(prompt, text, messages[-1])
         return text, [(len(prompt), len(text))]
 
     # -- a text's tokens -------------------------------------------------------------------
@@ -293,6 +295,32 @@ class Marker:
                 if place and text.text[slice(*place)].strip():
                     break
         return chosen
+
+
+def following(prompt: str, text: str, message: Row) -> str:
+    """The conversation as it goes on from the prompt that asks for its last answer.
+
+    Where the prompt opens a thought that the template then leaves out of the answer (DeepSeek R1's
+    does), the model has to think and to close the thought all the same: what the row says was
+    thought, or nothing. Raises Dropped.
+    """
+    if not text.startswith(prompt):
+        text = prompt + thought_of(message, prompt, text)
+    for call in message.get("tool_calls") or ():
+        if call["function"]["name"] not in text[len(prompt) :]:  # else it would learn silence
+            raise Dropped("refused", "The template leaves out what the model calls.")
+    return text
+
+
+def thought_of(message: Row, prompt: str, text: str) -> str:
+    """What follows a prompt that opened a thought: the thought, its end, the answer."""
+    opening = OPENING.search(prompt)
+    if not opening or not text.startswith(prompt[: opening.start()]):
+        raise Dropped("unstable")
+    thought, answer = message.get("reasoning_content") or "", text[opening.start() :]
+    if inside := THOUGHT.match(message.get("content") or ""):
+        thought, answer = inside[1], THOUGHT.sub("", answer).lstrip("\n")
+    return f"{thought.strip()}\n</think>\n\n{answer}"
 
 
 def as_served(tools: list[Row] | None) -> list[Row] | None:

@@ -34,7 +34,7 @@ STOPS = {
     "lfm2": ["<|im_end|>"],
     "llama3": ["<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"],
     "llava": ["</s>"],
-    "muse": ["<|eot|>", "<|eom|>"],
+    "muse": ["<|eot|>"],
     "phi3": ["<|end|>", "<|endoftext|>"],
     "smolvlm": ["<end_of_utterance>"],
 }

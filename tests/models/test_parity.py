@@ -20,7 +20,7 @@ from tests.models import parity
 from tests.models.parity import CONVERSATIONS, STARTER
 from workers.engines import vllm
 
-pytestmark = pytest.mark.timeout(400)  # importing vLLM on a busy machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # importing vLLM on a busy machine
 
 SOURCES = parity.sources()
 NAMES = [*SOURCES, "starter"]
@@ -40,10 +40,24 @@ def models(tmp_path_factory) -> dict[str, Path]:
     return made | {"starter": STARTER}
 
 
+def sent(message: dict[str, Any]) -> dict[str, Any]:
+    """As callers send it: what a tool is called with is JSON text."""
+    calls = [
+        call
+        | {
+            "function": (function := call["function"])
+            | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}
+        }
+        for call in message.get("tool_calls", ())
+    ]
+    return message | {"tool_calls": calls} if calls else message
+
+
 def prefixes(row: dict[str, Any]) -> list[dict[str, Any]]:
     """What a caller would have sent for each of the row's answers."""
     return [
-        {"messages": row["messages"][:at]} | ({"tools": row["tools"]} if "tools" in row else {})
+        {"messages": [sent(one) for one in row["messages"][:at]]}
+        | ({"tools": row["tools"]} if "tools" in row else {})
         for at, message in enumerate(row["messages"])
         if message["role"] == "assistant"
     ]
@@ -56,7 +70,7 @@ def served(models, tmp_path_factory) -> dict[tuple[str, str], list[list[int] | s
     templates = {}
     for name, place in models.items():
         (directory / name).mkdir()
-        if path := vllm.served_template(place, directory / name):
+        if path := vllm.served_template(place, None, directory / name):
             templates[name] = path.read_text("utf-8")
     asked = [
         (name, title, body)

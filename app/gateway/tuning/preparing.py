@@ -14,8 +14,7 @@ import structlog
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from app.accounts.auth import Principal
-from app.accounts.tables import Membership, User, Workspace
+from app.accounts.auth import Principal, principal_of
 from app.datasets import service as datasets
 from app.datasets import work
 from app.datasets.files import room
@@ -23,7 +22,7 @@ from app.datasets.intake.upload import Upload
 from app.datasets.states import DRAFT, FAILED, MAPPING, PUBLISHED
 from app.datasets.tables import Dataset, DatasetIssue, DatasetVersion
 from app.db import now
-from app.errors import N_, DomainError, Forbidden, Invalid, NotFound
+from app.errors import N_, DomainError, Invalid, NotFound
 from app.gateway.files import service as files
 from app.gateway.files.tables import File
 from app.gateway.tuning import auto
@@ -68,7 +67,8 @@ def prepare(row_id: str) -> None:
     if row is None:
         return
     try:
-        who = principal(row)
+        with transaction() as db:
+            who = principal_of(db, row.workspace_id, row.user_id)
         found = {}
         for field, wanted in wanted_by(row):
             version = ready(who, wanted, field)
@@ -121,25 +121,6 @@ def release(row_id: str) -> None:
     with transaction() as db:
         row = db.get_one(TuningJob, row_id, with_for_update=True)
         row.claimed_at, row.attempts = None, 0
-
-
-def principal(row: TuningJob) -> Principal:
-    """Who asked for it. Raises Forbidden if they may not any more."""
-    with transaction() as db:
-        user, workspace = db.get_one(User, row.user_id), db.get_one(Workspace, row.workspace_id)
-        member = db.get(Membership, (workspace.id, user.id))
-        if user.disabled_at or member is None:
-            raise Forbidden(N_("Who asked for this job is no member of the workspace any more."))
-        return Principal(
-            user_id=user.id,
-            email=user.email,
-            name=user.name,
-            workspace_id=workspace.id,
-            workspace_name=workspace.name,
-            role=member.role,
-            is_platform_admin=False,
-            language=user.language,
-        )
 
 
 # -- a file ------------------------------------------------------------------------------
