@@ -5,6 +5,7 @@ DANLU_API_KEY come first, and DANLU_CONFIG names another file.
 """
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,10 @@ class Failed(Exception):
     def __init__(self, why: str, status: int = 0) -> None:
         super().__init__(why)
         self.status = status
+
+
+class Lost(Failed):
+    """Nobody answered, or not to the end."""
 
 
 # -- the account -------------------------------------------------------------------------
@@ -107,7 +112,17 @@ class Api:
         return decoded(self.send("GET", path, params=chosen))
 
     def post(self, path: str, body: Any = None) -> Any:
-        return decoded(self.send("POST", path, json={} if body is None else body))
+        """Happens once, although it is sent again where the answer got lost."""
+        sent = {
+            "json": {} if body is None else body,
+            "headers": {"idempotency-key": secrets.token_hex(16)},
+        }
+        try:
+            return decoded(self.send("POST", path, **sent))
+        except Lost:
+            if not path.startswith("/api/"):  # elsewhere nobody looks at the key
+                raise
+        return decoded(self.send("POST", path, **sent))
 
     def put(self, path: str, body: Any) -> Any:
         return decoded(self.send("PUT", path, json=body))
@@ -147,7 +162,7 @@ def reaching(url: str) -> Iterator[None]:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = error if str(error) else type(error).__name__
-        raise Failed(_("%(url)s does not answer: %(why)s", url=url, why=why)) from None
+        raise Lost(_("%(url)s does not answer: %(why)s", url=url, why=why)) from None
 
 
 def decoded(answer: "httpx.Response") -> Any:

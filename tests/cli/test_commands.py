@@ -345,3 +345,23 @@ def test_completion(danlu, home, dataset):
     assert {"datasets", "deploy", "jobs"} <= set(completed("danlu "))
     assert dataset in completed("danlu datasets show ")
     assert "danlu-starter" in completed("danlu models show danlu-s")
+
+
+def test_what_is_made_is_made_once(danlu, stack, monkeypatch):
+    """The first answer gets lost on its way."""
+    import httpx
+
+    api = client.Api(stack.url, stack.api_key)
+    through = api.http.request
+    sent = []
+
+    def lose(method, path, **kwargs):
+        sent.append(through(method, path, **kwargs))
+        if len(sent) == 1:
+            raise httpx.ReadError("cut")
+        return sent[-1]
+
+    monkeypatch.setattr(api.http, "request", lose)
+    made = api.post("/api/v1/uploads", {"file_name": "once", "size": 5})
+    assert [one.json()["id"] for one in sent] == [made["id"]] * 2
+    client.Api(stack.url, stack.api_key).delete(f"/api/v1/uploads/{made['id']}")
