@@ -17,6 +17,7 @@ def walk(api, path, **params):
         page = api.get(f"/api/v1{path}", params=params | {"after": after, "limit": 2}).json()
         assert len(page["data"]) <= 2
         found += [row["id"] for row in page["data"]]
+        assert len(found) == len(set(found))
         after, more = found[-1] if found else "", page["has_more"]
     return found
 
