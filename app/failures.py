@@ -49,6 +49,12 @@ SENTENCES = {
     413: N_("The body is larger than allowed here."),
     415: N_("This content type is not taken here."),
 }
+CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+}
 NO_DATABASE = N_("The database does not answer. Try again in a moment.")
 OPENAI_TYPES = {
     401: "authentication_error",
@@ -209,9 +215,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = DomainError(SENTENCES.get(error.status_code, SENTENCES[400]))
     known.status = error.status_code
-    known.code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(
-        error.status_code, "invalid"
-    )
+    known.code = CODES.get(error.status_code, "invalid")
     response = respond(request, known)
     response.headers.update(error.headers or {})
     return response

@@ -12,12 +12,14 @@ from starlette.staticfiles import StaticFiles
 from app import failures, guard, logs, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
 from app.accounts import api as accounts_api
+from app.accounts import people_api
 from app.accounts import routes as accounts_routes
 from app.chat import api as chat_api
 from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
 from app.dashboard import api as dashboard_api
+from app.dashboard import openapi
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
 from app.datasets import routes as datasets_routes
@@ -64,6 +66,7 @@ from app.gateway.requests import api as requests_api
 from app.gateway.requests import routes as requests_routes
 from app.gateway.requests import spool as request_log
 from app.gateway.tuning import api as tuning_api
+from app.idempotency.middleware import Once
 from app.jobs import api as jobs_api
 from app.jobs import (
     checkpoints_api,
@@ -102,7 +105,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 def warm(app: FastAPI) -> None:
     """What the first reader would otherwise wait for: half a second of one core."""
     web.warm()
-    app.openapi()
+    openapi.describe(app)
 
 
 app = FastAPI(
@@ -122,6 +125,7 @@ app = FastAPI(
         Middleware(guard.Bodies),
         Middleware(guard.SameOrigin),
         Middleware(Direct),
+        Middleware(Once),
     ],
 )
 failures.install(app)
@@ -133,6 +137,7 @@ for module in (
     dashboard_api,
     accounts_routes,
     accounts_api,
+    people_api,
     imports_routes,
     cleaning_routes,
     drafts_routes,

@@ -10,6 +10,7 @@ from app.gateway.batches import tables as batches
 from app.gateway.files import tables as files
 from app.gateway.requests import tables as requests
 from app.gateway.tuning import tables as tuning
+from app.idempotency import tables as idempotency
 from app.jobs import tables as jobs
 from app.models import tables as models
 from app.quotas import tables as quotas
@@ -24,6 +25,7 @@ __all__ = [
     "datasets",
     "deployments",
     "files",
+    "idempotency",
     "jobs",
     "models",
     "quotas",

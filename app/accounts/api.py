@@ -3,13 +3,24 @@
 import dataclasses
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from app.accounts import keys as api_keys
 from app.accounts import limits, service
+from app.accounts.answers import (
+    KeyList,
+    KeyMade,
+    MemberList,
+    MemberMade,
+    MemberOut,
+    MeOut,
+    WorkspaceList,
+    WorkspaceOut,
+)
 from app.accounts.auth import PLATFORM, Principal, requires
 from app.accounts.schemas import KeyChange, KeyCreate, MemberCreate, RoleChange, WorkspaceCreate
-from app.accounts.tables import ApiKey, Membership, User, Workspace
+from app.accounts.tables import ApiKey, User
+from app.paging import After, Limit, page
 from app.queue import Db
 
 router = APIRouter(prefix="/api/v1", tags=["accounts"])
@@ -31,28 +42,7 @@ def key_out(key: ApiKey, user: User) -> dict[str, Any]:
     }
 
 
-def workspace_out(workspace: Workspace, role: str | None) -> dict[str, Any]:
-    return {
-        "id": workspace.id,
-        "slug": workspace.slug,
-        "name": workspace.name,
-        "role": role,
-        "created_at": workspace.created_at,
-    }
-
-
-def member_out(membership: Membership, user: User) -> dict[str, Any]:
-    return {
-        "id": user.id,
-        "email": user.email,
-        "name": user.name,
-        "role": membership.role,
-        "disabled": user.disabled_at is not None,
-        "created_at": membership.created_at,
-    }
-
-
-@router.get("/me")
+@router.get("/me", response_model=MeOut)
 def me(who: Who) -> dict[str, Any]:
     """Whom this key or session stands for, and where."""
     return {
@@ -66,16 +56,17 @@ def me(who: Who) -> dict[str, Any]:
     }
 
 
-@router.get("/keys")
-def list_keys(who: Who, db: Db) -> dict[str, Any]:
+@router.get("/keys", response_model=KeyList)
+def list_keys(who: Who, db: Db, after: After = "", limit: Limit = 100) -> dict[str, Any]:
     """Your keys of this workspace; an admin sees everybody's. Never their secrets."""
-    data = [key_out(key, user) for key, user in api_keys.list_api_keys(db, who)]
-    return {"data": data, "has_more": False}
+    rows, more = page(api_keys.list_api_keys(db, who), after, limit, lambda row: row[0].id)
+    return {"data": [key_out(key, user) for key, user in rows], "has_more": more}
 
 
-@router.post("/keys", status_code=201)
-def create_key(body: KeyCreate, who: Who, db: Db) -> dict[str, Any]:
+@router.post("/keys", status_code=201, response_model=KeyMade)
+def create_key(request: Request, body: KeyCreate, who: Who, db: Db) -> dict[str, Any]:
     """A new key. Its `secret` is in this answer and nowhere else."""
+    request.state.secret = True
     key, secret = api_keys.issue_api_key(db, who, **body.model_dump())
     return key_out(key, service.get_user(db, who.user_id)) | {"secret": secret}
 
@@ -102,46 +93,51 @@ def revoke_key(key_id: str, who: Who, db: Db) -> None:
 
 
 @router.get("/workspaces")
-def list_workspaces(who: Who, db: Db) -> dict[str, Any]:
+def list_workspaces(who: Who, db: Db, after: After = "", limit: Limit = 100) -> WorkspaceList:
     """Yours, with your role in each. Platform admins see all; `role` is null where they have none."""
     roles = {space.id: role for space, role in service.workspaces_of(db, who.user_id)}
     spaces = [space for space, _ in service.all_workspaces(db)]
     shown = [space for space in spaces if who.is_platform_admin or space.id in roles]
-    return {"data": [workspace_out(s, roles.get(s.id)) for s in shown], "has_more": False}
+    rows, more = page(shown, after, limit)
+    data = [WorkspaceOut.of(space, roles.get(space.id)) for space in rows]
+    return WorkspaceList(data=data, has_more=more)
 
 
 @router.post("/workspaces", status_code=201)
-def create_workspace(body: WorkspaceCreate, who: Admin, db: Db) -> dict[str, Any]:
+def create_workspace(body: WorkspaceCreate, who: Admin, db: Db) -> WorkspaceOut:
     """A new workspace, owned by an existing user. Platform admins only."""
     owner = service.user_by_email(db, body.owner or who.email)
-    return workspace_out(service.create_workspace(db, name=body.name, owner=owner), None)
+    return WorkspaceOut.of(service.create_workspace(db, name=body.name, owner=owner), None)
 
 
 @router.get("/workspaces/{workspace_id}/members")
-def list_members(workspace_id: str, who: Who, db: Db) -> dict[str, Any]:
+def list_members(
+    workspace_id: str, who: Who, db: Db, after: After = "", limit: Limit = 100
+) -> MemberList:
     """For admins of the workspace and of the platform."""
     service.administered(db, who, workspace_id)
-    data = [member_out(row, row.user) for row in service.members(db, workspace_id)]
-    return {"data": data, "has_more": False}
+    rows, more = page(service.members(db, workspace_id), after, limit, lambda row: row.user_id)
+    return MemberList(data=[MemberOut.of(row, row.user) for row in rows], has_more=more)
 
 
 @router.post("/workspaces/{workspace_id}/members", status_code=201)
-def add_member(workspace_id: str, body: MemberCreate, who: Who, db: Db) -> dict[str, Any]:
+def add_member(
+    request: Request, workspace_id: str, body: MemberCreate, who: Who, db: Db
+) -> MemberMade:
     """Add somebody by e-mail. A new account's `password` is in this answer and nowhere else."""
+    request.state.secret = True
     service.administered(db, who, workspace_id)
     user, password = service.invite(db, who, workspace_id=workspace_id, **body.model_dump())
-    membership = service.membership(db, workspace_id, user.id)
-    return member_out(membership, user) | {"password": password}
+    return MemberMade.of(service.membership(db, workspace_id, user.id), user, password=password)
 
 
 @router.patch("/workspaces/{workspace_id}/members/{user_id}")
-def change_role(
-    workspace_id: str, user_id: str, body: RoleChange, who: Who, db: Db
-) -> dict[str, Any]:
+def change_role(workspace_id: str, user_id: str, body: RoleChange, who: Who, db: Db) -> MemberOut:
     """A workspace keeps at least one owner."""
     service.administered(db, who, workspace_id)
     service.set_role(db, who, workspace_id=workspace_id, user_id=user_id, role=body.role)
-    return member_out(service.membership(db, workspace_id, user_id), service.get_user(db, user_id))
+    changed = service.membership(db, workspace_id, user_id)
+    return MemberOut.of(changed, service.get_user(db, user_id))
 
 
 @router.delete("/workspaces/{workspace_id}/members/{user_id}", status_code=204)

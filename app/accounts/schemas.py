@@ -78,6 +78,8 @@ class KeyEdit(KeyLimits):
 
 
 class KeyCreate(KeyLimits):
+    """A new API key: its name, what it may be used for, its limits, and until when."""
+
     name: Annotated[Name, Field(min_length=1)]
     scopes: list[str]
     expires_at: AwareDatetime | None = None
@@ -91,12 +93,16 @@ class KeyChange(KeyLimits):
 
 
 class MemberCreate(Strict):
+    """Somebody to add to a workspace."""
+
     email: Email
     name: Name = ""
     role: Role = "member"
 
 
 class RoleChange(Strict):
+    """A role to give."""
+
     role: Role
 
 
@@ -115,3 +121,16 @@ class UserCreate(Strict):
     workspace_id: str
     role: Role = "member"
     is_platform_admin: bool = False
+
+
+class LanguageChange(Strict):
+    """A language; null follows the browser."""
+
+    language: Literal["zh", "en"] | None
+
+
+class PasswordChange(Strict):
+    """The password so far, and the new one."""
+
+    current: Annotated[str, Field(max_length=1000)]
+    password: Annotated[str, Field(max_length=1000)]

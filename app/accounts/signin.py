@@ -183,5 +183,6 @@ def change_password(db: Session, who: Principal, *, ip: str, current: str, passw
     revoke_others(db, user.id, keep=who.sign_in_id)
 
 
-def set_language(db: Session, who: Principal, language: str) -> None:
+def set_language(db: Session, who: Principal, language: str | None) -> None:
+    """None follows the browser."""
     db.get_one(User, who.user_id).language = language

@@ -16,6 +16,7 @@ from app.chat import export, feedback, schemas, service, tree
 from app.chat.streaming import Answer, Streamed
 from app.errors import DomainError
 from app.gateway import service as gateway
+from app.paging import After
 from app.queue import Db, transaction
 from app.web import said, sentence
 
@@ -38,11 +39,12 @@ def conversations(
     db: Db,
     q: Words = "",
     of: Literal["", "shared"] = "",
+    after: After = "",
     offset: Offset = 0,
     limit: Limit = 30,
 ) -> schemas.Conversations:
     """One's own, or those that others in the workspace share; `q` is sought in all that was said."""
-    data, more = service.conversations(db, who, q=q, of=of, offset=offset, limit=limit)
+    data, more = service.conversations(db, who, q=q, of=of, after=after, offset=offset, limit=limit)
     return schemas.Conversations(data=data, has_more=more)
 
 
@@ -56,6 +58,7 @@ def ask(body: schemas.Question, who: Writer, db: Db) -> schemas.Asked:
 
 @router.get("/conversations/{conversation_id}", name="api:chat:get")
 def get(conversation_id: str, who: Reader, db: Db) -> schemas.ConversationOut:
+    """One's own conversation, or one that is shared."""
     return service.out(db, who, service.readable(db, who, conversation_id))
 
 
@@ -69,6 +72,7 @@ def change(
 
 @router.delete("/conversations/{conversation_id}", status_code=204, name="api:chat:delete")
 def delete(conversation_id: str, who: Writer, db: Db) -> None:
+    """Delete it with all that was said in it."""
     service.remove(db, who, conversation_id)
 
 
@@ -169,6 +173,7 @@ def keep(body: schemas.Preset, who: Writer, db: Db) -> schemas.PresetOut:
 
 @router.delete("/chat-presets/{preset_id}", status_code=204, name="api:chat:drop")
 def drop(preset_id: str, who: Writer, db: Db) -> None:
+    """No longer keep them."""
     service.drop(db, who, preset_id)
 
 
@@ -204,13 +209,14 @@ def rated(
     rating: Literal["", "up", "down", "corrected", "chosen"] = "",
     model: Annotated[str, Query(max_length=200)] = "",
     days: Annotated[int, Query(ge=0, le=3650)] = 0,
+    after: After = "",
     offset: Offset = 0,
     limit: Limit = 50,
 ) -> schemas.RatedList:
     """Rated answers of one's own conversations and the shared ones, the last rated first."""
     wanted = schemas.Wanted(q=q, rating=rating, model=model, days=days)
-    data, total = feedback.rated(db, who, wanted, offset=offset, limit=limit)
-    return schemas.RatedList(data=data, has_more=offset + len(data) < total)
+    data, _ = feedback.rated(db, who, wanted, after=after, offset=offset, limit=limit + 1)
+    return schemas.RatedList(data=data[:limit], has_more=len(data) > limit)
 
 
 @router.post("/feedback/dataset", status_code=201, name="api:chat:dataset")

@@ -13,6 +13,7 @@ import orjson
 from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from app import paging
 from app.accounts.auth import Principal
 from app.chat import search, service, tree
 from app.chat.schemas import DatasetFrom, Feedback, RatedOut, Wanted
@@ -107,12 +108,19 @@ def matching(who: Principal, wanted: Wanted) -> Select[ChatMessage, Conversation
 
 
 def rated(
-    db: Session, who: Principal, wanted: Wanted, *, offset: int = 0, limit: int = 50
+    db: Session,
+    who: Principal,
+    wanted: Wanted,
+    *,
+    after: str = "",
+    offset: int = 0,
+    limit: int = 50,
 ) -> tuple[list[RatedOut], int]:
     """The last judged first, and how many match."""
     query = matching(who, wanted)
     total = db.scalar(select(func.count()).select_from(query.subquery())) or 0
-    newest = query.order_by(ChatMessage.rated_at.desc(), ChatMessage.id)
+    order = [ChatMessage.rated_at.desc()]
+    newest = paging.behind(db, query, matching(who, Wanted()), order, ChatMessage.id, after)
     found = list(db.execute(newest.offset(offset).limit(limit)))
     parents = [answer.parent_id for answer, _ in found]
     asked = select(ChatMessage.id, ChatMessage.content).where(ChatMessage.id.in_(parents))

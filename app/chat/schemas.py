@@ -43,6 +43,8 @@ class Settings(Strict):
 
 
 class Column(Strict):
+    """One of the models that are asked side by side."""
+
     lane: int = Field(ge=0, lt=MOST_COLUMNS)
     model: Name
 
@@ -71,6 +73,8 @@ class AskedIn(BaseModel):
 
 
 class Asked(BaseModel):
+    """A stored question, once for each column that is to answer it."""
+
     conversation: str
     title: str
     asked: list[AskedIn]
@@ -108,22 +112,30 @@ class Shown(Strict):
 
 
 class Preset(Strict):
+    """Settings to keep under a name."""
+
     name: str = Field(min_length=1, max_length=80)
     settings: Settings = Settings()
 
 
 class PresetOut(BaseModel):
+    """Settings that one keeps under a name."""
+
     id: str
     name: str
     settings: dict[str, Any]
 
 
 class Presets(BaseModel):
+    """The settings that one keeps, by name."""
+
     data: list[PresetOut]
     has_more: bool = False
 
 
 class ConversationOut(BaseModel):
+    """A conversation, without what was said in it."""
+
     id: str
     title: str
     models: list[str]
@@ -152,11 +164,15 @@ class ConversationOut(BaseModel):
 
 
 class Conversations(BaseModel):
+    """Conversations, the last changed first."""
+
     data: list[ConversationOut]
     has_more: bool
 
 
 class MessageOut(BaseModel):
+    """A message of a conversation, with what was said of it."""
+
     id: str
     parent: str | None
     role: str
@@ -200,6 +216,8 @@ def lost(one: ChatMessage) -> bool:
 
 
 class Messages(BaseModel):
+    """Messages of a column, oldest first."""
+
     data: list[MessageOut]
     has_more: bool  # older ones
 
@@ -220,6 +238,8 @@ class RatedOut(BaseModel):
 
 
 class RatedList(BaseModel):
+    """Rated answers, the last rated first."""
+
     data: list[RatedOut]
     has_more: bool
 
@@ -255,6 +275,8 @@ class DatasetForm(DatasetFrom):
 
 
 class DatasetMade(BaseModel):
+    """The dataset that rated answers went into."""
+
     dataset: str
     rows: int
     left_out: int  # rated answers that give no row of this kind

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
+from app import paging
 from app.accounts.auth import Principal
 from app.chat import search, tree
 from app.chat.schemas import Change, ConversationOut, Preset, Question
@@ -51,13 +52,20 @@ def readable(db: Session, who: Principal, conversation_id: str) -> Conversation:
 
 
 def conversations(
-    db: Session, who: Principal, *, q: str = "", of: str = "", offset: int = 0, limit: int = 30
+    db: Session,
+    who: Principal,
+    *,
+    q: str = "",
+    of: str = "",
+    after: str = "",
+    offset: int = 0,
+    limit: int = 30,
 ) -> tuple[list[ConversationOut], bool]:
     """The last changed first, and whether there are more: the person's own, or (`of` "shared")
     what others share. `q` is sought in titles and in what was said.
     """
     seen = and_(shared(who), Conversation.user_id != who.user_id) if of == "shared" else own(who)
-    query = select(Conversation).where(seen)
+    query = here = select(Conversation).where(seen)
     words = q.split()
     if words:
         titled = and_(*(Conversation.title.icontains(word, autoescape=True) for word in words))
@@ -67,7 +75,8 @@ def conversations(
             .where(seen, search.contains(q))
         )
         query = query.where(or_(titled, Conversation.id.in_(said)))
-    query = query.order_by(Conversation.updated_at.desc(), Conversation.id)
+    order = [Conversation.updated_at.desc()]
+    query = paging.behind(db, query, here, order, Conversation.id, after)
     found = list(db.scalars(query.offset(offset).limit(limit + 1)))
     ids = [one.id for one in found[:limit]]
     names = models_of(db, ids)

@@ -1,104 +1,272 @@
-"""`danlu admin`: devices, workspaces, quotas, prices. For platform admins."""
+"""`danlu admin`: devices, workspaces, members, users, quotas, prices. Most is for platform admins."""
 
 from typing import Annotated
 
 import typer
 
-from app.cli.client import Json, bytes_of, connect, day, say, show_json, show_table
+from app.cli import complete
+from app.cli.client import Row, connect
+from app.cli.output import Json, Yes, bytes_of, day, say, show, show_table, sure, tell
+from app.cli.text import _
 
-app = typer.Typer(no_args_is_help=True, help="For admins: devices, workspaces, members, quotas.")
-Workspace = Annotated[str, typer.Argument(help="Its id.")]
+app = typer.Typer(
+    no_args_is_help=True, help=_("For admins: devices, workspaces, members, users, quotas, prices.")
+)
+Workspace = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.workspace)]
+User = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.user)]
+Node = Annotated[str, typer.Argument(help=_("Its name."), autocompletion=complete.node)]
+Role = Annotated[str, typer.Option(help="viewer, member, admin, owner.")]
 
 
-@app.command()
+# -- machines ----------------------------------------------------------------------------
+
+
+@app.command(help=_("What there is, and who holds it."))
 def devices(as_json: Json = False) -> None:
-    """What there is, and who holds it."""
-    found = connect().get("/api/v1/devices")
-    if as_json:
-        return show_json(found)
     columns = {
-        "NODE": lambda row: row["node"],
-        "DEVICE": lambda row: row["name"],
-        "MODEL": lambda row: row["model"],
-        "MEMORY": lambda row: f"{bytes_of(row['used'])} of {bytes_of(row['memory'])}",
-        "STATE": lambda row: row["state"] if row["healthy"] else "unhealthy",
-        "HELD BY": lambda row: ", ".join(
+        _("Node"): lambda row: row["node"],
+        _("Device"): lambda row: row["name"],
+        _("Model"): lambda row: row["model"],
+        _("Used"): lambda row: bytes_of(row["used"]),
+        _("Memory"): lambda row: bytes_of(row["memory"]),
+        _("State"): lambda row: row["state"] if row["healthy"] else "unhealthy",
+        _("Held by"): lambda row: ", ".join(
             f"{one['owner_kind']} {one['owner_id']} ({one['workspace']})" for one in row["holders"]
         ),
     }
-    return show_table(found["data"], columns, "No device.")
+    show(
+        connect().get("/api/v1/devices"),
+        as_json,
+        lambda found: show_table(found["data"], columns, _("No device.")),
+    )
 
 
-@app.command()
+@app.command(help=_("What waits for devices, and why."))
+def waiting(as_json: Json = False) -> None:
+    columns = {
+        _("Workspace"): lambda row: row["workspace"],
+        _("Waiting"): lambda row: f"{row['owner_kind']} {row['owner_id']}",
+        _("Devices"): lambda row: row["devices"],
+        _("For"): lambda row: row["reason"],
+        _("Since"): lambda row: day(row["since"]),
+    }
+    show(
+        connect().get("/api/v1/devices/waiting"),
+        as_json,
+        lambda found: show_table(found["data"], columns, _("Nothing waits.")),
+    )
+
+
+@app.command(help=_("The machines."))
+def nodes(as_json: Json = False) -> None:
+    columns = {
+        _("Node"): lambda row: row["id"],
+        _("State"): lambda row: row["state"],
+        _("Devices"): lambda row: ", ".join(row["devices"]),
+        _("Seen"): lambda row: day(row["seen_at"]),
+    }
+    show(
+        connect().get("/api/v1/nodes"),
+        as_json,
+        lambda found: show_table(found["data"], columns, _("No machine.")),
+    )
+
+
+@app.command(help=_("Give a machine nothing new; what runs there goes on."))
+def cordon(node: Node, as_json: Json = False) -> None:
+    show(connect().post(f"/api/v1/nodes/{node}/cordon"), as_json, told_node)
+
+
+@app.command(help=_("Let a machine have work again."))
+def uncordon(node: Node, as_json: Json = False) -> None:
+    show(connect().post(f"/api/v1/nodes/{node}/uncordon"), as_json, told_node)
+
+
+def told_node(found: Row) -> None:
+    say(f"{found['id']}: {found['state']}")
+
+
+# -- workspaces and members --------------------------------------------------------------
+
+
+@app.command(help=_("Yours; all of them for a platform admin."))
 def workspaces(as_json: Json = False) -> None:
-    """Yours; all of them for a platform admin."""
-    found = connect().get("/api/v1/workspaces")
-    if as_json:
-        return show_json(found)
     columns = {
         "ID": lambda row: row["id"],
-        "NAME": lambda row: row["name"],
-        "ROLE": lambda row: row["role"],
-        "CREATED": lambda row: day(row["created_at"]),
+        _("Name"): lambda row: row["name"],
+        _("Role"): lambda row: row["role"],
+        _("Created"): lambda row: day(row["created_at"]),
     }
-    return show_table(found["data"], columns, "No workspace.")
+    show(
+        connect().all("/api/v1/workspaces"),
+        as_json,
+        lambda found: show_table(found["data"], columns, _("No workspace.")),
+    )
 
 
-@app.command()
+@app.command("create-workspace", help=_("A new workspace."))
+def create_workspace(
+    name: str,
+    owner: Annotated[str, typer.Option(help=_("E-mail of its owner; you, if left out."))] = "",
+    as_json: Json = False,
+) -> None:
+    body = {"name": name, "owner": owner}
+    show(connect().post("/api/v1/workspaces", body), as_json, lambda found: say(found["id"]))
+
+
+@app.command(help=_("Who belongs to a workspace."))
 def members(workspace: Workspace, as_json: Json = False) -> None:
-    """Who belongs to a workspace."""
-    found = connect().get(f"/api/v1/workspaces/{workspace}/members")
-    if as_json:
-        return show_json(found)
     columns = {
         "ID": lambda row: row["id"],
-        "E-MAIL": lambda row: row["email"],
-        "NAME": lambda row: row["name"],
-        "ROLE": lambda row: row["role"],
+        _("E-mail"): lambda row: row["email"],
+        _("Name"): lambda row: row["name"],
+        _("Role"): lambda row: row["role"],
     }
-    return show_table(found["data"], columns, "Nobody.")
+    show(
+        connect().all(f"/api/v1/workspaces/{workspace}/members"),
+        as_json,
+        lambda found: show_table(found["data"], columns, _("Nobody.")),
+    )
 
 
-@app.command("add-member")
+@app.command(
+    "add-member", help=_("Add somebody; the password of a new account is shown this once.")
+)
 def add_member(
     workspace: Workspace,
     email: str,
-    role: Annotated[str, typer.Option(help="viewer, member, admin or owner.")] = "member",
+    role: Role = "member",
     name: str = "",
     as_json: Json = False,
 ) -> None:
-    """Add somebody; the password of a new account is shown this once."""
     body = {"email": email, "role": role, "name": name}
     made = connect().post(f"/api/v1/workspaces/{workspace}/members", body)
-    if as_json:
-        return show_json(made)
-    return say(f"{made['email']}: {made['role']} {made['password'] or ''}".rstrip())
+    show(
+        made,
+        as_json,
+        lambda found: say(f"{found['email']}: {found['role']} {found['password'] or ''}".rstrip()),
+    )
 
 
-@app.command()
+@app.command("set-role", help=_("Give a member another role."))
+def set_role(workspace: Workspace, user: User, role: str, as_json: Json = False) -> None:
+    path = f"/api/v1/workspaces/{workspace}/members/{user}"
+    found = connect().send("PATCH", path, json={"role": role}).json()
+    show(found, as_json, lambda one: say(f"{one['email']}: {one['role']}"))
+
+
+@app.command("remove-member", help=_("Their API keys of this workspace stop working at once."))
+def remove_member(workspace: Workspace, user: User, yes: Yes = False) -> None:
+    sure(_("Remove %(name)s?", name=user), yes)
+    connect().delete(f"/api/v1/workspaces/{workspace}/members/{user}")
+
+
+# -- users -------------------------------------------------------------------------------
+
+
+@app.command(help=_("Every account."))
+def users(as_json: Json = False) -> None:
+    columns = {
+        "ID": lambda row: row["id"],
+        _("E-mail"): lambda row: row["email"],
+        _("Name"): lambda row: row["name"],
+        _("Admin"): lambda row: _("yes") if row["is_platform_admin"] else "",
+        _("Disabled"): lambda row: day(row["disabled_at"]),
+    }
+    show(
+        connect().all("/api/v1/users"),
+        as_json,
+        lambda found: show_table(found["data"], columns, _("Nobody.")),
+    )
+
+
+@app.command("create-user", help=_("Open an account; its password is shown this once."))
+def create_user(
+    workspace: Workspace,
+    email: str,
+    role: Role = "member",
+    name: str = "",
+    admin: Annotated[bool, typer.Option("--admin", help=_("Of the whole platform."))] = False,
+    as_json: Json = False,
+) -> None:
+    body = {
+        "email": email,
+        "name": name,
+        "workspace_id": workspace,
+        "role": role,
+        "is_platform_admin": admin,
+    }
+    show(connect().post("/api/v1/users", body), as_json, told_user)
+
+
+def told_user(found: Row) -> None:
+    tell(found["email"])
+    say(found["password"])
+
+
+@app.command("reset-password", help=_("A new password, shown this once."))
+def reset_password(user: User, yes: Yes = False, as_json: Json = False) -> None:
+    sure(_("Give %(name)s a new password?", name=user), yes)
+    show(connect().post(f"/api/v1/users/{user}/password"), as_json, told_user)
+
+
+@app.command("disable-user", help=_("Sign-ins end and API keys stop working at once."))
+def disable_user(user: User, yes: Yes = False, as_json: Json = False) -> None:
+    sure(_("Disable %(name)s?", name=user), yes)
+    found = connect().post(f"/api/v1/users/{user}/disable")
+    show(found, as_json, lambda one: say(one["email"]))
+
+
+@app.command("enable-user", help=_("Let a disabled account in again."))
+def enable_user(user: User, as_json: Json = False) -> None:
+    found = connect().post(f"/api/v1/users/{user}/enable")
+    show(found, as_json, lambda one: say(one["email"]))
+
+
+# -- quotas and prices -------------------------------------------------------------------
+
+
+@app.command(help=_("How many devices a workspace may hold at once; with --devices, set it."))
 def quota(
     workspace: Workspace,
     devices: Annotated[
-        str, typer.Option(help="So many held at once from now on, or `none` for no limit.")
+        str, typer.Option(help=_("So many held at once from now on, or `none` for no limit."))
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """How many devices a workspace may hold at once; with --devices, set it."""
     api, path = connect(), f"/api/v1/quotas/{workspace}"
-    if devices and devices != "none" and not devices.isdigit():
-        raise typer.BadParameter("a number, or `none`", param_hint="--devices")
+    if devices and devices != "none" and not devices.isdecimal():
+        raise typer.BadParameter(_("a number, or `none`"), param_hint="--devices")
     if devices:
-        body = {"devices": None if devices == "none" else int(devices)}
-        found = api.send("PUT", path, json=body).json()
+        found = api.put(path, {"devices": None if devices == "none" else int(devices)})
     else:
         found = api.get(path)
-    if as_json:
-        return show_json(found)
-    limit = "no limit" if found["devices"] is None else f"{found['devices']} devices"
-    return say(f"{found['name']}: {limit}")
+    show(found, as_json, told_quota)
 
 
-@app.command()
-def prices() -> None:
-    """What things cost, as JSON."""
-    show_json(connect().get("/api/v1/prices"))
+def told_quota(found: Row) -> None:
+    limit = _("no limit") if found["devices"] is None else str(found["devices"])
+    say(f"{found['name']}: {limit}")
+
+
+@app.command(help=_("What an hour of each device costs; with --hour, set it."))
+def prices(
+    device: Annotated[
+        str,
+        typer.Option(help=_("A device's model; all without a price of their own, if left out.")),
+    ] = "",
+    hour: Annotated[str, typer.Option(help=_("The price, or `none` for none."))] = "",
+    currency: str = "CNY",
+    as_json: Json = False,
+) -> None:
+    columns = {
+        _("Device"): lambda row: row["device"] or "*",
+        _("Hour"): lambda row: f"{row['hour']:g} {row['currency']}",
+    }
+    api, path = connect(), "/api/v1/prices"
+    if hour:
+        price = None if hour == "none" else hour
+        found = api.put(path, {"device": device, "hour": price, "currency": currency})
+    else:
+        found = api.get(path)
+    show(found, as_json, lambda one: show_table(one["data"], columns, _("No price.")))

@@ -4,30 +4,33 @@
 DANLU_API_KEY come first, and DANLU_CONFIG names another file.
 """
 
-import json
 import os
-import sys
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
-import typer
-import yaml
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from app.cli.text import _, language
+
+if TYPE_CHECKING:  # a tenth of a second that `--help` does not need
+    import httpx
 
 HERE = "http://127.0.0.1:8420"
 Row = dict[str, Any]
-Json = Annotated[bool, typer.Option("--json", help="Print the API's JSON and nothing else.")]
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
 class Failed(Exception):
-    """Why a command could not do what it says."""
+    """Why a command could not do what it says; `status` is the answer's, if there was one."""
+
+    def __init__(self, why: str, status: int = 0) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Lost(Failed):
+    """Nobody answered, or not to the end."""
 
 
 # -- the account -------------------------------------------------------------------------
@@ -39,24 +42,35 @@ def config_file() -> Path:
 
 def account() -> tuple[str, str]:
     """Address and key. Raises Failed if nobody said which, or the file is not what it was."""
-    kept: Row = {}
-    try:
-        kept = yaml.safe_load(config_file().read_text("utf-8")) or {}
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise Failed(f"{config_file()} cannot be read: {error}") from None
-    if not isinstance(kept, dict):
-        raise Failed(f"{config_file()} holds no address and token. Run `danlu login` again.")
+    kept = kept_account()
     url = os.environ.get("DANLU_URL") or str(kept.get("url") or HERE)
     token = os.environ.get("DANLU_API_KEY") or str(kept.get("token") or "")
     if not token:
-        raise Failed("Nobody is signed in here. Run `danlu login`, or set DANLU_API_KEY.")
+        raise Failed(_("Nobody is signed in here. Run `danlu login`, or set DANLU_API_KEY."))
     return url.rstrip("/"), token
+
+
+def kept_account() -> Row:
+    """What the file says; nothing if there is none. Raises Failed."""
+    import yaml
+
+    try:
+        kept = yaml.safe_load(config_file().read_text("utf-8")) or {}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise Failed(_("%(file)s cannot be read: %(why)s", file=config_file(), why=error)) from None
+    if not isinstance(kept, dict):
+        raise Failed(
+            _("%(file)s holds no address and token. Run `danlu login` again.", file=config_file())
+        )
+    return kept
 
 
 def keep(url: str, token: str) -> Path:
     """Write both to the file, readable by its owner alone from its first byte on."""
+    import yaml
+
     file = config_file()
     partial = file.with_name(f"{file.name}.{os.getpid()}")
     partial.unlink(missing_ok=True)
@@ -72,120 +86,111 @@ def keep(url: str, token: str) -> Path:
 class Api:
     """A connection with a key."""
 
-    def __init__(self, url: str, token: str) -> None:
-        language = "zh" if os.environ.get("LANG", "").startswith("zh") else "en"
-        self.url = url
-        self.http = httpx.Client(
-            base_url=url,
-            headers={"authorization": f"Bearer {token}", "accept-language": language},
-            timeout=60,
-        )
+    def __init__(self, url: str, token: str, timeout: float = 60) -> None:
+        import httpx
 
-    def send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        self.url = url
+        try:
+            self.http = httpx.Client(
+                base_url=url,
+                headers={"authorization": f"Bearer {token}", "accept-language": language},
+                timeout=timeout,
+            )
+        except (httpx.InvalidURL, UnicodeError, ValueError):
+            raise Failed(_("The address or the key cannot be right: %(url)s", url=url)) from None
+
+    def send(self, method: str, path: str, **kwargs: Any) -> "httpx.Response":
         """One answer. Raises Failed with the sentence of a refusal, or if nobody answers."""
         with reaching(self.url):
             answer = self.http.request(method, path, **kwargs)
-        if answer.is_error:
-            raise Failed(sentence(answer))
+        if not answer.is_success:
+            raise Failed(sentence(answer), answer.status_code)
         return answer
 
     def get(self, path: str, **params: Any) -> Any:
         chosen = {name: value for name, value in params.items() if value not in (None, "")}
-        return self.send("GET", path, params=chosen).json()
+        return decoded(self.send("GET", path, params=chosen))
 
     def post(self, path: str, body: Any = None) -> Any:
-        answer = self.send("POST", path, json={} if body is None else body)
-        return answer.json() if answer.content else None
+        """Happens once, although it is sent again where the answer got lost."""
+        sent = {
+            "json": {} if body is None else body,
+            "headers": {"idempotency-key": secrets.token_hex(16)},
+        }
+        try:
+            return decoded(self.send("POST", path, **sent))
+        except Lost:
+            if not path.startswith("/api/"):  # elsewhere nobody looks at the key
+                raise
+        return decoded(self.send("POST", path, **sent))
+
+    def put(self, path: str, body: Any) -> Any:
+        return decoded(self.send("PUT", path, json=body))
 
     def delete(self, path: str) -> None:
         self.send("DELETE", path)
 
-    def all(self, path: str, most: int, **params: Any) -> Row:
+    def all(self, path: str, most: int = 10**9, **params: Any) -> Row:
         """At most `most` entries of a list, however many pages that takes."""
         data: list[Row] = []
         more = True
         while more and len(data) < most:
-            page = self.get(path, offset=len(data), limit=min(100, most - len(data)), **params)
+            after = data[-1]["id"] if data else ""
+            page = self.get(path, after=after, limit=min(100, most - len(data)), **params)
             data += page["data"]
             more = bool(page["has_more"]) and bool(page["data"])
         return {"data": data, "has_more": more}
 
     @contextmanager
-    def streamed(self, method: str, path: str, **kwargs: Any) -> Iterator[httpx.Response]:
+    def streamed(self, method: str, path: str, **kwargs: Any) -> Iterator["httpx.Response"]:
         """An answer that is read as it comes. Raises Failed as `send` does."""
+        import httpx
+
         kwargs.setdefault("timeout", httpx.Timeout(60, read=600))
         with reaching(self.url), self.http.stream(method, path, **kwargs) as answer:
-            if answer.is_error:
+            if not answer.is_success:
                 answer.read()
-                raise Failed(sentence(answer))
+                raise Failed(sentence(answer), answer.status_code)
             yield answer
 
 
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
+    import httpx
+
     try:
         yield
-    except httpx.HTTPError as error:
-        raise Failed(f"{url} does not answer: {error or type(error).__name__}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        why = error if str(error) else type(error).__name__
+        raise Lost(_("%(url)s does not answer: %(why)s", url=url, why=why)) from None
 
 
-def sentence(answer: httpx.Response) -> str:
+def decoded(answer: "httpx.Response") -> Any:
+    """The JSON of an answer; None of an empty one. Raises Failed: it is no Danlu that answers."""
+    if not answer.content:
+        return None
+    try:
+        return answer.json()
+    except ValueError:
+        raise Failed(
+            _("What answers at %(url)s is not Danlu.", url=answer.request.url.host)
+        ) from None
+
+
+def sentence(answer: "httpx.Response") -> str:
     """What a refusal says, as problem details, as OpenAI words it, or as it stands."""
     try:
         said = answer.json()
         error = said.get("error")
-        text = error["message"] if isinstance(error, dict) else said["detail"]
+        text = str(error["message"] if isinstance(error, dict) else said["detail"])
         fields = [f"  {one['field']}: {one['message']}" for one in said.get("errors") or ()]
-        return "\n".join([str(text), *fields])
+        return "\n".join([text, *(field for field in fields if not field.endswith(f": {text}"))])
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{answer.request.method} {answer.request.url.path}: {answer.status_code}"
 
 
 def connect() -> Api:
     return Api(*account())
-
-
-# -- output ------------------------------------------------------------------------------
-
-
-def show_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
-
-
-def show_table(rows: list[Row], columns: dict[str, Callable[[Row], Any]], empty: str) -> None:
-    """A line for each row, or the sentence `empty`. A cell is text: nothing in it is markup."""
-    if not rows:
-        out.print(empty)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(plain(cell(row))) for cell in columns.values()))
-    out.print(table)
-
-
-def plain(value: Any) -> str:
-    """As text that cannot steer a terminal."""
-    text = "" if value is None else str(value)
-    return "".join(char for char in text if char.isprintable() or char in "\n\t")
-
-
-def say(text: str) -> None:
-    out.print(Text(plain(text)))
-
-
-def bytes_of(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def day(at: str | None) -> str:
-    """A time of the API, to the minute."""
-    return (at or "").replace("T", " ")[:16]
 
 
 def until(look: Callable[[], Row], done: tuple[str, ...], every: float = 1.0) -> Row:

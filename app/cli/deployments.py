@@ -2,57 +2,58 @@
 
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from app.cli.client import (
-    Api,
-    Failed,
-    Json,
-    Row,
-    connect,
-    day,
-    say,
-    show_json,
-    show_table,
-    until,
-)
+from app.cli import complete
+from app.cli.client import Api, Failed, Row, connect, until
+from app.cli.output import Json, Yes, bytes_of, day, say, show, show_table, sure, tell
+from app.cli.text import _
 
-app = typer.Typer(no_args_is_help=True, help="Models that answer: list, stop, start, logs.")
+app = typer.Typer(no_args_is_help=True, help=_("Models that answer: create, stop, start, logs."))
 BASE = "/api/v1/deployments"
-Deployment = Annotated[str, typer.Argument(help="Its id or name.")]
+Deployment = Annotated[
+    str, typer.Argument(help=_("Its id or name."), autocompletion=complete.deployment)
+]
+Wait = Annotated[bool, typer.Option(help=_("Until it answers."))]
 
 
+@app.command("create", help=_("Serve a model."))
 def deploy(
-    model: Annotated[str, typer.Argument(help="Name or id of the model.")],
+    model: Annotated[
+        str, typer.Argument(help=_("Name or id of the model."), autocompletion=complete.model)
+    ],
     name: Annotated[
-        str, typer.Option("--name", "-n", help="The model's name at /v1; made from it if left out.")
+        str,
+        typer.Option("--name", "-n", help=_("The model's name at /v1; made from it if left out.")),
     ] = "",
     replicas: Annotated[int, typer.Option(min=1)] = 1,
-    devices: Annotated[int, typer.Option(min=1, help="Per replica.")] = 1,
-    engine: Annotated[str, typer.Option(help="auto, vllm or transformers.")] = "auto",
-    max_model_len: Annotated[int | None, typer.Option(help="Tokens of context.")] = None,
-    wait: Annotated[bool, typer.Option(help="Until it answers.")] = True,
+    devices: Annotated[int, typer.Option(min=1, help=_("Per replica."))] = 1,
+    engine: Annotated[str, typer.Option(help=_("auto, vllm or transformers."))] = "auto",
+    max_model_len: Annotated[int | None, typer.Option(help=_("Tokens of context."))] = None,
+    quantization: Annotated[str, typer.Option(help=_("As vLLM calls it."))] = "",
+    idle_minutes: Annotated[
+        int | None, typer.Option(min=1, help=_("Sleep after so long without a request."))
+    ] = None,
+    wait: Wait = True,
     as_json: Json = False,
 ) -> None:
-    """Serve a model."""
     api = connect()
-    body = {
+    body: Row = {
         "name": name or called(api.get(f"/api/v1/models/{model}")["name"]),
         "model": model,
         "replicas": replicas,
         "devices": devices,
         "engine": engine,
+        "quantization": quantization,
     }
-    if max_model_len:
-        body["max_model_len"] = max_model_len
+    chosen = {"max_model_len": max_model_len, "idle_minutes": idle_minutes}
+    body |= {field: value for field, value in chosen.items() if value is not None}
     made = api.post(BASE, body)
     if wait:
-        made = ready(api, made["id"], quiet=as_json)
-    if as_json:
-        return show_json(made)
-    return say(f"{made['name']} ({made['id']}): {made['state']}, at {made['url']}")
+        made = ready(api, made["id"])
+    show(made, as_json, told)
 
 
 def called(model: str) -> str:
@@ -63,8 +64,12 @@ def called(model: str) -> str:
     return name.lower().strip("._-")[:63] or "model"
 
 
-def ready(api: Api, deployment: str, *, quiet: bool) -> Row:
-    """Wait, telling each phase. Raises Failed if it does not start."""
+def told(found: Row) -> None:
+    say(f"{found['name']} ({found['id']}): {found['state']}, {found['url']}")
+
+
+def ready(api: Api, deployment: str) -> Row:
+    """Wait, telling each phase on stderr. Raises Failed if it does not start."""
     said = ""
 
     def look() -> Row:
@@ -72,8 +77,8 @@ def ready(api: Api, deployment: str, *, quiet: bool) -> Row:
         found: Row = api.get(f"{BASE}/{deployment}")
         phases = [replica["phase"] for replica in found["replicas"]]
         text = " ".join(filter(None, [found["name"], found["state"], found["reason"], *phases]))
-        if text != said and not quiet:
-            say(text)
+        if text != said:
+            tell(text)
         said = text
         return found
 
@@ -84,79 +89,111 @@ def ready(api: Api, deployment: str, *, quiet: bool) -> Row:
     return found
 
 
-def find(api: Api, id_or_name: str) -> Row:
+def path_of(api: Api, id_or_name: str) -> str:
     """Raises Failed if there is none."""
-    for one in api.all(BASE, 10_000)["data"]:
-        if id_or_name in (one["id"], one["name"]):
-            return dict(one)
-    raise Failed(f"There is no deployment {id_or_name}.")
+    if id_or_name.startswith("dep_"):
+        return f"{BASE}/{id_or_name}"
+    for one in api.all(BASE)["data"]:
+        if id_or_name == one["name"]:
+            return f"{BASE}/{one['id']}"
+    raise Failed(_("There is no deployment %(name)s.", name=id_or_name))
 
 
-@app.command("list")
+@app.command("list", help=_("The workspace's deployments, newest first."))
 def index(limit: Annotated[int, typer.Option(min=1)] = 50, as_json: Json = False) -> None:
-    """The workspace's deployments, newest first."""
-    found = connect().all(BASE, limit)
-    if as_json:
-        return show_json(found)
     columns = {
         "ID": lambda row: row["id"],
-        "NAME": lambda row: row["name"],
-        "STATE": lambda row: " ".join(filter(None, (row["state"], row["reason"]))),
-        "REPLICAS": lambda row: len(row["replicas"]),
-        "CREATED": lambda row: day(row["created_at"]),
+        _("Name"): lambda row: row["name"],
+        _("State"): lambda row: " ".join(filter(None, (row["state"], row["reason"]))),
+        _("Replicas"): lambda row: len(row["replicas"]),
+        _("Created"): lambda row: day(row["created_at"]),
     }
-    return show_table(found["data"], columns, "Nothing is deployed: `danlu deploy MODEL`.")
+    show(
+        connect().all(BASE, limit),
+        as_json,
+        lambda found: show_table(
+            found["data"], columns, _("Nothing is deployed: `danlu deploy MODEL`.")
+        ),
+    )
 
 
-@app.command()
-def show(deployment: Deployment) -> None:
-    """One deployment, as JSON."""
-    show_json(find(connect(), deployment))
-
-
-@app.command()
-def stop(deployment: Deployment) -> None:
-    """Stop its engines; the settings stay."""
+@app.command("show", help=_("One deployment and its replicas."))
+def detail(deployment: Deployment, as_json: Json = False) -> None:
     api = connect()
-    found = api.post(f"{BASE}/{find(api, deployment)['id']}/stop")
-    say(f"{found['name']}: {found['state']}")
+    show(api.get(path_of(api, deployment)), as_json, describe)
 
 
-@app.command()
-def start(deployment: Deployment) -> None:
-    """Start it again, and wait until it answers."""
+def describe(found: Row) -> None:
+    told(found)
+    if found["error"]:
+        say(f"  {found['error']['message']}")
+    columns: dict[str, Any] = {
+        _("Replica"): lambda row: row["id"],
+        _("State"): lambda row: " ".join(filter(None, (row["state"], row["reason"]))),
+        _("Phase"): lambda row: row["phase"],
+        _("Engine"): lambda row: row["engine"],
+        _("Node"): lambda row: row["node"],
+        _("Memory"): lambda row: bytes_of(row["memory"]),
+    }
+    show_table(found["replicas"], columns, _("No replica."))
+
+
+def act(deployment: str, verb: str, as_json: bool, *, wait: bool = False, **body: Any) -> None:
     api = connect()
-    found = api.post(f"{BASE}/{find(api, deployment)['id']}/start")
-    say(f"{ready(api, found['id'], quiet=False)['name']}: ready")
+    found = api.post(f"{path_of(api, deployment)}/{verb}", body)
+    if wait:
+        found = ready(api, found["id"])
+    show(found, as_json, told)
 
 
-@app.command()
-def delete(deployment: Deployment) -> None:
-    """Stop its engines and free its name."""
+@app.command(help=_("Stop its engines; the settings stay."))
+def stop(deployment: Deployment, as_json: Json = False) -> None:
+    act(deployment, "stop", as_json)
+
+
+@app.command(help=_("Start it again."))
+def start(deployment: Deployment, wait: Wait = True, as_json: Json = False) -> None:
+    act(deployment, "start", as_json, wait=wait)
+
+
+@app.command(help=_("Stop its engines until the next request."))
+def sleep(deployment: Deployment, as_json: Json = False) -> None:
+    act(deployment, "sleep", as_json)
+
+
+@app.command(help=_("More replicas, or fewer."))
+def scale(
+    deployment: Deployment,
+    replicas: Annotated[int, typer.Argument(min=1, help=_("How many there shall be."))],
+    as_json: Json = False,
+) -> None:
+    act(deployment, "scale", as_json, replicas=replicas)
+
+
+@app.command(help=_("Stop its engines and free its name."))
+def delete(deployment: Deployment, yes: Yes = False) -> None:
     api = connect()
-    api.delete(f"{BASE}/{find(api, deployment)['id']}")
+    path = path_of(api, deployment)
+    sure(_("Delete %(name)s?", name=deployment), yes)
+    api.delete(path)
 
 
-@app.command()
+@app.command(help=_("What an engine wrote since it last started."))
 def logs(
     deployment: Deployment,
     replica: Annotated[int, typer.Option(min=0)] = 0,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help=_("Until Ctrl-C."))] = False,
 ) -> None:
-    """What an engine wrote since it last started."""
     api = connect()
-    path = f"{BASE}/{find(api, deployment)['id']}/log"
-    start, offset = "", 0
+    path = f"{path_of(api, deployment)}/log"
+    began, offset = "", 0
     while True:
-        params = {"replica": replica, "offset": offset} | ({"start": start} if start else {})
+        params = {"replica": replica, "offset": offset} | ({"start": began} if began else {})
         answer = api.send("GET", path, params=params)
         sys.stdout.write(answer.text)
         sys.stdout.flush()
-        start, before, offset = (
-            answer.headers["x-start"],
-            offset,
-            int(answer.headers["x-next-offset"]),
-        )
+        before, offset = offset, int(answer.headers["x-next-offset"])
+        began = answer.headers["x-start"]
         if offset == before:
             if not follow:
                 return

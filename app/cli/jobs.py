@@ -3,77 +3,78 @@
 import json
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
-import plotille
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.text import Text
 
-from app.cli.client import (
-    Api,
-    Failed,
-    Json,
-    Row,
-    connect,
-    day,
-    out,
-    plain,
-    say,
-    show_json,
-    show_table,
-)
+from app.cli import complete, curves, models
+from app.cli.client import Api, Failed, Row, connect
+from app.cli.output import Json, day, say, show, show_json, show_table
+from app.cli.text import _
 
-app = typer.Typer(no_args_is_help=True, help="Tuning: create, watch, cancel.")
-FINAL = ("succeeded", "failed", "cancelled")
-STILL = (*FINAL, "paused")
-HEIGHT = 12  # of the loss curve, in lines
-Job = Annotated[str, typer.Argument(help="Its id.")]
+app = typer.Typer(no_args_is_help=True, help=_("Tuning: create, watch, cancel."))
+BASE = "/api/v1/jobs"
+STILL = ("succeeded", "failed", "cancelled", "paused")
+Job = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.job)]
 
 
-@app.command("list")
+@app.command("list", help=_("The workspace's jobs, newest first."))
 def index(
-    state: Annotated[str, typer.Option(help="Only those in this state.")] = "",
+    state: Annotated[str, typer.Option(help=_("Only those in this state."))] = "",
     limit: Annotated[int, typer.Option(min=1)] = 20,
     as_json: Json = False,
 ) -> None:
-    """The workspace's jobs, newest first."""
-    found = connect().all("/api/v1/jobs", limit, state=state)
-    if as_json:
-        return show_json(found)
     columns = {
         "ID": lambda row: row["id"],
-        "NAME": lambda row: row["name"],
-        "STAGE": lambda row: f"{row['stage']} {row['method']}".strip(),
-        "STATE": lambda row: " ".join(filter(None, (row["state"], row["reason"]))),
-        "STEP": lambda row: f"{row['step']}/{row['total']}" if row["total"] else "",
-        "CREATED": lambda row: day(row["created_at"]),
+        _("Name"): lambda row: row["name"],
+        _("Stage"): lambda row: f"{row['stage']} {row['method']}".strip(),
+        _("State"): lambda row: " ".join(filter(None, (row["state"], row["reason"]))),
+        _("Step"): lambda row: f"{row['step']}/{row['total']}" if row["total"] else "",
+        _("Created"): lambda row: day(row["created_at"]),
     }
-    return show_table(found["data"], columns, "No job yet: `danlu jobs create --help`.")
+    show(
+        connect().all(BASE, limit, state=state),
+        as_json,
+        lambda found: show_table(
+            found["data"], columns, _("No job yet: `danlu jobs create --help`.")
+        ),
+    )
 
 
-@app.command()
+@app.command(help=_("Tune a model on a dataset."))
 def create(
-    model: Annotated[str, typer.Option("--model", "-m", help="Name or id of the base.")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Id of a published dataset.")],
-    name: Annotated[str, typer.Option("--name", "-n", help="Also the tuned model's.")] = "",
-    stage: Annotated[str, typer.Option(help="sft, pretrain, dpo, kto, orpo or reward.")] = "sft",
-    method: Annotated[str, typer.Option(help="lora, qlora, freeze or full.")] = "lora",
-    validation: Annotated[str, typer.Option(help="A dataset's id, or auto.")] = "",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help=_("Name or id of the base."), autocompletion=complete.model
+        ),
+    ],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            "--dataset",
+            "-d",
+            help=_("Id of a published dataset."),
+            autocompletion=complete.dataset,
+        ),
+    ],
+    name: Annotated[str, typer.Option("--name", "-n", help=_("Also the tuned model's."))] = "",
+    stage: Annotated[str, typer.Option(help="sft, pretrain, dpo, kto, orpo, reward.")] = "sft",
+    method: Annotated[str, typer.Option(help="lora, qlora, freeze, full.")] = "lora",
+    validation: Annotated[str, typer.Option(help=_("A dataset's id, or auto."))] = "",
     devices: Annotated[int, typer.Option(min=1)] = 1,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", metavar="NAME=VALUE", help="A hyperparameter; repeatable."),
+        typer.Option("--set", "-s", metavar="NAME=VALUE", help=_("A hyperparameter; repeatable.")),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only say what it would do.")] = False,
-    follow: Annotated[bool, typer.Option("--watch", "-w", help="Watch it.")] = False,
+    deploy: Annotated[str, typer.Option(help=_("Deploy the result at once under this name."))] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help=_("Only say what it would do."))
+    ] = False,
+    follow: Annotated[bool, typer.Option("--watch", "-w", help=_("Watch it."))] = False,
     as_json: Json = False,
 ) -> None:
-    """Tune a model on a dataset."""
     api = connect()
     body: Row = {
         "name": name,
@@ -82,123 +83,121 @@ def create(
         "stage": stage,
         "method": method,
         "devices": devices,
+        "deploy": deploy,
         "hyperparameters": dict(setting(text) for text in set_ or []),
     }
     if validation:
         body["validation"] = validation
     if dry_run:
-        return show_json(api.post("/api/v1/jobs/estimate", body))
-    job = api.post("/api/v1/jobs", body)
+        return show(api.post(f"{BASE}/estimate", body), as_json, expected)
+    job = api.post(BASE, body)
     if follow:
-        return end(watched(api, job["id"]))
-    if as_json:
-        return show_json(job)
-    return say(
-        f"{job['id']} ({job['name']}): {job['state']}. Watch it: danlu jobs watch {job['id']}"
-    )
+        return end(watched(api, job["id"]), as_json)
+    return show(job, as_json, models.begun_job)
 
 
 def setting(text: str) -> tuple[str, Any]:
     """`learning_rate=2e-4`. A value is JSON where it can be read so, else a word."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise typer.BadParameter(f"{text} is not NAME=VALUE")
+        raise typer.BadParameter(_("%(text)s is not NAME=VALUE", text=text))
     try:
         return name, json.loads(value)
     except ValueError:
         return name, value
 
 
-@app.command()
-def show(job: Job) -> None:
-    """One job, as JSON."""
-    show_json(connect().get(f"/api/v1/jobs/{job}"))
+def expected(found: Row) -> None:
+    """An estimate: every figure with how it was got."""
+    columns = {
+        _("Figure"): lambda row: row["name"],
+        _("Value"): lambda row: (
+            "–" if row["value"] is None else f"{row['value']:,.4g} {row['unit']}"
+        ),
+        _("How"): lambda row: row["calculation"],
+    }
+    show_table(found["figures"], columns, "")
+    say(found["fit"]["message"])
+    if found["refused"]:
+        raise Failed(found["refused"]["message"])
+
+
+@app.command("show", help=_("How far a job is, and what came of it."))
+def detail(job: Job, as_json: Json = False) -> None:
+    show(connect().get(f"{BASE}/{job}"), as_json, describe)
+
+
+def describe(job: Row) -> None:
+    say(f"{job['id']}  {curves.status(job, [])}")
+    for title, value in (
+        (_("Model"), job["model"]),
+        (_("Dataset"), job["dataset"]),
+        (_("Method"), f"{job['stage']} {job['method']}"),
+        (_("Created"), day(job["created_at"])),
+        (_("Finished"), day(job["finished_at"])),
+        (_("Result"), job["result_model"]),
+        (_("Error"), (job["error"] or {}).get("message")),
+    ):
+        if value:
+            say(f"  {title}: {value}")
 
 
 # -- watching ----------------------------------------------------------------------------
 
 
-@app.command()
-def watch(job: Job) -> None:
-    """Progress and the loss until the job is over. Ctrl-C leaves it running."""
-    end(watched(connect(), job))
+@app.command(help=_("Progress and the loss until the job is over. Ctrl-C leaves it running."))
+def watch(job: Job, as_json: Json = False) -> None:
+    end(watched(connect(), job), as_json)
 
 
 def watched(api: Api, job_id: str) -> Row:
     """Show the job until it is over or paused: drawn in a terminal, else a line for each change."""
-    said = ""
-    with Live(console=out, auto_refresh=False) if out.is_terminal else nullcontext() as live:
+    with curves.shown() as draw:
         while True:
-            job: Row = api.get(f"/api/v1/jobs/{job_id}")
-            rows = api.get(f"/api/v1/jobs/{job_id}/metrics")["data"]
-            if live:
-                live.update(drawn(job, rows), refresh=True)
-            elif (line := status(job, rows)) != said:
-                say(line)
-                said = line
+            job: Row = api.get(f"{BASE}/{job_id}")
+            draw(job, api.get(f"{BASE}/{job_id}/metrics")["data"])
             if job["state"] in STILL:
                 return job
             time.sleep(1)
 
 
-def status(job: Row, rows: list[Row]) -> str:
-    words = [job["name"], job["state"], job["reason"], job["phase"]]
-    if job["total"]:
-        words.append(f"{job['step']}/{job['total']}")
-    losses = [row["loss"] for row in rows if row.get("loss") is not None]
-    if losses:
-        words.append(f"loss {losses[-1]:.4f}")
-    return plain(" ".join(filter(None, words)))
-
-
-def drawn(job: Row, rows: list[Row]) -> Group:
-    """State, progress bar and curve."""
-    parts: list[Any] = [Text(status(job, rows))]
-    if job["total"]:
-        width = min(out.width, 80)
-        parts.append(ProgressBar(total=job["total"], completed=job["step"], width=width))
-    return Group(*parts, Text(curve(rows, min(out.width, 100))))
-
-
-def curve(rows: list[Row], width: int) -> str:
-    """The loss over the steps, and the validation loss where there is one, in characters."""
-    figure = plotille.Figure()
-    figure.width, figure.height = max(width - 24, 20), HEIGHT
-    figure.with_colors = False
-    figure.x_label, figure.y_label = "step", "loss"
-    drawn_any = False
-    for name in ("loss", "eval_loss"):
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        if len(points) > 1:
-            figure.plot(*map(list, zip(*points, strict=True)), label=name)
-            drawn_any = True
-    return str(figure.show(legend=False)) if drawn_any else ""
-
-
-def end(job: Row) -> None:
+def end(job: Row, as_json: bool) -> None:
     """The last word about a job; exit status 1 unless it went well."""
+    if as_json:
+        show_json(job)
     if job["state"] == "succeeded":
-        return say(f"{job['name']} is a model now: {job['result_model']}")
+        if not as_json:
+            made = job["result_model"]
+            say(
+                _("%(name)s is a model now: %(id)s", name=job["name"], id=made)
+                if made
+                else job["name"]
+            )
+        return None
     error = job["error"] or {}
     said = " ".join(filter(None, (error.get("message"), error.get("advice"))))
     if job["state"] == "paused":
-        return say(f"{job['name']} is paused. Go on: danlu jobs resume {job['id']}")
-    raise Failed(f"{job['name']} is {job['state']}. {said}".rstrip())
+        again = _(
+            "%(name)s is paused. Go on: danlu jobs resume %(id)s", name=job["name"], id=job["id"]
+        )
+        return None if as_json else say(again)
+    raise Failed(f"{job['name']}: {job['state']}. {said}".rstrip())
 
 
-@app.command()
+@app.command(help=_("What the run wrote."))
 def logs(
     job: Job,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job is over.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help=_("Until the job is over."))
+    ] = False,
 ) -> None:
-    """What the run wrote."""
     api = connect()
     offset = 0
     while True:
-        over = not follow or api.get(f"/api/v1/jobs/{job}")["state"] in STILL
+        over = not follow or api.get(f"{BASE}/{job}")["state"] in STILL
         more = True
         while more:
-            answer = api.send("GET", f"/api/v1/jobs/{job}/log", params={"offset": offset})
+            answer = api.send("GET", f"{BASE}/{job}/log", params={"offset": offset})
             sys.stdout.write(answer.text)
             sys.stdout.flush()
             offset = int(answer.headers["x-next-offset"])
@@ -208,50 +207,79 @@ def logs(
         time.sleep(1)
 
 
-@app.command()
-def metrics(job: Job) -> None:
-    """Every step, as JSON."""
-    show_json(connect().get(f"/api/v1/jobs/{job}/metrics"))
+@app.command(help=_("The loss curve; with --json every step."))
+def metrics(job: Job, as_json: Json = False) -> None:
+    show(
+        connect().get(f"{BASE}/{job}/metrics"),
+        as_json,
+        lambda found: say(curves.curve(found["data"]) or _("No step yet.")),
+    )
 
 
-@app.command()
+@app.command(help=_("The job as a script that runs without Danlu."))
 def script(
     job: Job, output: Annotated[Path, typer.Option("--output", "-o")] = Path("train.py")
 ) -> None:
-    """The job as a script that runs without Danlu."""
-    output.write_text(connect().send("GET", f"/api/v1/jobs/{job}/train.py").text, "utf-8")
+    text = connect().send("GET", f"{BASE}/{job}/train.py").text
+    output.write_text(text, "utf-8")
     say(str(output))
+
+
+@app.command(help=_("The checkpoints that are kept, the newest first."))
+def checkpoints(job: Job, as_json: Json = False) -> None:
+    columns = {
+        _("Step"): lambda row: row["step"],
+        _("Loss"): lambda row: row["loss"],
+        _("Validation loss"): lambda row: row["eval_loss"],
+        _("State"): lambda row: row["state"],
+        _("Model"): lambda row: row["model"],
+    }
+    show(
+        connect().get(f"{BASE}/{job}/checkpoints"),
+        as_json,
+        lambda found: show_table(found["data"], columns, _("No checkpoint.")),
+    )
+
+
+@app.command(help=_("What the job made: the tuned model, or the file of an export."))
+def download(job: Job, output: models.Output = None) -> None:
+    api = connect()
+    found = api.get(f"{BASE}/{job}")
+    if found["stage"] == "export":
+        path = f"{BASE}/{job}/download"
+    elif found["result_model"]:
+        path = f"{models.BASE}/{found['result_model']}/download"
+    else:
+        raise Failed(_("%(name)s has made nothing yet.", name=found["name"]))
+    say(str(models.fetch(api, path, output or Path(Path(found["name"]).name or job))))
 
 
 # -- acts --------------------------------------------------------------------------------
 
 
 def act(job: str, verb: str, as_json: bool) -> None:
-    found = connect().post(f"/api/v1/jobs/{job}/{verb}")
-    if as_json:
-        return show_json(found)
-    return say(f"{found['name']}: {found['state']}")
+    show(
+        connect().post(f"{BASE}/{job}/{verb}"),
+        as_json,
+        lambda found: say(f"{found['name']}: {found['state']}"),
+    )
 
 
-@app.command()
+@app.command(help=_("Stop for good."))
 def cancel(job: Job, as_json: Json = False) -> None:
-    """Stop for good."""
     act(job, "cancel", as_json)
 
 
-@app.command()
+@app.command(help=_("Save a checkpoint, stop, and give the devices back."))
 def pause(job: Job, as_json: Json = False) -> None:
-    """Save a checkpoint, stop, and give the devices back."""
     act(job, "pause", as_json)
 
 
-@app.command()
+@app.command(help=_("Queue a paused job again."))
 def resume(job: Job, as_json: Json = False) -> None:
-    """Queue a paused job again."""
     act(job, "resume", as_json)
 
 
-@app.command()
+@app.command(help=_("Stop at the next step and keep what was learned."))
 def finish(job: Job, as_json: Json = False) -> None:
-    """Stop at the next step and keep what was learned."""
     act(job, "finish", as_json)

@@ -9,88 +9,113 @@ from typing import Annotated
 import typer
 
 from app.cli import admin, chat, client, datasets, deployments, jobs, keys, models
-from app.cli.client import Api, Failed, connect, err, say, show_json
+from app.cli.client import Api, Failed, connect
+from app.cli.output import Json, say, show, tell
+from app.cli.text import _
 
 app = typer.Typer(
+    name="danlu",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Fine-tune and serve large language models on your own GPUs.",
-    epilog="Shell completion: danlu --install-completion.",
+    help=_("Fine-tune and serve large language models on your own GPUs."),
+    epilog=_("Shell completion: danlu --install-completion."),
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.command(help=_("Serve a model."))(deployments.deploy)
 app.add_typer(deployments.app, name="deployments")
-app.command()(deployments.deploy)
-app.command()(chat.chat)
+app.command(help=_("Talk to a model; answers come as they are written."))(chat.chat)
 app.add_typer(keys.app, name="keys")
 app.add_typer(admin.app, name="admin")
 
 
-@app.command()
+@app.callback()
+def main_options(
+    lang: Annotated[  # read by app.cli.text, before anything is said
+        str, typer.Option("--lang", metavar="zh|en", help=_("The language; else the terminal's."))
+    ] = "",
+) -> None:
+    if lang not in ("", "zh", "en"):
+        raise typer.BadParameter("zh, en", param_hint="--lang")
+
+
+@app.command(help=_("Start everything on this machine; Ctrl-C stops it."))
 def up(
     only: Annotated[
         str | None,
         typer.Option(
             metavar="PARTS",
-            help="Some of web,worker,node,beat, on a DATABASE_URL and REDIS_URL of yours.",
+            help=_("Some of web,worker,node,beat, on a DATABASE_URL and REDIS_URL of yours."),
         ),
     ] = None,
 ) -> None:
-    """Start everything on this machine; Ctrl-C stops it."""
     # A program of its own: this one knows the API and nothing behind it.
     chosen = ["--only", only] if only is not None else []
     os.execv(sys.executable, [sys.executable, "-m", "app.up", *chosen])
 
 
-@app.command()
+@app.command(help=_("Serve /v1 alone, without pages, on DANLU_HOST and DANLU_PORT."))
 def gateway() -> None:
-    """Serve /v1 alone, without pages, on DANLU_HOST and DANLU_PORT."""
     os.execv(sys.executable, [sys.executable, "-m", "app.edge"])
 
 
-@app.command()
+@app.command(help=_("The whole journey over HTTP: upload, tune, deploy, ask, measure."))
 def demo() -> None:
-    """The whole journey over HTTP: upload, tune, deploy, ask, measure."""
     from app.cli import demo as journey
 
     raise typer.Exit(journey.main())
 
 
-@app.command()
+@app.command(help=_("Keep an address and a key in ~/.danlu.yaml, which only you can read."))
 def login(
-    url: Annotated[str, typer.Option(help="Where Danlu is.")] = client.HERE,
+    url: Annotated[
+        str, typer.Option(envvar="DANLU_URL", help=_("Where Danlu is; asked for if left out."))
+    ] = "",
     token: Annotated[
-        str, typer.Option(envvar="DANLU_API_KEY", help="An API key; asked for if left out.")
+        str, typer.Option(envvar="DANLU_API_KEY", help=_("An API key; asked for if left out."))
     ] = "",
 ) -> None:
-    """Keep an address and a key in ~/.danlu.yaml, which only you can read."""
+    typed = sys.stdin.isatty()
+    if not url:
+        url = typer.prompt(_("Address"), default=client.HERE, err=True) if typed else client.HERE
     if not url.startswith(("http://", "https://")):
         raise typer.BadParameter(
-            "an address that begins with http:// or https://", param_hint="--url"
+            _("an address that begins with http:// or https://"), param_hint="--url"
         )
-    if not token and sys.stdin.isatty():
-        token = typer.prompt("API key", hide_input=True)
+    if not token and typed:
+        tell(_("Make a key at %(url)s/keys.", url=url.rstrip("/")))
+        token = typer.prompt(_("API key"), hide_input=True, err=True)
     token = (token or sys.stdin.readline()).strip()
     who = Api(url.rstrip("/"), token).get("/api/v1/me")
     file = client.keep(url.rstrip("/"), token)
-    say(f"{who['email']} in {who['workspace']['name']}; kept in {file}")
+    say(
+        _(
+            "%(email)s in %(workspace)s; kept in %(file)s",
+            email=who["email"],
+            workspace=who["workspace"]["name"],
+            file=file,
+        )
+    )
 
 
-@app.command()
+@app.command(
+    help=_("Forget the address and the key. The key itself goes on working: `danlu keys revoke`.")
+)
 def logout() -> None:
-    """Forget the address and the key. The key itself goes on working: `danlu keys revoke`."""
     client.config_file().unlink(missing_ok=True)
 
 
-@app.command()
-def whoami(as_json: client.Json = False) -> None:
-    """Whom the key stands for, and where."""
-    who = connect().get("/api/v1/me")
-    if as_json:
-        return show_json(who)
-    return say(f"{who['email']} ({who['role']}) in {who['workspace']['name']}")
+@app.command(help=_("Whom the key stands for, and where."))
+def whoami(as_json: Json = False) -> None:
+    api = connect()
+    show(
+        api.get("/api/v1/me"),
+        as_json,
+        lambda who: say(f"{who['email']} ({who['role']}), {who['workspace']['name']}, {api.url}"),
+    )
 
 
 class Resource(StrEnum):
@@ -99,27 +124,41 @@ class Resource(StrEnum):
     adapter = "adapter"
 
 
-@app.command()
+@app.command(help=_("Upload a folder. Given again, the command goes on where it was cut off."))
 def upload(
-    resource: Annotated[Resource, typer.Option("--resource", "-r", help="What it is.")],
-    directory: Annotated[Path, typer.Option("--directory", "-d", help="A folder, or a file.")],
-    name: Annotated[str, typer.Option("--name", "-n", help="The folder's name if left out.")] = "",
-    as_json: client.Json = False,
+    resource: Annotated[Resource, typer.Option("--resource", "-r", help=_("What it is."))],
+    directory: Annotated[Path, typer.Option("--directory", "-d", help=_("A folder, or a file."))],
+    name: Annotated[
+        str, typer.Option("--name", "-n", help=_("The folder's name if left out."))
+    ] = "",
+    base: Annotated[
+        str,
+        typer.Option(
+            "--base-model", "--base_model", help=_("Of an adapter: its base, where it names none.")
+        ),
+    ] = "",
+    as_json: Json = False,
 ) -> None:
-    """Upload a folder. Given again, the command goes on where it was cut off."""
     if resource is Resource.dataset:
         datasets.upload_(directory, name=name, as_json=as_json)
     else:
-        models.upload_(directory, name=name, as_json=as_json)
+        models.upload_(directory, name=name, base=base, as_json=as_json)
 
 
 def main() -> int:
-    """Exit status: 0 if the command did what it says, 1 if it could not, 2 for a wrong line."""
+    """Exit status: 0 if the command did what it says, 1 if it could not, 2 for a wrong line, 130
+    after Ctrl-C.
+    """
     try:
         app()
     except Failed as failed:
-        err.print(client.plain(failed), style="red", markup=False)
+        tell(str(failed))
         return 1
+    except BrokenPipeError:  # whoever read along has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
     except SystemExit as end:
         return int(end.code or 0)
     return 0

@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.accounts.auth import public
 from app.dashboard import prometheus, readiness
+from app.dashboard.openapi import describe
 
 router = APIRouter(tags=["system"])
 Anybody = Annotated[None, public()]
@@ -19,8 +20,8 @@ def healthz(_: Anybody) -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
-def readyz(response: Response, _: Anybody) -> dict[str, Any]:
+@router.get("/readyz", responses={503: {"model": dict[str, str]}})
+def readyz(response: Response, _: Anybody) -> dict[str, str]:
     """It can work: the database answers and is migrated, Redis answers. 503 says what is missing."""
     checks = readiness.checks()
     ready = all(found == "ok" for found in checks.values())
@@ -41,4 +42,4 @@ def metrics(request: Request, _: Anybody) -> Response:
 @router.get("/api/v1/openapi.json", include_in_schema=False)
 def openapi(request: Request, _: Anybody) -> dict[str, Any]:
     """OpenAPI 3.1, for generators of clients. The page that people read is /api."""
-    return dict(request.app.openapi())
+    return describe(request.app)

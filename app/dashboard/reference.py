@@ -1,6 +1,9 @@
 """The API reference, made from the OpenAPI description."""
 
+import json
 from typing import Any
+
+from app.config import settings
 
 METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -35,7 +38,39 @@ def described(
             if parameter["in"] in ("path", "query")
         ],
         "fields": fields_of(schema, operation.get("requestBody", {}).get("content", {})),
+        "call": call_of(method, path, operation),
+        "answer": answer_of(operation),
     }
+
+
+def call_of(method: str, path: str, operation: dict[str, Any]) -> str:
+    """The operation as a curl command, with the example's ids and body."""
+    for parameter in operation.get("parameters", []):
+        if parameter["in"] == "path":
+            path = path.replace(f"{{{parameter['name']}}}", str(parameter.get("example", "")))
+    lines = [f"curl -X {method.upper()} {settings.url}{path}"]
+    if operation.get("security"):
+        lines.append('-H "Authorization: Bearer $DANLU_API_KEY"')
+    content = operation.get("requestBody", {}).get("content", {})
+    if "application/json" in content and "multipart/form-data" not in content:
+        body = dumps(content["application/json"].get("example", {})).replace("'", "'\\''")
+        lines += ['-H "Content-Type: application/json"', f"-d '{body}'"]
+    elif "multipart/form-data" in content:
+        lines.append("-F file=@rows.jsonl")
+    elif content:
+        lines.append("--data-binary @piece")
+    return " \\\n  ".join(lines)
+
+
+def answer_of(operation: dict[str, Any]) -> str:
+    """An example of the answer when all is well; empty where that is no JSON."""
+    good = next(one for status, one in operation["responses"].items() if status.startswith("2"))
+    content = good.get("content", {}).get("application/json", {})
+    return dumps(content["example"]) if "example" in content else ""
+
+
+def dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)
 
 
 def fields_of(schema: dict[str, Any], content: dict[str, Any]) -> list[dict[str, Any]]:

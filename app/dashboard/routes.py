@@ -8,7 +8,7 @@ from app.accounts import service as accounts
 from app.accounts.auth import PLATFORM, Principal, requires
 from app.accounts.schemas import UserCreate, WorkspaceCreate
 from app.cluster import service as cluster
-from app.dashboard import reference, service
+from app.dashboard import openapi, reference, service
 from app.dashboard.schemas import PriceForm, QuotaForm
 from app.errors import N_, DomainError, NotFound
 from app.queue import Db
@@ -41,7 +41,7 @@ def meter(request: Request, who: Who, db: Db) -> Response:
 
 @router.get("/api", name="dashboard:reference")
 def api_reference(request: Request, _: Who) -> Response:
-    groups = reference.groups(request.app.openapi())
+    groups = reference.groups(openapi.describe(request.app))
     return render(request, "dashboard/reference.html", groups=groups)
 
 

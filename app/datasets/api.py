@@ -13,6 +13,7 @@ from app.datasets.drafts import overlay, redraft
 from app.datasets.intake.incoming import Pieces, Received
 from app.datasets.rows import search
 from app.datasets.tables import DatasetVersion
+from app.paging import After
 from app.queue import Db, transaction
 
 router = APIRouter(prefix="/api/v1/datasets", tags=["datasets"])
@@ -70,23 +71,25 @@ def index(
     request: Request,
     who: Reader,
     db: Db,
-    q: str = "",
-    status: str = "",
+    q: Words = "",
+    status: Words = "",
+    after: After = "",
     offset: Offset = 0,
     limit: Limit = 50,
 ) -> schemas.DatasetList:
     """The newest version of each dataset: the workspace's own first, then the samples."""
-    found, total = service.list_datasets(
-        db, who.workspace_id, q=q, status=status, offset=offset, limit=limit
+    found, _ = service.list_datasets(
+        db, who.workspace_id, q=q, status=status, after=after, offset=offset, limit=limit + 1
     )
-    data = [schemas.dataset_out(request, version) for version in found]
-    return schemas.DatasetList(data=data, has_more=offset + len(found) < total)
+    data = [schemas.dataset_out(request, version) for version in found[:limit]]
+    return schemas.DatasetList(data=data, has_more=len(found) > limit)
 
 
 @router.get("/{dataset_id}")
 def show(
     request: Request, dataset_id: str, who: Reader, db: Db, version: str = ""
 ) -> schemas.DatasetWithErrors:
+    """One version, by default the newest, and what is wrong with its rows."""
     found = service.version(db, who.workspace_id, dataset_id, version)
     issues = service.issues(db, found.id, limit=schemas.MAX_ERRORS)
     return schemas.with_errors(request, found, issues)

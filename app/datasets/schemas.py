@@ -25,6 +25,8 @@ class Problem(BaseModel):
 
 
 class Failure(BaseModel):
+    """Why it failed: a stable code, and a sentence."""
+
     code: str
     message: str
 
@@ -41,6 +43,8 @@ class Transfer(BaseModel):
 
 
 class DatasetOut(BaseModel):
+    """A version of a dataset."""
+
     id: str
     name: str
     sample: bool = Field(description="Shipped with the platform, and read-only")
@@ -64,16 +68,22 @@ class DatasetOut(BaseModel):
 
 
 class DatasetWithErrors(DatasetOut):
+    """A version of a dataset, and the first of what is wrong with its rows."""
+
     errors: list[Problem] = Field(description="The first 100; all are at /errors")
     warnings: list[Problem]
 
 
 class DatasetList(BaseModel):
+    """The newest version of each dataset."""
+
     data: list[DatasetOut]
     has_more: bool
 
 
 class RowList(BaseModel):
+    """Rows of a version."""
+
     data: list[dict[str, Any]] = Field(
         description="{index, id, messages, tools?}; `index` is the row's number from 0"
     )
@@ -88,6 +98,8 @@ class RowList(BaseModel):
 
 
 class Publish(BaseModel):
+    """Which draft to publish."""
+
     version: str = Field("", description="A number or an id; the newest if left out")
     skip_invalid: bool = Field(False, description="Agree to leave out the rows with errors")
 

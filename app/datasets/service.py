@@ -10,6 +10,7 @@ from sqlalchemy import Select, and_, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import Session, joinedload, with_expression
 
+from app import paging
 from app.accounts.auth import Principal
 from app.datasets import presets
 from app.datasets.states import (
@@ -123,13 +124,14 @@ def list_datasets(
     q: str = "",
     status: str = "",
     sort: str = "",
+    after: str = "",
     offset: int = 0,
     limit: int = 50,
 ) -> tuple[list[DatasetVersion], int]:
     """The newest version of each dataset with `.dataset` loaded, and how many there are.
 
     `sort` is a key of SORTS, with a minus before it to turn it round; by default the newest
-    come first and the samples last.
+    come first and the samples last. `after` is the dataset behind which to begin.
     """
     newest = select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == Dataset.id)
     query: Select[DatasetVersion] = (
@@ -138,6 +140,7 @@ def list_datasets(
         .where(visible(workspace_id))
         .where(DatasetVersion.number == newest.correlate(Dataset).scalar_subquery())
     )
+    here = query
     if q:
         query = query.where(Dataset.name.icontains(q, autoescape=True))
     if status in STATES:
@@ -148,7 +151,8 @@ def list_datasets(
         order: list[Any] = [Dataset.workspace_id.is_(None), Dataset.created_at.desc()]
     else:
         order = [column.desc() if sort.startswith("-") else column.asc()]
-    page = query.options(joinedload(DatasetVersion.dataset)).order_by(*order, Dataset.id)
+    query = paging.behind(db, query, here, order, Dataset.id, after)
+    page = query.options(joinedload(DatasetVersion.dataset))
     return list(db.scalars(page.offset(offset).limit(limit))), total
 
 

@@ -5,17 +5,18 @@ from fastapi import APIRouter, Request, Response
 from app.deployments import aliases, view
 from app.deployments.aliases_schemas import Aliases, AliasEvents, AliasOut, AliasPut
 from app.deployments.api import Reader, Writer
+from app.paging import After, Limit, page
 from app.queue import Db
 
 router = APIRouter(prefix="/api/v1/aliases", tags=["deployments"])
 
 
 @router.get("", name="api:aliases:list")
-def list_aliases(who: Reader, db: Db) -> Aliases:
+def list_aliases(who: Reader, db: Db, after: After = "", limit: Limit = 100) -> Aliases:
     """The workspace's aliases, by name."""
-    found = aliases.listed(db, who.workspace_id)
+    found, more = page(aliases.listed(db, who.workspace_id), after, limit)
     known = aliases.deployments(db, found)
-    return Aliases(data=[AliasOut.of(alias, known) for alias in found])
+    return Aliases(data=[AliasOut.of(alias, known) for alias in found], has_more=more)
 
 
 @router.put("", name="api:aliases:put")

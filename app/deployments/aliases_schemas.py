@@ -23,6 +23,8 @@ class Target(BaseModel):
 
 
 class AliasPut(BaseModel):
+    """An alias, and where it shall lead."""
+
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     name: str = Field(
@@ -57,6 +59,8 @@ class TargetOut(BaseModel):
 
 
 class AliasOut(BaseModel):
+    """A name at /v1 that leads to one or several deployments."""
+
     id: str
     name: str
     targets: list[TargetOut]
@@ -83,10 +87,14 @@ class AliasOut(BaseModel):
 
 
 class Aliases(BaseModel):
+    """Aliases by name."""
+
     data: list[AliasOut]
     has_more: bool = False
 
 
 class AliasEvents(BaseModel):
+    """How an alias was changed, the newest first: {at, user, targets}."""
+
     data: list[dict[str, Any]]
     has_more: bool = False

@@ -24,6 +24,7 @@ from app.deployments.schemas import (
     Schedule,
 )
 from app.deployments.tables import Deployment
+from app.paging import After, Limit, page
 from app.queue import Db
 
 router = APIRouter(prefix="/api/v1/deployments", tags=["deployments"])
@@ -56,16 +57,20 @@ def list_deployments(
     request: Request,
     who: Reader,
     db: Db,
+    after: After = "",
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Deployments:
     """The workspace's deployments, newest first."""
-    found, more = service.list_deployments(db, who.workspace_id, offset=offset, limit=limit)
+    found, more = service.list_deployments(
+        db, who.workspace_id, after=after, offset=offset, limit=limit
+    )
     return Deployments(data=out(request, db, found), has_more=more)
 
 
 @router.get("/{deployment_id}", name="api:deployments:get")
 def get(request: Request, deployment_id: str, who: Reader, db: Db) -> DeploymentOut:
+    """One deployment, by id or name, with its replicas."""
     return out(request, db, [service.get(db, who.workspace_id, deployment_id)])[0]
 
 
@@ -89,12 +94,22 @@ def scale(request: Request, deployment_id: str, body: Scale, who: Writer, db: Db
 
 
 @router.get("/{deployment_id}/revisions", name="api:deployments:revisions")
-def list_revisions(request: Request, deployment_id: str, who: Reader, db: Db) -> Revisions:
+def list_revisions(
+    request: Request,
+    deployment_id: str,
+    who: Reader,
+    db: Db,
+    after: After = "",
+    limit: Limit = 100,
+) -> Revisions:
     """The settings it had, newest first: at most the last hundred."""
     deployment = service.get(db, who.workspace_id, deployment_id)
     say = view.speaker(request)
-    found = revisions.history(db, deployment.id)
-    return Revisions(data=[RevisionOut.of(one, deployment, say) for one in found])
+    found, more = page(
+        revisions.history(db, deployment.id), after, limit, lambda one: str(one.number)
+    )
+    data = [RevisionOut.of(one, deployment, say) for one in found]
+    return Revisions(data=data, has_more=more)
 
 
 @router.post("/{deployment_id}/rollback", name="api:deployments:rollback")

@@ -32,6 +32,8 @@ class PresetOut(BaseModel):
 
 
 class Presets(BaseModel):
+    """Well-known open models."""
+
     data: list[PresetOut]
     has_more: bool
 

@@ -166,12 +166,16 @@ class PlanOut(BaseModel):
 
 
 class Scale(BaseModel):
+    """How many replicas there shall be."""
+
     model_config = ConfigDict(extra="forbid")
 
     replicas: int = Field(ge=1, le=8)
 
 
 class Rollback(BaseModel):
+    """The revision to go back to."""
+
     model_config = ConfigDict(extra="forbid")
 
     revision: int = Field(ge=1, le=2**31 - 1)
@@ -237,6 +241,8 @@ class RevisionOut(BaseModel):
 
 
 class Revisions(BaseModel):
+    """The settings that a deployment had, the newest first."""
+
     data: list[RevisionOut]
     has_more: bool = False
 
@@ -341,11 +347,15 @@ class DeploymentOut(BaseModel):
 
 
 class Deployments(BaseModel):
+    """Deployments, the newest first."""
+
     data: list[DeploymentOut]
     has_more: bool
 
 
 class Events(BaseModel):
+    """What happened to a deployment, the newest first."""
+
     data: list[dict[str, Any]]
     has_more: bool
 

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from app import paging
 from app.accounts.auth import Principal
 from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
@@ -168,15 +169,15 @@ def list_deployments(
     model_id: str | None = None,
     q: str = "",
     state: str = "",
+    after: str = "",
     offset: int = 0,
     limit: int = 50,
 ) -> tuple[list[Deployment], bool]:
-    """Newest first, and whether there are more. `model_id` keeps those that serve that model, `q`
-    those with this in their name.
+    """Newest first, from behind the deployment `after` on, and whether there are more. `model_id`
+    keeps those that serve that model, `q` those with this in their name.
     """
-    query = select(Deployment).where(
-        Deployment.workspace_id == workspace_id, Deployment.deleted_at.is_(None)
-    )
+    here = select(Deployment).where(Deployment.workspace_id == workspace_id)
+    query = here.where(Deployment.deleted_at.is_(None))
     if model_id:
         query = query.where(
             or_(Deployment.model_id == model_id, Deployment.served_model_id == model_id)
@@ -185,7 +186,8 @@ def list_deployments(
         query = query.where(Deployment.name.icontains(q, autoescape=True))
     if state:
         query = query.where(Deployment.state == state)
-    query = query.order_by(Deployment.created_at.desc(), Deployment.id)
+    order = [Deployment.created_at.desc()]
+    query = paging.behind(db, query, here, order, Deployment.id, after)
     found = list(db.scalars(query.offset(offset).limit(limit + 1)))
     return found[:limit], len(found) > limit
 

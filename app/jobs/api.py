@@ -20,6 +20,7 @@ from app.jobs.schemas import (
 )
 from app.jobs.states import FINAL, State
 from app.jobs.tables import Job
+from app.paging import After
 from app.queue import Db, transaction
 
 router = APIRouter(tags=["jobs"])
@@ -62,11 +63,14 @@ def list_jobs(
     who: Reader,
     db: Db,
     state: State | None = None,
+    after: After = "",
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Jobs:
     """The workspace's jobs, newest first."""
-    found, more = service.list_jobs(db, who.workspace_id, state=state, offset=offset, limit=limit)
+    found, more = service.list_jobs(
+        db, who.workspace_id, state=state, after=after, offset=offset, limit=limit
+    )
     return Jobs(data=out(request, db, found), has_more=more)
 
 
@@ -87,6 +91,7 @@ def schema(
 
 @router.get(f"{BASE}/{{job_id}}", name="api:jobs:get")
 def get_job(request: Request, job_id: str, who: Reader, db: Db) -> JobOut:
+    """One job: how far it is, and what came of it."""
     return out(request, db, [service.get(db, who.workspace_id, job_id)])[0]
 
 

@@ -34,11 +34,15 @@ class CheckpointOut(BaseModel):
 
 
 class Checkpoints(BaseModel):
+    """The checkpoints of a job, the newest first."""
+
     data: list[CheckpointOut]
     has_more: bool = False
 
 
 class Publish(BaseModel):
+    """The name of the model that a checkpoint becomes."""
+
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     name: str = Field("", max_length=NAME, description="Of the model; empty: made from the job's.")

@@ -20,6 +20,8 @@ router = APIRouter(tags=["models"])
 
 
 class ExportCreate(BaseModel):
+    """The format to write a model in."""
+
     model_config = ConfigDict(extra="forbid")
 
     format: ExportFormat = Field("q8_0", description="float16, or 8 bits in blocks of 32")
@@ -37,6 +39,8 @@ class Export(BaseModel):
 
 
 class Exports(BaseModel):
+    """Exports of a model, the newest first."""
+
     data: list[Export]
     has_more: bool = False
 
@@ -57,6 +61,7 @@ def create(
 def index(
     model_id: str, who: Annotated[Principal, requires("viewer", "models:read")], db: Db
 ) -> Exports:
+    """What the model was written as, the newest first."""
     model = models.get(db, who.workspace_id, model_id)
     jobs = exports.of_model(db, who.workspace_id, model.id)
     sizes = exports.sizes(db, jobs)

@@ -250,6 +250,8 @@ class PreviewOut(BaseModel):
 
 
 class MergeCreate(BaseModel):
+    """The name of the merged model; made from the adapter if left out."""
+
     model_config = ConfigDict(extra="forbid")
 
     name: str | None = Field(None, max_length=NAME)
@@ -321,6 +323,8 @@ class JobOut(BaseModel):
 
 
 class Jobs(BaseModel):
+    """Jobs, the newest first."""
+
     data: list[JobOut]
     has_more: bool
 

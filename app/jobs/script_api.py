@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from fastapi import APIRouter
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 
 from app.accounts.auth import Principal, requires
 from app.errors import N_, NotFound
-from app.jobs import script, service, view
+from app.jobs import script, service, view, watching_routes
 from app.jobs.data import versions_of
 from app.queue import Db, transaction
 
@@ -46,6 +46,16 @@ def rows(
         media_type="application/jsonl",
         headers={"content-disposition": f'attachment; filename="{name}.jsonl"'},
     )
+
+
+@router.get(
+    "/api/v1/jobs/{job_id}/tensorboard.zip",
+    response_class=FileResponse,
+    name="api:jobs:tensorboard_zip",
+)
+def tensorboard_zip(job_id: str, who: Reader) -> Response:
+    """The job's curves as TensorBoard's event files."""
+    return watching_routes.download_board(job_id, who)
 
 
 def blocks(lines: Iterator[bytes], size: int = 1 << 16) -> Iterator[bytes]:

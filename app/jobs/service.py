@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app import paging
 from app.accounts.auth import Principal
 from app.cluster import service as cluster
 from app.cluster.tables import Device
@@ -195,11 +196,14 @@ def list_jobs(
     *,
     state: str | None = None,
     version_id: str | None = None,
+    after: str = "",
     offset: int = 0,
     limit: int = 50,
 ) -> tuple[list[Job], bool]:
-    """Newest first, and whether there are more. `version_id` keeps those that read that data."""
-    query = select(Job).where(Job.workspace_id == workspace_id)
+    """Newest first, from behind the job `after` on, and whether there are more. `version_id` keeps
+    those that read that data.
+    """
+    query = here = select(Job).where(Job.workspace_id == workspace_id)
     if state:
         query = query.where(Job.state == state)
     if version_id:
@@ -208,8 +212,8 @@ def list_jobs(
             | (Job.validation_version_id == version_id)
             | Job.mix.contains({"datasets": [{"version": version_id}]})
         )
-    query = query.order_by(Job.created_at.desc(), Job.id).offset(offset).limit(limit + 1)
-    found = list(db.scalars(query))
+    query = paging.behind(db, query, here, [Job.created_at.desc()], Job.id, after)
+    found = list(db.scalars(query.offset(offset).limit(limit + 1)))
     return found[:limit], len(found) > limit
 
 

@@ -14,6 +14,8 @@ Say = Callable[[str, dict[str, Any]], str]
 
 
 class PartOut(BaseModel):
+    """A part of a figure, in bytes."""
+
     name: str
     bytes: int
     calculation: str
@@ -46,12 +48,16 @@ class FitOut(BaseModel):
 
 
 class RefusalOut(BaseModel):
+    """Why a job would be refused."""
+
     code: str
     message: str
     field: str | None
 
 
 class EstimateOut(BaseModel):
+    """What will happen if a job is started."""
+
     figures: list[FigureOut]
     fit: FitOut
     refused: RefusalOut | None
@@ -131,10 +137,14 @@ class SamplesOut(BaseModel):
 
 
 class WebhookKeyOut(BaseModel):
+    """What the webhooks of a workspace are signed with."""
+
     key: str
 
 
 class DifferenceOut(BaseModel):
+    """One setting or figure of each job."""
+
     group: str
     name: str
     title: str
@@ -143,6 +153,8 @@ class DifferenceOut(BaseModel):
 
 
 class ComparisonOut(BaseModel):
+    """What differs between jobs: one value per job, in the order of `jobs`."""
+
     jobs: list[str]
     data: list[DifferenceOut]
 

@@ -19,6 +19,7 @@ from app.models.schemas import (
     Sort,
 )
 from app.models.tables import Model
+from app.paging import After, Limit, page
 from app.queue import Db, transaction
 
 router = APIRouter(prefix="/api/v1/models", tags=["models"])
@@ -38,6 +39,7 @@ def list_models(
     size: Size | None = None,
     scope: Scope | None = None,
     sort: Sort | None = None,
+    after: After = "",
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Models:
@@ -51,6 +53,7 @@ def list_models(
         size=size or "",
         scope=scope or "",
         sort=sort or "",
+        after=after,
         offset=offset,
         limit=limit + 1,
     )
@@ -59,14 +62,18 @@ def list_models(
 
 @router.get("/deleted", name="api:models:deleted")
 def list_deleted(
-    who: Annotated[Principal, requires("viewer", "models:read")], db: Db
+    who: Annotated[Principal, requires("viewer", "models:read")],
+    db: Db,
+    after: After = "",
+    limit: Limit = 100,
 ) -> DeletedModels:
     """Models that were deleted within a week and can be restored, the last deleted first."""
+    rows, more = page(trash.deleted(db, who.workspace_id), after, limit)
     found = [
         Deleted(**out(one).model_dump(), deleted_at=one.deleted_at, until=trash.until(one))
-        for one in trash.deleted(db, who.workspace_id)
+        for one in rows
     ]
-    return DeletedModels(data=found, has_more=False)
+    return DeletedModels(data=found, has_more=more)
 
 
 @router.get("/{model_id}", name="api:models:detail")

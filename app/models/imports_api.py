@@ -9,6 +9,7 @@ from app.accounts.auth import Principal, requires
 from app.models import imports
 from app.models.imports import Asked
 from app.models.schemas import ImportOut, Imports, import_out
+from app.paging import After, Limit, page
 from app.queue import Db
 
 router = APIRouter(prefix="/api/v1/models", tags=["models"])
@@ -17,6 +18,8 @@ Writer = Annotated[Principal, requires("member", "models:write")]
 
 
 class Retry(BaseModel):
+    """How to try an import again."""
+
     base: str = Field("", max_length=200, description="Of an adapter: id or name of another base")
 
 
@@ -27,10 +30,10 @@ def begin(request: Request, body: Asked, who: Writer) -> ImportOut:
 
 
 @router.get("/imports", name="api:models:imports")
-def index(request: Request, who: Reader, db: Db) -> Imports:
+def index(request: Request, who: Reader, db: Db, after: After = "", limit: Limit = 100) -> Imports:
     """The workspace's last imports, the newest first."""
-    found = imports.every(db, who.workspace_id, hidden=True)
-    return Imports(data=[import_out(request, one) for one in found], has_more=False)
+    found, more = page(imports.every(db, who.workspace_id), after, limit)
+    return Imports(data=[import_out(request, one) for one in found], has_more=more)
 
 
 @router.get("/imports/{import_id}", name="api:models:import_detail")
@@ -49,3 +52,9 @@ def cancel(request: Request, import_id: str, who: Writer, db: Db) -> ImportOut:
 def retry(request: Request, import_id: str, body: Retry, who: Writer, db: Db) -> ImportOut:
     """Try a failed or cancelled import again; what a failed one has fetched is kept for a day."""
     return import_out(request, imports.retry(db, who, import_id, body.base))
+
+
+@router.delete("/imports/{import_id}", status_code=204, name="api:models:import_hide")
+def hide(import_id: str, who: Writer, db: Db) -> None:
+    """Take it off the list. 409 while it is on its way: cancel it first."""
+    imports.hide(db, who, import_id)

@@ -59,21 +59,29 @@ class ModelDetail(ModelOut):
 
 
 class Models(BaseModel):
+    """Models of the registry."""
+
     data: list[ModelOut]
     has_more: bool
 
 
 class Deleted(ModelOut):
+    """A deleted model that can still be restored."""
+
     deleted_at: datetime
     until: datetime = Field(description="When its files go, and it cannot be restored any more")
 
 
 class DeletedModels(BaseModel):
+    """Deleted models, the last deleted first."""
+
     data: list[Deleted]
     has_more: bool
 
 
 class Failure(BaseModel):
+    """Why it failed: a stable code, and a sentence."""
+
     code: str
     message: str
 
@@ -103,6 +111,8 @@ class ImportOut(BaseModel):
 
 
 class Imports(BaseModel):
+    """Imports of models, the newest first."""
+
     data: list[ImportOut]
     has_more: bool
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Select, case, func, or_, select, text
 from sqlalchemy.orm import Session, aliased
 
-from app import storage
+from app import paging, storage
 from app.config import ROOT
 from app.db import now
 from app.errors import N_, Conflict, Forbidden, NotFound
@@ -76,6 +76,7 @@ def visible(
     size: str = "",
     scope: str = "",
     sort: str = "",
+    after: str = "",
     offset: int = 0,
     limit: int | None = None,
 ) -> list[Model]:
@@ -83,9 +84,11 @@ def visible(
     name, size.
 
     `kind` is base, adapter, merged, tuned for the last two, or imported; `q` is part of a name,
-    `family` as `families` has it, `size` one of `families.SIZES`, `scope` mine or shared.
+    `family` as `families` has it, `size` one of `families.SIZES`, `scope` mine or shared. `after`
+    is the model behind which to begin.
     """
-    query = seen_from(workspace_id).where(Model.deleted_at.is_(None))
+    here = seen_from(workspace_id)
+    query = here.where(Model.deleted_at.is_(None))
     if kind == "imported":
         query = query.where(Model.lineage.has_key("source"))
     elif kind:
@@ -113,7 +116,7 @@ def visible(
             if scope == "mine"
             else Model.workspace_id.is_(None)
         )
-    query = query.order_by(*ORDERS.get(sort, ORDERS[""]), Model.id)
+    query = paging.behind(db, query, here, ORDERS.get(sort, ORDERS[""]), Model.id, after)
     return list(db.scalars(query.offset(offset).limit(limit)))
 
 

@@ -13,6 +13,8 @@ router = APIRouter(prefix="/api/v1/quotas", tags=["quotas"])
 
 
 class QuotaIn(BaseModel):
+    """A new limit."""
+
     model_config = ConfigDict(extra="forbid")
 
     devices: StrictInt | None = Field(
@@ -23,6 +25,8 @@ class QuotaIn(BaseModel):
 
 
 class QuotaOut(BaseModel):
+    """How many devices a workspace may hold at once; null is no limit."""
+
     workspace: str
     name: str
     devices: int | None

@@ -26,12 +26,16 @@ class PriceIn(BaseModel):
 
 
 class PriceOut(BaseModel):
+    """What an hour of a device costs."""
+
     device: str
     hour: float
     currency: str
 
 
 class Prices(BaseModel):
+    """Prices by device; the one with no name is for all others."""
+
     data: list[PriceOut]
     has_more: bool = False
 
@@ -48,6 +52,7 @@ def listed(db: Db) -> Prices:
 
 @router.get("", name="api:prices:list")
 def list_prices(_who: Annotated[Principal, requires("viewer", "account")], db: Db) -> Prices:
+    """What an hour of each device costs."""
     return listed(db)
 
 
@@ -55,5 +60,6 @@ def list_prices(_who: Annotated[Principal, requires("viewer", "account")], db: D
 def put_price(
     body: PriceIn, _who: Annotated[Principal, requires(PLATFORM, "admin")], db: Db
 ) -> Prices:
+    """Set a price, or take it away."""
     prices.put(db, body.device, body.hour, body.currency)
     return listed(db)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from app import failures
 from app.accounts.auth import Principal, requires
+from app.paging import After, Limit, page
 from app.queue import Db
 from app.uploads import service
 from app.uploads.pieces import Appended
@@ -37,11 +38,15 @@ PIECE: dict[str, Any] = {
 
 
 class Announced(BaseModel):
+    """A file that is going to be sent in pieces."""
+
     file_name: str = Field(max_length=1000, description="For display")
     size: int = Field(ge=1, le=10**15, description="Bytes")
 
 
 class UploadOut(BaseModel):
+    """A file on its way, or complete and not used yet."""
+
     id: str
     file_name: str
     size: int = Field(description="Bytes, as announced")
@@ -50,6 +55,8 @@ class UploadOut(BaseModel):
 
 
 class UploadList(BaseModel):
+    """Uploads that are not used yet, the newest first."""
+
     data: list[UploadOut]
     has_more: bool
 
@@ -61,11 +68,13 @@ def begin(response: Response, body: Announced, who: Writer, db: Db) -> UploadOut
 
 
 @router.get("")
-def index(response: Response, who: Writer, db: Db) -> UploadList:
+def index(
+    response: Response, who: Writer, db: Db, after: After = "", limit: Limit = 100
+) -> UploadList:
     """The uploads of the workspace that are not used yet."""
-    found = service.unfinished(db, who)
+    found, more = page(service.unfinished(db, who), after, limit)
     data = [out(response, one, service.offset(one.id)) for one in found]
-    return UploadList(data=data, has_more=False)
+    return UploadList(data=data, has_more=more)
 
 
 @router.get("/{upload_id}")

@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
+from typer.testing import CliRunner
 
-from app.cli import client, jobs, upload
+from app.cli import client, curves, main, output, text, upload
 from app.config import ROOT
 from tests.stack import SAMPLES
 
@@ -20,19 +23,44 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("person")
 
 
+def environment(home, **more):
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("DANLU_", "LC_", "XDG_"))
+    }
+    return kept | {"HOME": str(home), "COLUMNS": "200", "LANG": "C.UTF-8"} | more
+
+
+def typed(home, *words, text="", **env):
+    """A command in a process of its own: (status, stdout, stderr)."""
+    done = subprocess.run(
+        [*DANLU, *map(str, words)],
+        env=environment(home, **env), cwd=ROOT, input=text, capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.fixture(scope="module")
 def danlu(stack, home):
     """Run a command; its output. `fails` says that it shall end with 1."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("DANLU_")}
-    env |= {"HOME": str(home), "COLUMNS": "200", "LANG": "C.UTF-8"}
+    runner = CliRunner()
 
-    def run(*words, text="", fails=False):
-        done = subprocess.run(
-            [*DANLU, *map(str, words)],
-            env=env, cwd=ROOT, input=text, capture_output=True, text=True, timeout=240,
-        )  # fmt: skip
-        assert done.returncode == (1 if fails else 0), done.stdout + done.stderr
-        return done.stderr if fails else done.stdout
+    def run(*words, text="", fails=False, both=False):
+        done = runner.invoke(
+            main.app,
+            [str(word) for word in words],
+            input=text,
+            env=dict.fromkeys((n for n in os.environ if n.startswith(("DANLU_", "XDG_"))), None)
+            | {"HOME": str(home), "COLUMNS": "200"},
+        )
+        failed = isinstance(done.exception, client.Failed)
+        assert failed == fails, f"{done.output} {done.exception!r}"
+        assert failed or done.exit_code == 0, f"{done.output} {done.exception!r}"
+        if failed:
+            return str(done.exception)
+        return done.stdout + done.stderr if both else done.stdout
 
     assert "Run `danlu login`" in run("whoami", fails=True)
     assert stack.email in run("login", "--url", stack.url, text=stack.api_key + "\n")
@@ -63,7 +91,7 @@ def test_a_wrong_key_is_not_kept(danlu, stack, home):
     assert (home / ".danlu.yaml").read_text() == before
 
 
-def test_nobody_there(danlu, monkeypatch, home):
+def test_nobody_there(danlu):
     told = danlu("login", "--url", "http://127.0.0.1:9", "--token", "dk-x", fails=True)
     assert "http://127.0.0.1:9 does not answer" in told
 
@@ -96,41 +124,72 @@ def test_rows_that_are_wrong_are_told(danlu, home):
     assert told.strip()
 
 
-def test_an_upload_goes_on_where_it_was_cut_off(stack, tmp_path, monkeypatch):
-    monkeypatch.setattr(upload, "PIECE", 1000)
-    file = tmp_path / "long.jsonl"
-    row = json.dumps(
-        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
-    )
-    file.write_text("\n".join([row] * 100) + "\n")
-    api = client.Api(stack.url, stack.api_key)
-    sent = []
+def patched(api, monkeypatch, before=lambda offset: None):
+    """The offsets of the pieces that are sent from now on."""
+    offsets = []
     through = api.http.patch
 
-    def cut(path, **kwargs):
-        if len(sent) == 3:
-            raise KeyboardInterrupt
-        sent.append(kwargs["headers"]["upload-offset"])
+    def patch(path, **kwargs):
+        offset = int(kwargs["headers"]["upload-offset"])
+        before(offset)
+        offsets.append(offset)
         return through(path, **kwargs)
 
-    monkeypatch.setattr(api.http, "patch", cut)
+    monkeypatch.setattr(api.http, "patch", patch)
+    return offsets
+
+
+def test_an_upload_goes_on_after_ctrl_c(stack, tmp_path, monkeypatch):
+    monkeypatch.setattr(upload, "PIECE", 1000)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "long.jsonl"
+    file.write_text("x" * 10_000)
+
+    def interrupt(offset):
+        if offset == 3000:
+            raise KeyboardInterrupt
+
+    api = client.Api(stack.url, stack.api_key)
+    patched(api, monkeypatch, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        upload.send(api, "/api/v1/uploads", upload.files_of(file))
+        upload.send(api, upload.files_of(file))
     again = client.Api(stack.url, stack.api_key)
-    first = []
-    rest = again.http.patch
-    monkeypatch.setattr(
-        again.http,
-        "patch",
-        lambda path, **kwargs: (
-            first.append(kwargs["headers"]["upload-offset"]),
-            rest(path, **kwargs),
-        )[1],
-    )
-    (one,) = upload.send(again, "/api/v1/uploads", upload.files_of(file))
-    assert first[0] == "3000"
-    assert again.get(f"/api/v1/uploads/{one}")["offset"] == file.stat().st_size
+    offsets = patched(again, monkeypatch)
+    (one,) = upload.send(again, upload.files_of(file))
+    assert offsets[0] == 3000
+    assert again.get(f"/api/v1/uploads/{one}")["offset"] == 10_000
     again.delete(f"/api/v1/uploads/{one}")
+    file.write_text("y" * 10_000)  # another file of that name and size
+    (other,) = upload.send(client.Api(stack.url, stack.api_key), upload.files_of(file))
+    assert other != one
+    again.delete(f"/api/v1/uploads/{other}")
+
+
+def test_an_upload_goes_on_after_kill_9(danlu, stack, tmp_path, home, monkeypatch):
+    file = tmp_path / "large.jsonl"
+    file.touch()
+    os.truncate(file, 300 * 2**20)
+    api = client.Api(stack.url, stack.api_key)
+    command = subprocess.Popen(
+        [*DANLU, "upload", "-r", "dataset", "-d", str(file)],
+        env=environment(home), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + 60
+        while not any(one["offset"] for one in api.get("/api/v1/uploads")["data"]):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    finally:
+        command.send_signal(signal.SIGKILL)
+        command.wait()
+    (cut,) = api.get("/api/v1/uploads")["data"]
+    assert 0 < cut["offset"] < cut["size"]
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    offsets = patched(api, monkeypatch)
+    assert upload.send(api, upload.files_of(file)) == [cut["id"]]
+    assert offsets[0] >= cut["offset"]
+    api.delete(f"/api/v1/uploads/{cut['id']}")
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +198,7 @@ def job(danlu, dataset):
     told = danlu(
         *("jobs", "create", "-m", "danlu-starter", "-d", dataset, "-n", "by-command", "--watch"),
         *("-s", "epochs=1", "-s", "batch_size=16", "-s", "learning_rate=1e-3"),
+        both=True,
     )
     assert "by-command is a model now" in told
     assert "loss" in told
@@ -148,8 +208,13 @@ def job(danlu, dataset):
 def test_jobs(danlu, job, home):
     assert "succeeded" in danlu("jobs", "list")
     assert danlu("jobs", "logs", job)
-    steps = json.loads(danlu("jobs", "metrics", job))["data"]
-    assert "⠀" in jobs.curve(steps, 80) or jobs.curve(steps, 80)
+    steps = json.loads(danlu("jobs", "metrics", job, "--json"))["data"]
+    assert "step" in curves.curve(steps, 80)
+    assert "loss" in danlu("jobs", "metrics", job)
+    assert "by-command" in danlu("jobs", "show", job)
+    danlu("jobs", "checkpoints", job)
+    danlu("jobs", "download", job, "-o", home / "made.tar")
+    assert (home / "made.tar").stat().st_size
     danlu("jobs", "script", job, "-o", home / "train.py")
     compile((home / "train.py").read_text(), "train.py", "exec")
     assert danlu("jobs", "cancel", job, fails=True)
@@ -162,6 +227,8 @@ def test_a_job_that_cannot_be(danlu, dataset):
         "jobs", "create", "-m", "danlu-starter", "-d", dataset, "-s", "epochs=-1", fails=True
     )
     assert "epochs" in wrong
+    figures = danlu("jobs", "create", "-m", "danlu-starter", "-d", dataset, "--dry-run")
+    assert "steps" in figures
 
 
 def test_models(danlu, job, home):
@@ -171,13 +238,26 @@ def test_models(danlu, job, home):
     danlu("models", "download", "by-command", "-o", home / "tuned", fails=True)
 
 
-def test_deployments_and_chat(danlu, served):
+def test_deployments_and_chat(danlu, served, home):
     assert "ready" in danlu("deployments", "list")
+    assert "vllm" in danlu("deployments", "show", served)
     assert danlu("deployments", "logs", served)
     assert danlu("chat", served, "你好", "--max-tokens", "8").strip()
+    assert danlu("chat", served, "-", "--max-tokens", "8", text="piped in").strip()
+    whole = json.loads(danlu("chat", served, "Hello", "--max-tokens", "8", "--json"))
+    assert whole["choices"][0]["message"]["role"] == "assistant"
     talked = danlu("chat", served, "--max-tokens", "8", text="Hello\n/clear\nHello again\n")
     assert len(talked.splitlines()) >= 2
     assert "no model called" in danlu("chat", "nobody", "hello", fails=True)
+
+
+def test_a_deployment_that_sleeps(danlu, stack):
+    made = json.loads(danlu("deploy", "danlu-starter", "-n", "briefly", "--no-wait", "--json"))
+    assert made["name"] in danlu("deployments", "list")
+    assert json.loads(danlu("deployments", "scale", "briefly", 2, "--json"))["name"] == "briefly"
+    danlu("deployments", "stop", "briefly")
+    danlu("deployments", "delete", "briefly", "--yes")
+    assert "no deployment briefly" in danlu("deployments", "show", "briefly", fails=True)
 
 
 def test_keys(danlu, stack):
@@ -190,17 +270,98 @@ def test_keys(danlu, stack):
 
 def test_admin(danlu, stack):
     assert "cpu:0" in danlu("admin", "devices")
-    assert "no limit" in danlu("admin", "quota", stack.workspace) or "devices" in danlu(
-        "admin", "quota", stack.workspace
-    )
+    assert "ready" in danlu("admin", "nodes")
+    assert "no limit" in danlu("admin", "quota", stack.workspace)
+    danlu("admin", "waiting")
+    user = json.loads(danlu("admin", "create-user", stack.workspace, "cli@example.com", "--json"))
+    assert "cli@example.com" in danlu("admin", "users")
+    danlu("admin", "disable-user", user["id"], "--yes")
+    danlu("admin", "enable-user", user["id"])
+    assert danlu("admin", "reset-password", user["id"], "--yes").strip() != user["password"]
+    assert "viewer" in danlu("admin", "set-role", stack.workspace, user["id"], "viewer")
+    danlu("admin", "remove-member", stack.workspace, user["id"], "--yes")
+    assert "cli@example.com" not in danlu("admin", "members", stack.workspace)
+    assert "12.5" in danlu("admin", "prices", "--device", "H200", "--hour", "12.5")
+    assert "H200" not in danlu("admin", "prices", "--device", "H200", "--hour", "none")
 
 
 def test_what_a_model_says_cannot_steer_a_terminal():
-    assert client.plain("a\x1b[2Jb\x07\tc\n") == "a[2Jb\tc\n"
+    assert output.plain("a\x1b[2Jb\x07\tc\n") == "a[2Jb\tc\n"
 
 
-def test_completion(danlu):
-    assert "_DANLU_COMPLETE" in subprocess.run(
-        [str(ROOT / ".venv/bin/danlu"), "--show-completion", "bash"],
-        capture_output=True, text=True, check=True,
+# -- the command itself ------------------------------------------------------------------
+
+
+def test_exit_status_and_where_it_is_said(danlu, stack, home):
+    status, said, told = typed(home, "jobs", "show", "job_nothing")
+    assert (status, said) == (1, "")
+    assert told.strip()
+    assert typed(home, "jobs", "show")[0] == 2
+    elsewhere = {"DANLU_URL": stack.url, "DANLU_API_KEY": "dk-wrong"}
+    assert typed(home, "whoami", **elsewhere)[0] == 1, "the environment comes first"
+    assert typed(home, "whoami", "--json")[0] == 0
+
+
+def test_it_speaks_chinese(home, stack):
+    for how in ({"LANG": "zh_CN.UTF-8"}, {"LANG": "en_US.UTF-8", "DANLU_LANG": "zh"}):
+        assert (
+            "基座" in typed(home, "--help", **how)[1] or "部署" in typed(home, "--help", **how)[1]
+        )
+    assert "部署模型" in typed(home, "--lang", "zh", "--help")[1]
+    assert text.chosen(["--lang=en", "jobs"], {"LANG": "zh_CN.UTF-8"}) == "en"
+    assert text.chosen([], {"LC_ALL": "C", "LANG": "zh_CN.UTF-8"}) == "en"
+    other = {"DANLU_CONFIG": str(home / "nobody.yaml"), "DANLU_LANG": "zh"}
+    status, _said, told = typed(home, "whoami", **other)
+    assert status == 1
+    assert "登录" in told
+    assert typed(home, "--lang", "fr", "whoami")[0] == 2
+
+
+def test_help_is_there_at_once(home):
+    """What is slow to import is imported by those who need it."""
+    heavy = "import app.cli.main, sys; print(*({'httpx', 'rich', 'yaml', 'plotille'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+def test_completion(danlu, home, dataset):
+    shown = subprocess.run(
+        ["bash", "-c", f"{ROOT}/.venv/bin/danlu --show-completion; true"],
+        env=environment(home), capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
+    assert "_DANLU_COMPLETE" in shown
+
+    def completed(line):
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+        done = subprocess.run(
+            [f"{ROOT}/.venv/bin/danlu"],
+            env=environment(home, _DANLU_COMPLETE="complete_bash", **words),
+            capture_output=True, text=True,
+        )  # fmt: skip
+        return done.stdout.split()
+
+    assert {"datasets", "deploy", "jobs"} <= set(completed("danlu "))
+    assert dataset in completed("danlu datasets show ")
+    assert "danlu-starter" in completed("danlu models show danlu-s")
+
+
+def test_what_is_made_is_made_once(danlu, stack, monkeypatch):
+    """The first answer gets lost on its way."""
+    import httpx
+
+    api = client.Api(stack.url, stack.api_key)
+    through = api.http.request
+    sent = []
+
+    def lose(method, path, **kwargs):
+        sent.append(through(method, path, **kwargs))
+        if len(sent) == 1:
+            raise httpx.ReadError("cut")
+        return sent[-1]
+
+    monkeypatch.setattr(api.http, "request", lose)
+    made = api.post("/api/v1/uploads", {"file_name": "once", "size": 5})
+    assert [one.json()["id"] for one in sent] == [made["id"]] * 2
+    client.Api(stack.url, stack.api_key).delete(f"/api/v1/uploads/{made['id']}")

@@ -21,6 +21,8 @@ Writer = Annotated[Principal, requires("member", "datasets:write")]
 
 
 class ParameterOut(BaseModel):
+    """A setting of a step."""
+
     name: str
     label: str
     kind: str = Field(description="int, number, words, languages or model")
@@ -32,6 +34,8 @@ class ParameterOut(BaseModel):
 
 
 class OperatorOut(BaseModel):
+    """A step that a pipeline can have."""
+
     name: str
     group: str
     label: str
@@ -41,6 +45,8 @@ class OperatorOut(BaseModel):
 
 
 class OperatorList(BaseModel):
+    """The steps that a pipeline can have."""
+
     data: list[OperatorOut]
     has_more: bool
     groups: dict[str, str]
@@ -48,6 +54,8 @@ class OperatorList(BaseModel):
 
 
 class Asked(Pipeline):
+    """A pipeline, and the version that it is to clean."""
+
     version: str = Field("", description="A number or an id; the newest if left out")
 
     @property
@@ -56,11 +64,15 @@ class Asked(Pipeline):
 
 
 class PieceOut(BaseModel):
+    """A piece of a text that was cleaned."""
+
     kind: str = Field(description="same, gone or new")
     text: str
 
 
 class ExampleOut(BaseModel):
+    """A row before and after cleaning."""
+
     row: int = Field(description="The row's number from 0")
     before: list[PieceOut]
     after: list[PieceOut] = Field(description="Empty: the row is left out")
@@ -68,6 +80,8 @@ class ExampleOut(BaseModel):
 
 
 class TriedOut(BaseModel):
+    """What a pipeline would do."""
+
     operator: str
     changed: int
     dropped: int
@@ -75,6 +89,8 @@ class TriedOut(BaseModel):
 
 
 class PreviewOut(BaseModel):
+    """What a pipeline would do to the first rows."""
+
     rows: int = Field(description="Rows that were tried")
     kept: int
     changed: int = Field(description="Of those that stay")

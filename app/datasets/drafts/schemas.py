@@ -24,12 +24,16 @@ Change = Literal["", "added", "removed", "changed"]
 
 
 class RowBody(BaseModel):
+    """A row, and the hash of what it replaces."""
+
     version: str = VERSION
     row: dict[str, Any] = Field(description="The whole row, as /rows gives it; its id is kept")
     hash: str = Field(description="Of the row as it was read: 409 if it is another by now")
 
 
 class RowsBody(BaseModel):
+    """Rows to add, and where."""
+
     version: str = VERSION
     rows: list[dict[str, Any]]
     after: str = Field("", description="Id of the row they follow; at the end if left out")
@@ -47,21 +51,29 @@ class Filter(BaseModel):
 
 
 class DeleteBody(BaseModel):
+    """Rows by id, or all that a filter finds."""
+
     version: str = VERSION
     ids: list[str] = Field([], description="Rows to delete, or")
     filter: Filter | None = Field(None, description="what finds them")
 
 
 class RestoreBody(BaseModel):
+    """Ids of deleted rows."""
+
     version: str = VERSION
     ids: list[str]
 
 
 class VersionBody(BaseModel):
+    """Which version; the draft if left out."""
+
     version: str = VERSION
 
 
 class ReplaceBody(BaseModel):
+    """What to find, and what to put in its place."""
+
     version: str = VERSION
     find: str
     replace: str = ""
@@ -93,28 +105,38 @@ class Act(BaseModel):
 
 
 class Edited(BaseModel):
+    """What a change of a draft did."""
+
     act: Act
     rows: int = Field(description="Of the draft, after it")
     data: list[dict[str, Any]] = Field([], description="{index, id, hash, …}: the rows written")
 
 
 class History(BaseModel):
+    """Changes of a draft, the newest first."""
+
     data: list[Act]
     has_more: bool
 
 
 class EditOut(BaseModel):
+    """A row before and after a change."""
+
     row_id: str
     before: dict[str, Any] | None = Field(description="null: there was no such row")
     after: dict[str, Any] | None = Field(description="null: it was deleted")
 
 
 class EditList(BaseModel):
+    """Rows that a change changed."""
+
     data: list[EditOut]
     has_more: bool
 
 
 class HitOut(BaseModel):
+    """A place where something was found."""
+
     path: str
     before: str
     found: str
@@ -123,12 +145,16 @@ class HitOut(BaseModel):
 
 
 class Example(BaseModel):
+    """An example of a row."""
+
     index: int
     id: str
     hits: list[HitOut]
 
 
 class PreviewOut(BaseModel):
+    """What find and replace would change."""
+
     rows: int = Field(description="That would change, up to row `next_offset`")
     matches: int
     refused: int = Field(description="Rows that a rule would forbid: they stay as they are")
@@ -139,6 +165,8 @@ class PreviewOut(BaseModel):
 
 
 class Pair(BaseModel):
+    """A part of a row in both versions."""
+
     change: str = Field(description="same, changed, added or removed")
     label: str = Field(description="A role, or tools, label, text, chosen, rejected")
     path: str
@@ -148,6 +176,8 @@ class Pair(BaseModel):
 
 
 class DifferenceOut(BaseModel):
+    """A row that differs."""
+
     change: str
     old: dict[str, Any] | None = Field(description="{index, id, …}")
     new: dict[str, Any] | None
@@ -155,6 +185,8 @@ class DifferenceOut(BaseModel):
 
 
 class Comparison(BaseModel):
+    """Two versions of a dataset, row by row."""
+
     old: int = Field(description="The version's number")
     new: int
     state: str = Field(description="running, done or failed")

@@ -20,6 +20,8 @@ Form = Annotated[str, Query(alias="format")]
 
 
 class Offer(BaseModel):
+    """A format that a version can be had in."""
+
     format: str = Field(description="What `format` of /export takes")
     name: str
     carries_all: bool = Field(description="All rows looked at fit")
@@ -29,6 +31,8 @@ class Offer(BaseModel):
 
 
 class Offers(BaseModel):
+    """The formats that a version can be had in."""
+
     data: list[Offer]
     has_more: bool = False
     rows_seen: int = Field(description="Rows looked at, from the first on")

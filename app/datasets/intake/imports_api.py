@@ -15,12 +15,16 @@ Writer = Annotated[Principal, requires("member", "datasets:write")]
 
 
 class HubFile(BaseModel):
+    """A file of a repository."""
+
     path: str
     size: int | None = Field(description="Bytes")
     split: str = Field(description="train, validation or test if the path says so")
 
 
 class Repository(BaseModel):
+    """A dataset repository of a hub, and its data files."""
+
     hub: str
     repository: str
     commit: str = Field(description="What the revision now is")

@@ -25,11 +25,15 @@ Writer = Annotated[Principal, requires("member", "datasets:write")]
 
 
 class Measure(BaseModel):
+    """Which version is to be measured, in the tokens of which model."""
+
     version: str = Field("", description="A number or an id; the newest if left out")
     model: str = Field("", description="An id or a name; the starter model if left out")
 
 
 class Statistics(BaseModel):
+    """What the rows of a version are to a model."""
+
     version: int
     version_id: str
     model: str = Field(description="The id of the model whose tokens are counted")
@@ -46,6 +50,8 @@ class Statistics(BaseModel):
 
 
 class TokenOut(BaseModel):
+    """A token of a row."""
+
     id: int
     token: str = Field(description="As the vocabulary spells it")
     text: str | None = Field(description="Null for the rest of a character of several tokens")
@@ -54,6 +60,8 @@ class TokenOut(BaseModel):
 
 
 class TokenPage(BaseModel):
+    """A row as a model sees it."""
+
     model: str
     parts: list[str] = Field(
         description="The texts that the row is trained as; chosen and rejected of a preference"

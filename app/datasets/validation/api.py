@@ -20,6 +20,8 @@ Words = Annotated[str, Query(max_length=500)]
 
 
 class Count(BaseModel):
+    """How many problems have a code."""
+
     level: str
     code: str
     count: int
@@ -27,6 +29,8 @@ class Count(BaseModel):
 
 
 class ProblemList(BaseModel):
+    """What validation found."""
+
     data: list[schemas.Problem]
     has_more: bool
     total: int = Field(description="That the filter finds")

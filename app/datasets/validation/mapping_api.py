@@ -19,6 +19,8 @@ Writer = Annotated[Principal, requires("member", "datasets:write")]
 
 
 class MappingIn(BaseModel):
+    """Which column of a file is which field of a format."""
+
     format: str = Field(description="messages, alpaca, sharegpt, completion, text, preference, kto")
     columns: dict[str, str] = Field(
         default_factory=dict,
@@ -30,6 +32,8 @@ class MappingIn(BaseModel):
 
 
 class PreviewOut(BaseModel):
+    """A row of the file, and what it would become."""
+
     raw: dict[str, Any]
     row: dict[str, Any] | None = Field(description="What it would become")
     path: str | None = Field(description="Where in the raw row the problem is")
@@ -39,6 +43,8 @@ class PreviewOut(BaseModel):
 
 
 class MappingOut(BaseModel):
+    """The columns of a file, the fields of each format, and what would come of them."""
+
     version: int
     status: str
     columns: list[str] = Field(description="The columns of the file's first rows")

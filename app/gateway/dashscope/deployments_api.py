@@ -38,6 +38,7 @@ def create(request: Request, body: DeploymentCreate, who: Writer, db: Db) -> dic
 def index(
     request: Request, who: Reader, db: Db, page_no: PageNo = 1, page_size: PageSize = 10
 ) -> dict[str, Any]:
+    """The deployments of the workspace."""
     found, total = deployments.page(db, who, offset=(page_no - 1) * page_size, limit=page_size)
     shown = deployments.out(db, found)
     return reply(request, paged("deployments", shown, total, page_no, page_size))
@@ -45,6 +46,7 @@ def index(
 
 @router.get("/{deployed_model}")
 def show(request: Request, deployed_model: str, who: Reader, db: Db) -> dict[str, Any]:
+    """One deployment."""
     found = deployments.named(db, who, deployed_model)
     return reply(request, deployments.out(db, [found])[0])
 

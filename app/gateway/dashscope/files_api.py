@@ -80,6 +80,7 @@ def index(
 
 @router.get("/{file_id}")
 def show(request: Request, file_id: str, who: Reader, db: Db) -> dict[str, Any]:
+    """One file."""
     try:
         return reply(request, out(service.get(db, who.workspace_id, file_id)), "data")
     except NotFound:
@@ -88,6 +89,7 @@ def show(request: Request, file_id: str, who: Reader, db: Db) -> dict[str, Any]:
 
 @router.delete("/{file_id}")
 def delete(request: Request, file_id: str, who: Writer, db: Db) -> dict[str, Any]:
+    """Delete a file. A dataset that it became stays."""
     try:
         service.remove(db, who.workspace_id, file_id)
     except NotFound:

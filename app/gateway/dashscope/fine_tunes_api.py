@@ -68,6 +68,7 @@ def index(
 
 @router.get("/{fine_tune_id}")
 def show(request: Request, fine_tune_id: str, who: Reader, db: Db) -> dict[str, Any]:
+    """One fine-tune."""
     return reply(request, out(request, db, found(db, who, fine_tune_id)))
 
 

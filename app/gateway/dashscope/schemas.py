@@ -47,6 +47,8 @@ class FineTuneCreate(BaseModel):
 
 
 class DeploymentCreate(BaseModel):
+    """A model to serve."""
+
     model_config = ConfigDict(protected_namespaces=())
 
     model_name: str = Field(min_length=1, max_length=300)
@@ -56,9 +58,13 @@ class DeploymentCreate(BaseModel):
 
 
 class Scale(BaseModel):
+    """How many replicas there shall be."""
+
     capacity: int = Field(ge=1, le=8)
 
 
 class Limits(BaseModel):
+    """Requests and tokens a minute."""
+
     rpm_limit: int | None = Field(None, ge=0)
     tpm_limit: int | None = Field(None, ge=0)

@@ -21,11 +21,15 @@ Writer = Annotated[Principal, keyed("member", "datasets:write")]
 
 
 class ExpiresAfter(BaseModel):
+    """How long a file is kept."""
+
     anchor: Literal["created_at"]
     seconds: int
 
 
 class UploadCreate(BaseModel):
+    """A file that is going to come in parts."""
+
     bytes: int = Field(ge=1, le=10**15)
     filename: str = Field(min_length=1, max_length=1000)
     mime_type: str = Field(max_length=200)
@@ -34,6 +38,8 @@ class UploadCreate(BaseModel):
 
 
 class UploadComplete(BaseModel):
+    """The parts in their order."""
+
     part_ids: list[str] = Field(max_length=10_000)
     md5: str | None = Field(None, max_length=100)
 
@@ -119,6 +125,7 @@ def list_files(
 
 @router.get("/files/{file_id}")
 def get_file(request: Request, file_id: str, who: Reader, db: Db) -> dict[str, Any]:
+    """One file, without its content."""
     return out(request, service.get(db, who.workspace_id, file_id))
 
 
@@ -194,4 +201,5 @@ def complete_upload(
 
 @router.post("/uploads/{incoming_id}/cancel")
 def cancel_upload(request: Request, incoming_id: str, who: Writer, db: Db) -> dict[str, Any]:
+    """Let go of an upload and its parts."""
     return upload_out(request, uploads.cancel(db, who, incoming_id))

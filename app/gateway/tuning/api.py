@@ -68,6 +68,7 @@ def list_jobs(
 
 @router.get(f"{BASE}/{{fine_tuning_job_id}}")
 def get_job(request: Request, fine_tuning_job_id: str, who: Reader, db: Db) -> dict[str, Any]:
+    """One job."""
     return out(request, db, service.get(db, who.workspace_id, fine_tuning_job_id))
 
 

@@ -18,24 +18,34 @@ class Strict(BaseModel):
 
 
 class SupervisedHyperparameters(Strict):
+    """Of supervised tuning; auto leaves a choice to us."""
+
     n_epochs: Epochs = "auto"
     batch_size: BatchSize = "auto"
     learning_rate_multiplier: Multiplier = "auto"
 
 
 class DpoHyperparameters(SupervisedHyperparameters):
+    """Of preference tuning."""
+
     beta: Beta = "auto"
 
 
 class Supervised(Strict):
+    """Supervised tuning."""
+
     hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
 
 
 class Dpo(Strict):
+    """Preference tuning."""
+
     hyperparameters: DpoHyperparameters = DpoHyperparameters()
 
 
 class Method(Strict):
+    """How to tune."""
+
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
     dpo: Dpo | None = None
@@ -43,6 +53,8 @@ class Method(Strict):
 
 
 class Wandb(Strict):
+    """A project at Weights & Biases."""
+
     project: str = Field(min_length=1, max_length=128)
     name: str | None = Field(None, max_length=128)
     entity: str | None = Field(None, max_length=128)
@@ -50,6 +62,8 @@ class Wandb(Strict):
 
 
 class Integration(Strict):
+    """Where else to report."""
+
     type: Literal["wandb"]
     wandb: Wandb
 
@@ -59,6 +73,8 @@ Value = Annotated[str, Field(max_length=512)]
 
 
 class FineTuningCreate(Strict):
+    """A tuning run on an uploaded file."""
+
     model: str = Field(min_length=1, max_length=300)
     training_file: str = Field(min_length=1, max_length=100)
     validation_file: str | None = Field(None, max_length=100)
