@@ -49,7 +49,7 @@ from app.deployments import (
 from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
-from app.gateway import upstream
+from app.gateway import inference_api, upstream
 from app.gateway.dashscope import deployments_api as dashscope_deployments
 from app.gateway.dashscope import files_api as dashscope_files
 from app.gateway.dashscope import fine_tunes_api as dashscope_fine_tunes
@@ -168,6 +168,7 @@ for module in (
     deployments_api,
     adapters_api,
     gateway_api,
+    inference_api,
     files_api,
     tuning_api,
     dashscope_files,

@@ -87,7 +87,7 @@ UPLOADS = {
     "POST /v1/uploads/{incoming_id}/parts",
     "POST /dashscope/api/v1/files",
 }
-KEYED = ("/v1/", "/dashscope/")  # where a browser's cookie opens nothing
+KEYED = ("/v1/", "/inference/", "/dashscope/")  # where a browser's cookie opens nothing
 UPLOAD = (
     b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 )
@@ -260,6 +260,7 @@ def objects(
         "fine_tune_id": id_of(tuning),
         "checkpoint": f"checkpoint-{checkpoint.step}",
         "deployed_model": deployment.name,
+        "deployment": deployment.id,
         "dataset_id": version.dataset_id,
         "version_id": version.id,
         "upload_id": upload.id,

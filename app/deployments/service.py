@@ -15,7 +15,7 @@ from app.accounts.auth import Principal
 from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
 from app.db import new_id, now
-from app.deployments import aliases, fitting, guests, revisions
+from app.deployments import aliases, fitting, guests, revisions, runners
 from app.deployments.plans import find_host, merge, plan
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.states import living, note, replicas_of
@@ -295,6 +295,7 @@ class Route:
     reason: str
     replicas: tuple[RouteReplica, ...]
     asleep: bool = False  # or waking: none is ready, and a request may wait for one
+    embeds: bool = False  # it gives embeddings, and writes no answers
 
 
 @dataclass(frozen=True)
@@ -313,6 +314,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             Deployment.reason,
             Deployment.idled_at,
             Deployment.sends,
+            Deployment.arguments,
             Replica.id,
             Replica.address,
             Replica.secret,
@@ -328,13 +330,21 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
     ).all()
     if not rows:
         return None
-    deployment_id, state, reason, idled_at, sends = rows[0][:5]
+    deployment_id, state, reason, idled_at, sends, arguments = rows[0][:6]
     ready = tuple(
         RouteReplica(replica_id, address, secret, name, engine, sends)
         for *_, replica_id, address, secret, engine in rows
         if replica_id
     )
-    return Route(deployment_id, name, state, reason, ready, bool(idled_at and not ready))
+    return Route(
+        deployment_id,
+        name,
+        state,
+        reason,
+        ready,
+        asleep=bool(idled_at and not ready),
+        embeds=runners.embeds(arguments),
+    )
 
 
 def names(db: Session, workspace_id: str) -> list[ModelName]:

@@ -72,8 +72,11 @@ class Stream(StreamingResponse):
             self.exchange.close()
 
 
-async def complete(request: Request, who: Caller, path: str) -> Response:
+async def complete(request: Request, who: Caller, path: str, model: str = "") -> Response:
+    """`model` is meant whatever the body says, where one is given."""
     asked = await read_json(request)
+    if model and isinstance(asked, dict):
+        asked["model"] = model
     body = schemas.check(path, asked)
     user = asked.get("user")
     sticky = user if isinstance(user, str) else ""

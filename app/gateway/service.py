@@ -14,7 +14,7 @@ import structlog
 from app.db import new_id, now
 from app.deployments.service import Route, RouteReplica
 from app.errors import N_, Invalid, Unavailable
-from app.gateway import ledger, loads, routing, upstream
+from app.gateway import ledger, loads, responses, routing, upstream
 
 log = structlog.get_logger()
 
@@ -93,6 +93,7 @@ class Exchange:
 
     def read_usage(self, usage: dict[str, Any] | None) -> None:
         if usage:
+            usage = responses.usage_of_chat(usage)
             self.prompt_tokens = usage.get("prompt_tokens") or 0
             self.completion_tokens = usage.get("completion_tokens") or 0
             self.completed = True
@@ -164,7 +165,14 @@ async def answered(exchange: Exchange, path: str, body: dict[str, Any], sticky: 
     for again in (False, True):  # what is remembered of the name may be a second old
         if given == MOST_GIVEN:
             break
-        ways = await routing.routes(exchange.caller.workspace_id, exchange.name, sticky, now=again)
+        ways = await routing.routes(
+            exchange.caller.workspace_id,
+            exchange.name,
+            sticky,
+            now=again,
+            path=path,
+            user_id=exchange.caller.user_id,
+        )
         for route, replica in ((one, other) for one in ways for other in loads.order(one.replicas)):
             if replica.address in tried or given == MOST_GIVEN:
                 continue
@@ -261,7 +269,8 @@ async def stream(
     """
     exchange = Exchange(caller, body["model"])
     options = body.get("stream_options") or {}
-    asked = body | {"stream_options": options | {"include_usage": True}}
+    counted = {"stream_options": options | {"include_usage": True}}
+    asked = body | ({} if path == responses.PATH else counted)  # which tells it unasked
     try:
         await unless_gone(gone, answered(exchange, path, asked, sticky))
         if exchange.events is not None:
@@ -283,11 +292,15 @@ async def passed_through(exchange: Exchange, usage_wanted: bool) -> AsyncIterato
             if event.startswith(b"data: [DONE]"):
                 exchange.status = 200
             elif b'"usage":{' in event or b'"usage": {' in event:
-                chunk = orjson.loads(event.removeprefix(b"data: ").strip())
-                exchange.read_usage(chunk.get("usage"))
-                if not chunk.get("choices") and not usage_wanted:
-                    continue
-            else:
+                chunk = orjson.loads(event.partition(b"data: ")[2])
+                if last := responses.last_of(chunk):
+                    exchange.read_usage(last.get("usage"))
+                    exchange.status = 200
+                else:
+                    exchange.read_usage(chunk.get("usage"))
+                    if not chunk.get("choices") and not usage_wanted:
+                        continue
+            elif responses.is_token(event):
                 exchange.first_token()
                 exchange.chunks += 1
             yield event

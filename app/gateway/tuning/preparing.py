@@ -68,7 +68,7 @@ def prepare(row_id: str) -> None:
     if row is None:
         return
     try:
-        who = principal(row)
+        who = principal(row.workspace_id, row.user_id)
         found = {}
         for field, wanted in wanted_by(row):
             version = ready(who, wanted, field)
@@ -123,10 +123,10 @@ def release(row_id: str) -> None:
         row.claimed_at, row.attempts = None, 0
 
 
-def principal(row: TuningJob) -> Principal:
+def principal(workspace_id: str, user_id: str) -> Principal:
     """Who asked for it. Raises Forbidden if they may not any more."""
     with transaction() as db:
-        user, workspace = db.get_one(User, row.user_id), db.get_one(Workspace, row.workspace_id)
+        user, workspace = db.get_one(User, user_id), db.get_one(Workspace, workspace_id)
         member = db.get(Membership, (workspace.id, user.id))
         if user.disabled_at or member is None:
             raise Forbidden(N_("Who asked for this job is no member of the workspace any more."))
