@@ -57,6 +57,7 @@ from app.gateway.dashscope import generation_api as dashscope_generation
 from app.gateway.dashscope import models_api as dashscope_models
 from app.gateway.files import api as files_api
 from app.gateway.tuning import api as tuning_api
+from app.gateway.tuning import calls_api, calls_routes
 from app.jobs import api as jobs_api
 from app.jobs import (
     checkpoints_api,
@@ -171,6 +172,8 @@ for module in (
     inference_api,
     files_api,
     tuning_api,
+    calls_routes,
+    calls_api,
     dashscope_files,
     dashscope_fine_tunes,
     dashscope_models,  # before the deployments, one of whose names could be “models”

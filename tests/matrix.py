@@ -47,6 +47,7 @@ BODIES = {
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
     "PUT /api/v1/quotas/{workspace}": {"devices": 1},
     "PUT /api/v1/prices": {"hour": "1.5"},
+    "PUT /api/v1/tuned-calls": {"mode": "load"},
     "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
     "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
     "POST /api/v1/models": {"preset": "qwen3-0.6b"},
