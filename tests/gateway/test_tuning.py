@@ -15,12 +15,12 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from tests.gateway.packages import OPENAI_1, place
 from tests.gateway.rows import chats, jsonl, pairs
 from tests.stack import Stack
 
 pytestmark = pytest.mark.timeout(300)
 MODEL = "danlu-starter"
-OLD = ("openai==1.109.1", "distro==1.9.0")  # the second is needed by 1.x alone
 WALK = Path(__file__).with_name("openai_walk.py")
 OVER = ("succeeded", "failed", "cancelled")
 
@@ -202,18 +202,23 @@ def test_the_asynchronous_client_pauses_goes_on_and_cancels(stack: Stack) -> Non
     asyncio.run(walk())
 
 
-@pytest.mark.slow  # a package is fetched, and a run once more
-def test_version_1_walks_too(stack: Stack, tmp_path: Path) -> None:
-    old, rows = tmp_path / "old", tmp_path / "rows.jsonl"
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", old, *OLD]
-    subprocess.run(pip, check=True)
+@pytest.mark.slow  # a run each
+@pytest.mark.parametrize(
+    ("pins", "way"), [(OPENAI_1, "sync"), (OPENAI_1, "async"), ((), "async")], ids=str
+)
+def test_every_client_walks(
+    stack: Stack, served: str, tmp_path: Path, pins: tuple[str, ...], way: str
+) -> None:
+    """Upload, tune, call what was tuned."""
+    rows = tmp_path / "rows.jsonl"
     rows.write_bytes(chats(20))
     done = subprocess.run(
-        [sys.executable, WALK, f"{stack.url}/v1", stack.api_key, rows, MODEL],
-        env=os.environ | {"PYTHONPATH": str(old)},
+        [sys.executable, WALK, way, f"{stack.url}/v1", stack.api_key, rows, MODEL],
+        env=os.environ | ({"PYTHONPATH": str(place(*pins))} if pins else {}),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=240,
     )
     assert done.returncode == 0, f"{done.stderr[-3000:]}\n{stack.tail()}"
-    assert json.loads(done.stdout)["version"].startswith("1.")
+    version = pins[0].partition("==")[2] if pins else openai.__version__
+    assert json.loads(done.stdout)["version"] == version

@@ -24,7 +24,7 @@ STATES = {
     "unhealthy": "DEPLOYING",
     "stopping": "UPDATING",
     "stopped": "STOPPED",
-    "idle": "STOPPED",
+    "idle": "RUNNING",  # a call wakes it: only what is RUNNING is callable
     "error": "FAILED",
 }
 LONGEST = 63  # characters of a deployment's name
@@ -33,10 +33,17 @@ TAKEN = N_("Deployed model %(name)s already exists, please specify a suffix.")
 
 def create(db: Session, who: Principal, body: DeploymentCreate) -> Deployment:
     """Raises NotFound (model), Conflict (name taken), Invalid."""
+    if body.rpm_limit is not None or body.tpm_limit is not None:
+        raise limits()
     model = names.model(db, who, body.model_name)
     name = name_of(model.name, body.suffix or "")
     try:
-        ours = Ours(name=name, model=model.id, replicas=body.capacity)
+        ours = Ours(
+            name=name,
+            model=model.id,
+            replicas=body.capacity,
+            max_model_len=body.max_context_length,
+        )
         return service.create(db, who, ours)
     except Conflict as error:
         if error.code != "name_taken":
@@ -80,7 +87,11 @@ def scale(db: Session, who: Principal, name: str, capacity: int) -> Deployment:
 def limit(db: Session, who: Principal, name: str) -> None:
     """Raises Invalid: nothing here would obey such a limit, and it must not look as if."""
     named(db, who, name)
-    raise Invalid(
+    raise limits()
+
+
+def limits() -> Invalid:
+    return Invalid(
         N_("Limits are set for API keys here, not for deployments: see the page of the key."),
         field="rpm_limit",
     )
