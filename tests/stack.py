@@ -128,7 +128,13 @@ def served(stack: Stack) -> str:
     with stack.api() as api:
         made = api.post(
             "/api/v1/deployments",
-            json={"name": "starter", "model": "danlu-starter", "engine": "vllm", "replicas": 1},
+            json={
+                "name": "starter",
+                "model": "danlu-starter",
+                "engine": "vllm",
+                "replicas": 1,
+                "arguments": {"tool_call_parser": "hermes"},  # or it refuses tools
+            },
         )
         assert made.status_code == 201, made.text
     found = stack.wait(f"/deployments/{made.json()['id']}", until=("ready", "error"))

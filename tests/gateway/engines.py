@@ -123,15 +123,19 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-def caller(workspace: Workspace) -> service.Caller:
-    return service.Caller(workspace.id, "usr_x", None)
+def caller(workspace: Workspace, user: str = "usr_x") -> service.Caller:
+    return service.Caller(workspace.id, user, None)
 
 
 async def whole(
-    workspace: Workspace, name: str = "mood", sticky: str = "", gone: service.Gone = never
+    workspace: Workspace,
+    name: str = "mood",
+    sticky: str = "",
+    gone: service.Gone = never,
+    user: str = "usr_x",
 ) -> service.Exchange:
     body = {"model": name, "messages": HELLO}
-    return await service.whole(caller(workspace), "chat/completions", body, gone, sticky)
+    return await service.whole(caller(workspace, user), "chat/completions", body, gone, sticky)
 
 
 async def streamed(
