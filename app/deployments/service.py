@@ -303,6 +303,7 @@ class ModelName:
     name: str
     created_at: datetime
     deployment_id: str  # of an alias: the deployment that gets most of its requests
+    embeds: bool = False  # it gives embeddings, and writes no answers
 
 
 def route(db: Session, workspace_id: str, name: str) -> Route | None:
@@ -352,20 +353,22 @@ def names(db: Session, workspace_id: str) -> list[ModelName]:
     the aliases that lead to any of them.
     """
     rows: Sequence[Any] = db.execute(
-        select(Deployment.name, Deployment.created_at, Deployment.id).where(
+        select(Deployment.name, Deployment.created_at, Deployment.id, Deployment.arguments).where(
             Deployment.workspace_id == workspace_id,
             Deployment.deleted_at.is_(None),
             or_(Deployment.ready_at.is_not(None), Deployment.idled_at.is_not(None)),
             Deployment.desired != "stopped",
         )
     ).all()
-    found = {row[0]: ModelName(*row) for row in rows}
-    callable_ = {deployment_id for *_, deployment_id in rows}
+    found = {row[0]: ModelName(row[0], row[1], row[2], runners.embeds(row[3])) for row in rows}
+    callable_ = {one.deployment_id for one in found.values()}
+    embedding = {one.deployment_id for one in found.values() if one.embeds}
     for alias in aliases.listed(db, workspace_id):
         led = [one for one in alias.targets if one["weight"] and one["deployment"] in callable_]
         if led:
             main = max(led, key=lambda one: int(one["weight"]))
-            found[alias.name] = ModelName(alias.name, alias.created_at, main["deployment"])
+            target = main["deployment"]
+            found[alias.name] = ModelName(alias.name, alias.created_at, target, target in embedding)
         else:
             found.pop(alias.name, None)  # it hides the deployment of its name
     return [found[name] for name in sorted(found)]
