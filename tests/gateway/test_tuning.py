@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from tests.gateway.packages import OPENAI_1, place
 from tests.gateway.rows import chats, jsonl, pairs
-from tests.stack import Stack
+from tests.stack import Stack, let_go
 
 pytestmark = pytest.mark.timeout(300)
 MODEL = "danlu-starter"
@@ -44,7 +44,19 @@ def wait(client: OpenAI, job_id: str, seconds: float = 200) -> Any:
         time.sleep(0.3)
 
 
-def test_upload_tune_and_look(client: OpenAI, stack: Stack) -> None:
+def delete(client: OpenAI, name: str, seconds: float = 30) -> bool:
+    """Once its adapter is unloaded."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return client.models.delete(name).deleted
+        except openai.BadRequestError as error:
+            if error.code != "model_in_use" or time.monotonic() > end:
+                raise
+        time.sleep(0.3)
+
+
+def test_upload_tune_look_and_call(client: OpenAI, stack: Stack, served: str) -> None:
     """The whole life: what the client is told is checked at each step."""
     training, validation = upload(client, chats(24)), upload(client, chats(4), "check.jsonl")
     job = client.fine_tuning.jobs.create(
@@ -113,6 +125,15 @@ def test_upload_tune_and_look(client: OpenAI, stack: Stack) -> None:
     assert done.fine_tuned_model in [one.id for one in client.models.list()]
     assert client.models.retrieve(done.fine_tuned_model).id == done.fine_tuned_model
 
+    hello: Any = [{"role": "user", "content": "质量很好。"}]
+    answer = client.chat.completions.create(  # nobody has deployed it: it goes onto its base
+        model=done.fine_tuned_model, messages=hello, max_tokens=4
+    )
+    assert answer.usage
+    assert answer.usage.completion_tokens > 0
+    assert answer.model != served
+    let_go(stack, done.fine_tuned_model)
+
     with pytest.raises(openai.BadRequestError):
         client.fine_tuning.jobs.cancel(job.id)
     again = client.fine_tuning.jobs.create(model=done.fine_tuned_model, training_file=training)
@@ -120,7 +141,7 @@ def test_upload_tune_and_look(client: OpenAI, stack: Stack) -> None:
     while (gone := wait(client, again.id)).finished_at is None:
         time.sleep(0.3)
     assert gone.status == "cancelled"
-    assert client.models.delete(done.fine_tuned_model).deleted is True
+    assert delete(client, done.fine_tuned_model) is True
     with pytest.raises(openai.NotFoundError):
         client.models.delete(done.fine_tuned_model)
 
@@ -221,4 +242,6 @@ def test_every_client_walks(
     )
     assert done.returncode == 0, f"{done.stderr[-3000:]}\n{stack.tail()}"
     version = pins[0].partition("==")[2] if pins else openai.__version__
-    assert json.loads(done.stdout)["version"] == version
+    seen = json.loads(done.stdout)
+    let_go(stack, seen["tuned"])
+    assert seen["version"] == version
