@@ -74,3 +74,39 @@ def test_a_deployment_has_an_address_of_its_own(stack: Stack, served: str) -> No
         assert (missing.status_code, missing.json()["error"]["type"]) == (
             404, "invalid_request_error",
         )  # fmt: skip
+
+
+# -- what vLLM checks of itself, through the gateway -------------------------------------
+
+
+def test_stop_seed_and_several_answers(client: OpenAI, served: str) -> None:
+    asked = {"model": served, "messages": HELLO, "max_tokens": 12}
+    whole = client.chat.completions.create(**asked, temperature=0).choices[0].message.content
+    assert whole
+    stop = whole[2]
+    cut = client.chat.completions.create(**asked, temperature=0, stop=[stop]).choices[0]
+    assert (cut.message.content, cut.finish_reason) == (whole[: whole.index(stop)], "stop")
+    drawn = [
+        client.chat.completions.create(**asked, seed=5, temperature=1).choices[0].message.content
+        for _ in range(2)
+    ]
+    assert drawn[0] == drawn[1]
+    several = client.chat.completions.create(**asked, n=3, temperature=1)
+    assert sorted(one.index for one in several.choices) == [0, 1, 2]
+
+
+def test_roles_ends_and_logprobs_of_a_stream(client: OpenAI, served: str) -> None:
+    asked = {"model": served, "messages": HELLO, "max_tokens": 6, "temperature": 0}
+    chunks = list(
+        client.chat.completions.create(**asked, stream=True, logprobs=True, top_logprobs=2)
+    )
+    deltas = [one.choices[0] for one in chunks if one.choices]
+    assert [one.delta.role for one in deltas if one.delta.role] == ["assistant"]
+    assert deltas[0].delta.role == "assistant"
+    assert [one.finish_reason for one in deltas if one.finish_reason] == ["length"]
+    tokens = [token for one in deltas if one.logprobs for token in one.logprobs.content or ()]
+    assert len(tokens) == 6
+    assert all(len(one.top_logprobs) == 2 and one.logprob <= 0 for one in tokens)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**asked, stream_options={"include_usage": True})
+    assert caught.value.param == "stream_options"
