@@ -48,7 +48,7 @@ async def routes(
         found = await find(key, AT_ONCE_SECONDS if now else REMEMBER_SECONDS)
     except calls.NotDeployed:
         await run_in_threadpool(calls.serve, workspace_id, user_id, name)
-        found = await find(key, 0)
+        found = await look_and_remember(key)  # not with who looked before it was there
     wished = able(preferred(found, sticky), path)
     ready = [route for route in wished if route.replicas]
     if ready:
