@@ -16,7 +16,7 @@ from app import tables as _tables  # noqa: F401 - every foreign key is known
 from app.config import settings
 from app.dashboard import api as system_api
 from app.gateway import api as gateway_api
-from app.gateway import upstream
+from app.gateway import inference_api, upstream
 from app.gateway.dashscope import deployments_api as dashscope_deployments
 from app.gateway.dashscope import files_api as dashscope_files
 from app.gateway.dashscope import fine_tunes_api as dashscope_fine_tunes
@@ -56,6 +56,7 @@ failures.install(app)
 
 for module in (
     gateway_api,
+    inference_api,
     files_api,
     tuning_api,
     dashscope_files,

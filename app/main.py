@@ -51,7 +51,7 @@ from app.deployments import (
 from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
 from app.gateway import api as gateway_api
-from app.gateway import key_usage_api, key_usage_routes, upstream
+from app.gateway import inference_api, key_usage_api, key_usage_routes, upstream
 from app.gateway.batches import api as batches_api
 from app.gateway.batches import routes as batches_routes
 from app.gateway.batches import runner as batches
@@ -66,6 +66,7 @@ from app.gateway.requests import api as requests_api
 from app.gateway.requests import routes as requests_routes
 from app.gateway.requests import spool as request_log
 from app.gateway.tuning import api as tuning_api
+from app.gateway.tuning import calls_api, calls_routes
 from app.idempotency.middleware import Once
 from app.jobs import api as jobs_api
 from app.jobs import (
@@ -183,12 +184,15 @@ for module in (
     key_usage_routes,
     key_usage_api,
     gateway_api,
+    inference_api,
     files_api,
     tuning_api,
     batches_api,
     batches_routes,
     requests_api,
     requests_routes,
+    calls_routes,
+    calls_api,
     dashscope_files,
     dashscope_fine_tunes,
     dashscope_models,  # before the deployments, one of whose names could be “models”

@@ -53,6 +53,7 @@ BODIES = {
     "PUT /api/v1/me/password": {"current": "x", "password": "y"},
     "POST /api/v1/users": {"email": "new@example.com", "workspace_id": "{workspace_id}"},
     "PUT /api/v1/prices": {"hour": "1.5"},
+    "PUT /api/v1/tuned-calls": {"mode": "load"},
     "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
     "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
     "POST /api/v1/models": {"preset": "qwen3-0.6b"},
@@ -97,7 +98,7 @@ UPLOADS = {
     "POST /v1/uploads/{incoming_id}/parts",
     "POST /dashscope/api/v1/files",
 }
-KEYED = ("/v1/", "/dashscope/")  # where a browser's cookie opens nothing
+KEYED = ("/v1/", "/inference/", "/dashscope/")  # where a browser's cookie opens nothing
 UPLOAD = (
     b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 )
@@ -275,6 +276,7 @@ def objects(
         "fine_tune_id": id_of(tuning),
         "checkpoint": f"checkpoint-{checkpoint.step}",
         "deployed_model": deployment.name,
+        "deployment": deployment.id,
         "dataset_id": version.dataset_id,
         "version_id": version.id,
         "upload_id": upload.id,

@@ -59,6 +59,16 @@ class Stack:
         )
 
 
+def let_go(stack: Stack, tuned: str) -> None:
+    """Delete what a call of the tuned model `ft:…` has deployed; raises AssertionError if nothing."""
+    model = f"mdl_{tuned.split(':')[4]}"
+    with stack.api() as api:
+        listed = api.get("/api/v1/deployments").raise_for_status().json()["data"]
+        found = [one["id"] for one in listed if one["model"] == model]
+        assert len(found) == 1, listed
+        api.delete(f"/api/v1/deployments/{found[0]}").raise_for_status()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -128,7 +138,13 @@ def served(stack: Stack) -> str:
     with stack.api() as api:
         made = api.post(
             "/api/v1/deployments",
-            json={"name": "starter", "model": "danlu-starter", "engine": "vllm", "replicas": 1},
+            json={
+                "name": "starter",
+                "model": "danlu-starter",
+                "engine": "vllm",
+                "replicas": 1,
+                "arguments": {"tool_call_parser": "hermes"},  # or it refuses tools
+            },
         )
         assert made.status_code == 201, made.text
     found = stack.wait(f"/deployments/{made.json()['id']}", until=("ready", "error"))

@@ -27,6 +27,8 @@ class Workspace(Base):
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("ws"))
     slug: Mapped[str] = mapped_column(unique=True)
     name: Mapped[str]
+    # what a call of a tuned model does that is not deployed: off, load, start
+    tuned_calls: Mapped[str] = mapped_column(default="load", server_default="load")
     created_at: Mapped[Created]
 
 

@@ -96,7 +96,8 @@ def page(
     lanes: Sequence[int] = (),
 ) -> Response:
     """The chat: `chosen` are the models of its columns, `missing` a base that nothing serves."""
-    names = [found.name for found in deployments.names(db, who.workspace_id)]
+    callable_ = deployments.names(db, who.workspace_id)
+    names = [found.name for found in callable_ if not found.embeds]
     return render(
         request,
         "chat/page.html",

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal, requires
-from app.deployments import needs, service, view
+from app.deployments import needs, runners, service, view
 from app.deployments.samples import samples
 from app.errors import N_, Invalid
 from app.jobs.methods import METHODS
@@ -42,7 +42,7 @@ def code(request: Request, model_id: str, who: Reader, db: Db) -> Response:
         model=model,
         serving=serving,
         name=name,
-        samples=samples(name),
+        samples=samples(name, embeds=runners.of(model) == runners.POOLING),
     )
 
 

@@ -105,6 +105,12 @@ ARGUMENTS = {
         ),
         Argument("seed", "whole", N_("The seed of its random numbers."), low=0, high=2**31 - 1),
         Argument(
+            "runner",
+            "word",
+            N_("“pooling” gives embeddings, “generate” writes answers: by the model's own files."),
+            words=("generate", "pooling"),
+        ),
+        Argument(
             "tool_call_parser",
             "word",
             N_("How it finds tool calls in an answer: by the family of the model."),

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.cluster.tables import Device, Node
 from app.config import settings
-from app.deployments import guests, options, revisions, room, sizing, speech
+from app.deployments import guests, options, revisions, room, runners, sizing, speech
 from app.deployments.guests import Place
 from app.deployments.revisions import Settings
 from app.deployments.room import Room
@@ -115,17 +115,19 @@ def plan(
         raise not_carried(model, unsupported)
     if found.host:
         return carried(model, base, engine, found)
-    length = max_model_len or sizing.usual_length(base)
+    given = runners.chosen(base, dict(arguments or {}), chosen)
+    most = runners.most(base) if runners.embeds(given) else 0
+    length = max_model_len or min(sizing.usual_length(base), most or sizing.usual_length(base))
     sizing.check_length(base, length)
     beside = model if adapter and mode == "adapter" else None
     kind = device_kind(db)
     config = sizing.read_json(base, "config.json")
     can = options.offered(engine=chosen, kind=kind, config=config)
     options.check_quantization(quantization, can, config)
-    checked = options.check(dict(arguments or {}), engine=chosen, kind=kind)
+    checked = options.check(given, engine=chosen, kind=kind)
     check_memory(memory, exclusive=exclusive)
     kept = room.NONE
-    if chosen == "vllm" and mode != "merged":
+    if chosen == "vllm" and mode != "merged" and not runners.embeds(checked):
         kept = room.of(db, workspace_id, base, beside, adapters)
     shape = Shape.of(base, beside)
     estimate = sizing.needs(

@@ -61,18 +61,31 @@ class Sample:
     text: str
 
 
-def samples(name: str) -> list[Sample]:
-    """Python, Java and curl for the deployment called `name`."""
+EMBED_PYTHON = """\
+# pip install openai
+import os
+from openai import OpenAI
+
+client = OpenAI(base_url={url}, api_key=os.environ["DANLU_API_KEY"])
+answer = client.embeddings.create(model={model}, input=[{question}])
+print(len(answer.data[0].embedding), answer.data[0].embedding[:4])
+"""
+
+
+def samples(name: str, *, embeds: bool = False) -> list[Sample]:
+    """Python, Java and curl for the deployment called `name`, which may give embeddings."""
     base = f"{settings.url}/v1"
-    body = json.dumps(
-        {"model": name, "messages": [{"role": "user", "content": QUESTION}]}, ensure_ascii=False
-    )
-    url = f"{base}/chat/completions"
+    if embeds:
+        asked: dict[str, object] = {"model": name, "input": [QUESTION]}
+    else:
+        asked = {"model": name, "messages": [{"role": "user", "content": QUESTION}]}
+    body = json.dumps(asked, ensure_ascii=False)
+    url = f"{base}/embeddings" if embeds else f"{base}/chat/completions"
     return [
         Sample(
             "python",
             "Python",
-            PYTHON.format(
+            (EMBED_PYTHON if embeds else PYTHON).format(
                 url=json.dumps(base),
                 model=json.dumps(name),
                 question=json.dumps(QUESTION, ensure_ascii=False),
@@ -81,3 +94,8 @@ def samples(name: str) -> list[Sample]:
         Sample("java", "Java", JAVA.format(url=json.dumps(url), body=json.dumps(body))),
         Sample("curl", "curl", CURL.format(url=url, body=body)),
     ]
+
+
+def own_address(deployment_id: str) -> str:
+    """The base URL of one deployment alone, as users of SXWL know it: no model need be named."""
+    return f"{settings.url}/inference/api/{deployment_id}/v1"

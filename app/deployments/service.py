@@ -16,7 +16,7 @@ from app.accounts.auth import Principal
 from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
 from app.db import new_id, now
-from app.deployments import aliases, fitting, guests, revisions
+from app.deployments import aliases, fitting, guests, revisions, runners
 from app.deployments.plans import find_host, merge, plan
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.states import living, note, replicas_of
@@ -305,6 +305,7 @@ class Route:
     reason: str
     replicas: tuple[RouteReplica, ...]
     asleep: bool = False  # or waking: none is ready, and a request may wait for one
+    embeds: bool = False  # it gives embeddings, and writes no answers
 
 
 @dataclass(frozen=True)
@@ -312,6 +313,7 @@ class ModelName:
     name: str
     created_at: datetime
     deployment_id: str  # of an alias: the deployment that gets most of its requests
+    embeds: bool = False  # it gives embeddings, and writes no answers
 
 
 def route(db: Session, workspace_id: str, name: str) -> Route | None:
@@ -323,6 +325,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             Deployment.reason,
             Deployment.idled_at,
             Deployment.sends,
+            Deployment.arguments,
             Replica.id,
             Replica.address,
             Replica.secret,
@@ -338,13 +341,21 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
     ).all()
     if not rows:
         return None
-    deployment_id, state, reason, idled_at, sends = rows[0][:5]
+    deployment_id, state, reason, idled_at, sends, arguments = rows[0][:6]
     ready = tuple(
         RouteReplica(replica_id, address, secret, name, engine, sends)
         for *_, replica_id, address, secret, engine in rows
         if replica_id
     )
-    return Route(deployment_id, name, state, reason, ready, bool(idled_at and not ready))
+    return Route(
+        deployment_id,
+        name,
+        state,
+        reason,
+        ready,
+        asleep=bool(idled_at and not ready),
+        embeds=runners.embeds(arguments),
+    )
 
 
 def names(db: Session, workspace_id: str) -> list[ModelName]:
@@ -352,20 +363,22 @@ def names(db: Session, workspace_id: str) -> list[ModelName]:
     the aliases that lead to any of them.
     """
     rows: Sequence[Any] = db.execute(
-        select(Deployment.name, Deployment.created_at, Deployment.id).where(
+        select(Deployment.name, Deployment.created_at, Deployment.id, Deployment.arguments).where(
             Deployment.workspace_id == workspace_id,
             Deployment.deleted_at.is_(None),
             or_(Deployment.ready_at.is_not(None), Deployment.idled_at.is_not(None)),
             Deployment.desired != "stopped",
         )
     ).all()
-    found = {row[0]: ModelName(*row) for row in rows}
-    callable_ = {deployment_id for *_, deployment_id in rows}
+    found = {row[0]: ModelName(row[0], row[1], row[2], runners.embeds(row[3])) for row in rows}
+    callable_ = {one.deployment_id for one in found.values()}
+    embedding = {one.deployment_id for one in found.values() if one.embeds}
     for alias in aliases.listed(db, workspace_id):
         led = [one for one in alias.targets if one["weight"] and one["deployment"] in callable_]
         if led:
             main = max(led, key=lambda one: int(one["weight"]))
-            found[alias.name] = ModelName(alias.name, alias.created_at, main["deployment"])
+            target = main["deployment"]
+            found[alias.name] = ModelName(alias.name, alias.created_at, target, target in embedding)
         else:
             found.pop(alias.name, None)  # it hides the deployment of its name
     return [found[name] for name in sorted(found)]

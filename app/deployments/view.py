@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 from app.accounts.tables import User
 from app.config import settings as platform
 from app.db import now
-from app.deployments import phases, revisions, service
+from app.deployments import phases, revisions, runners, service
 from app.deployments.remedies import remedies
 from app.deployments.revisions import current
-from app.deployments.samples import samples
+from app.deployments.samples import own_address, samples
 from app.deployments.schemas import spoken, trouble
 from app.deployments.tables import Deployment, Replica
 from app.errors import N_, NotFound
@@ -88,8 +88,10 @@ def detail(db: Session, deployment: Deployment, say: Callable[..., str]) -> dict
     replicas = service.replicas(db, [deployment])[deployment.id]
     return live(db, deployment, replicas, say) | {
         "model": db.get_one(Model, deployment.model_id),
-        "samples": samples(deployment.name),
+        "samples": samples(deployment.name, embeds=runners.embeds(deployment.arguments)),
         "address": address(),
+        "own_address": own_address(deployment.id),
+        "embeds": runners.embeds(deployment.arguments),
         "events": events(db, deployment, say),
     }
 

@@ -73,9 +73,14 @@ class Stream(StreamingResponse):
             self.exchange.close()
 
 
-async def complete(request: Request, who: Caller, path: str) -> Response:
-    """Completions come here only where nothing was quicker: see `gateway.direct`."""
-    return direct.Answer(who, path, await read_json(request))
+async def complete(request: Request, who: Caller, path: str, model: str = "") -> Response:
+    """Completions come here only where nothing was quicker: see `gateway.direct`. `model` is meant
+    whatever the body says, where one is given.
+    """
+    asked = await read_json(request)
+    if model and isinstance(asked, dict):
+        asked["model"] = model
+    return direct.Answer(who, path, asked)
 
 
 def streamed(events: AsyncIterator[bytes], exchange: service.Exchange) -> Stream:

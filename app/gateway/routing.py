@@ -11,8 +11,9 @@ from starlette.concurrency import run_in_threadpool
 from app.deployments import aliases, idle
 from app.deployments import service as deployments
 from app.deployments.service import Route
-from app.errors import N_, NotFound
+from app.errors import N_, Invalid, NotFound
 from app.gateway import waking
+from app.gateway.tuning import calls
 from app.queue import transaction
 
 REMEMBER_SECONDS = 1.0  # how long a name need not be looked up again
@@ -26,17 +27,29 @@ looking: dict[Key, asyncio.Task[Found]] = {}
 
 
 async def routes(
-    workspace_id: str, name: str, sticky: str = "", *, now: bool = False
+    workspace_id: str,
+    name: str,
+    sticky: str = "",
+    *,
+    now: bool = False,
+    path: str = "",
+    user_id: str = "",
 ) -> list[Route]:
     """The deployments to ask for `name`, best first, each with replicas that are ready.
 
     Of an alias's targets the weights decide which is first: by chance, or always alike for the
-    same `sticky`. Those that are not ready are left out while another is. If all sleep, the first
-    is woken and waited for. `now` looks at the rows, not at what is remembered.
-    Raises NotFound and Unavailable.
+    same `sticky`. Those that are not ready are left out while another is, and so are those that
+    cannot do what `path` asks. If all sleep, the first is woken and waited for. A tuned model that
+    nobody has deployed is, for `user_id`, where the workspace lets calls do that. `now` looks at
+    the rows, not at what is remembered. Raises NotFound, Unavailable, and Invalid for a path.
     """
-    found = await find((workspace_id, name), AT_ONCE_SECONDS if now else REMEMBER_SECONDS)
-    wished = preferred(found, sticky)
+    key = (workspace_id, name)
+    try:
+        found = await find(key, AT_ONCE_SECONDS if now else REMEMBER_SECONDS)
+    except calls.NotDeployed:
+        await run_in_threadpool(calls.serve, workspace_id, user_id, name)
+        found = await look_and_remember(key)  # not with who looked before it was there
+    wished = able(preferred(found, sticky), path)
     ready = [route for route in wished if route.replicas]
     if ready:
         if wished[0].asleep:
@@ -46,9 +59,43 @@ async def routes(
         if route.asleep:
             waking.refuse_what_stays_asleep(route)
             awake = await waking.wait(workspace_id, route)
-            known.pop((workspace_id, name), None)
-            return [awake]
+            known.pop(key, None)
+            return able([awake], path)
     raise waking.not_ready(wished[0])
+
+
+def able(found: list[Route], path: str) -> list[Route]:
+    """Those that can do it. Raises Invalid, saying why the first cannot, if there are none."""
+    refusals = {route.deployment_id: refusal(route, path) for route in found}
+    fit = [route for route in found if not refusals[route.deployment_id]]
+    if fit:
+        return fit
+    error = Invalid(
+        refusals[found[0].deployment_id],
+        code="endpoint_not_supported",
+        field="model",
+        name=found[0].name,
+    )
+    error.status = 400
+    raise error
+
+
+def refusal(route: Route, path: str) -> str:
+    """Why this deployment cannot do what `path` asks; "" if it can."""
+    if path == "embeddings" and not route.embeds:
+        return N_(
+            "%(name)s writes answers and gives no embeddings. Deploy an embedding model, or this "
+            "model once more with the engine argument runner=pooling."
+        )
+    if path and path != "embeddings" and route.embeds:
+        return N_("%(name)s gives embeddings and writes no answers: call /v1/embeddings.")
+    engines = {replica.engine for replica in route.replicas}
+    if path == "responses" and engines and "vllm" not in engines:
+        return N_(
+            "%(name)s is served by transformers, which does not know /v1/responses. Call "
+            "/v1/chat/completions."
+        )
+    return ""
 
 
 def preferred(found: Found, sticky: str) -> list[Route]:
@@ -107,7 +154,10 @@ def forget(key: Key, done: asyncio.Task[Found]) -> None:
 def look(workspace_id: str, name: str) -> Found:
     """From the rows. Being looked up is being used: what is found here stays awake."""
     with transaction() as db:
-        targets = aliases.split(db, workspace_id, name) or [(name, 1)]
+        targets = aliases.split(db, workspace_id, name)
+        if not targets and name.startswith("ft:"):
+            name = calls.deployment(db, workspace_id, name)
+        targets = targets or [(name, 1)]
         found = [(deployments.route(db, workspace_id, one), weight) for one, weight in targets]
         ids = [one.id for route, _ in found if route for one in route.replicas]
         ids += [route.deployment_id for route, _ in found if route]

@@ -218,7 +218,14 @@ async def answered(exchange: Exchange, path: str, body: dict[str, Any], sticky: 
     for again in (False, True):  # what is remembered of the name may be a second old
         if given == MOST_GIVEN:
             break
-        ways = await routing.routes(exchange.caller.workspace_id, exchange.name, sticky, now=again)
+        ways = await routing.routes(
+            exchange.caller.workspace_id,
+            exchange.name,
+            sticky,
+            now=again,
+            path=path,
+            user_id=exchange.caller.user_id,
+        )
         for route, replica in ((one, other) for one in ways for other in loads.order(one.replicas)):
             if replica.address in tried or given == MOST_GIVEN:
                 continue

@@ -93,12 +93,25 @@ def chosen(found: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]
         names -= {name for name in names if name.startswith("consolidated")}
     if len(names) > MAX_FILES:
         raise Invalid(N_("A model of more than %(limit)s files is refused."), limit=MAX_FILES)
+    taken = {name: folders[top][name] for name in names} | pooling(folders, top)
     files = [
-        {key: value for key, value in folders[top][name].items() if key != "path"} | {"name": name}
-        for name in sorted(names, key=lambda name: (is_weights(name), name))
+        {key: value for key, value in taken[name].items() if key != "path"} | {"name": name}
+        for name in sorted(taken, key=lambda name: (is_weights(name), name))
     ]
-    taken = {folders[top][name]["path"] for name in names}
-    return files, sorted(file["path"] for file in found if file["path"] not in taken)
+    paths = {file["path"] for file in taken.values()}
+    return files, sorted(file["path"] for file in found if file["path"] not in paths)
+
+
+def pooling(folders: dict[str, dict[str, dict[str, Any]]], top: str) -> dict[str, dict[str, Any]]:
+    """How an embedding model makes one vector of many: 1_Pooling/config.json, as
+    `app.deployments.runners` reads it.
+    """
+    found = {}
+    for folder, files in folders.items():
+        place = PurePosixPath(folder)
+        if str(place.parent) == top and place.name.endswith("_Pooling") and "config.json" in files:
+            found[f"{place.name}.config.json"] = files["config.json"]
+    return {name: file for name, file in found.items() if wanted(name)}
 
 
 def is_weights(name: str) -> bool:

@@ -127,16 +127,23 @@ async def never() -> None:
 
 
 def caller(
-    workspace: Workspace, key_id: str | None = None, limits: Limits = NO_LIMITS
+    workspace: Workspace,
+    key_id: str | None = None,
+    limits: Limits = NO_LIMITS,
+    user: str = "usr_x",
 ) -> service.Caller:
-    return service.Caller(workspace.id, "usr_x", key_id, limits)
+    return service.Caller(workspace.id, user, key_id, limits)
 
 
 async def whole(
-    workspace: Workspace, name: str = "mood", sticky: str = "", gone: service.Gone = never
+    workspace: Workspace,
+    name: str = "mood",
+    sticky: str = "",
+    gone: service.Gone = never,
+    user: str = "usr_x",
 ) -> service.Exchange:
     body = {"model": name, "messages": HELLO}
-    return await service.whole(caller(workspace), "chat/completions", body, gone, sticky)
+    return await service.whole(caller(workspace, user), "chat/completions", body, gone, sticky)
 
 
 async def streamed(

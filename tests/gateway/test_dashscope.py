@@ -13,23 +13,14 @@ import pytest
 from dashscope.v2.errors import BadRequestError, NotFoundError
 from openai import OpenAI
 
+from tests.gateway.packages import DASHSCOPE_1, place
 from tests.gateway.rows import chats
 from tests.stack import Stack
 
 pytestmark = pytest.mark.timeout(300)
-OLD = "dashscope==1.27.8"  # the newest 1.x; 2.x is installed
 MODEL = "danlu-starter"
 HELLO = [{"role": "user", "content": "你好"}]
 WALK = Path(__file__).with_name("dashscope_walk.py")
-
-
-@pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1.x in a directory of its own; what it needs is what 2.x needs."""
-    target = tmp_path_factory.mktemp("dashscope")
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, OLD]
-    subprocess.run(pip, check=True)
-    return target
 
 
 @pytest.fixture
@@ -57,8 +48,8 @@ def walk(stack: Stack, served: str, tmp_path: Path, **env: str) -> dict[str, str
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_version_1_walks(stack: Stack, served: str, old: Path, tmp_path: Path) -> None:
-    seen = walk(stack, served, tmp_path, PYTHONPATH=str(old))
+def test_version_1_walks(stack: Stack, served: str, tmp_path: Path) -> None:
+    seen = walk(stack, served, tmp_path, PYTHONPATH=str(place(*DASHSCOPE_1)))
     assert seen["version"].startswith("1.")
 
 

@@ -26,9 +26,18 @@ def one_token(address: str, secret: str, name: str) -> bool:
         answer = httpx.post(
             f"{address}/v1/completions", json=body, headers=key(secret), timeout=TOKEN
         )
+        if answer.status_code == 404:  # it writes no answers
+            return one_embedding(address, secret, name)
         return answer.status_code == 200 and tokens(answer.json()) > 0
     except (httpx.HTTPError, ValueError):
         return False
+
+
+def one_embedding(address: str, secret: str, name: str) -> bool:
+    """Raises httpx.HTTPError and ValueError."""
+    body = {"model": name, "input": "1"}
+    answer = httpx.post(f"{address}/v1/embeddings", json=body, headers=key(secret), timeout=TOKEN)
+    return answer.status_code == 200 and bool(answer.json().get("data"))
 
 
 def tokens(answer: Any) -> int:

@@ -4,13 +4,14 @@ Every flag is ours, or of the allowlist in `app.deployments.options`. The secret
 does not show it. Only the gateway speaks to it: its key guards no more than /v1.
 """
 
+import json
 import re
 import uuid
 from pathlib import Path
 from typing import Any
 
 from app.config import settings
-from app.deployments import options, speech
+from app.deployments import options, runners, speech
 from app.errors import N_
 from app.models import chat_template
 from workers.engines.common import Command, Start, cores, gpus, offline
@@ -56,6 +57,8 @@ def command(start: Start) -> Command:
         argv += ["--chat-template", str(template)]
     small = facts.parameters < SMALL["cuda" if start.on_gpu else "cpu"]
     argv += options.argv(({"enforce_eager": True} if small else {}) | facts.arguments)
+    if pooler := runners.embeds(facts.arguments) and runners.pooler(reader(start.model)):
+        argv += ["--pooler-config", json.dumps(pooler)]
     if facts.quantization:
         argv += ["--quantization", facts.quantization]
     argv += adapters(start)
@@ -82,6 +85,10 @@ def command(start: Start) -> Command:
         "MKL_NUM_THREADS": threads,
     }
     return Command(argv, env)
+
+
+def reader(model: Path) -> runners.Read:
+    return lambda name: (model / name).read_bytes()
 
 
 def adapters(start: Start) -> list[str]:

@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
+from app.accounts import limits
 from app.accounts.tables import ApiKey, Membership, User
 from app.db import now
 from app.errors import N_
@@ -84,7 +85,9 @@ def beat(batch_id: str, fence: int, waits: dict[str, Any] | None) -> tuple[Batch
 def caller(db: Session, batch: Batch) -> Caller:
     """As whom its lines are asked: with the key that started it, as that is now."""
     key = db.get(ApiKey, batch.api_key_id) if batch.api_key_id else None
-    return Caller(batch.workspace_id, batch.user_id, key.id if key else None)
+    if key is None:
+        return Caller(batch.workspace_id, batch.user_id, None, limits.NO_LIMITS)
+    return Caller(batch.workspace_id, batch.user_id, key.id, limits.of(key))
 
 
 def may_go_on(db: Session, batch: Batch) -> bool:

@@ -24,7 +24,7 @@ STATES = {
     "unhealthy": "DEPLOYING",
     "stopping": "UPDATING",
     "stopped": "STOPPED",
-    "idle": "STOPPED",
+    "idle": "RUNNING",  # a call wakes it: only what is RUNNING is callable
     "error": "FAILED",
 }
 LONGEST = 63  # characters of a deployment's name
@@ -33,12 +33,19 @@ TAKEN = N_("Deployed model %(name)s already exists, please specify a suffix.")
 
 def create(db: Session, who: Principal, body: DeploymentCreate) -> Deployment:
     """Raises NotFound (model), Conflict (name taken), Invalid."""
+    if body.rpm_limit is not None or body.tpm_limit is not None:
+        raise limits()
     model = names.model(db, who, body.model_name)
     name = name_of(model.name, body.suffix or "")
     try:
         shared = body.plan == "lora" and body.capacity == 1  # on its base's engine, if one runs
-        own = model.kind == "adapter" and not shared
-        ours = Ours(name=name, model=model.id, replicas=body.capacity, own_engine=own)
+        ours = Ours(
+            name=name,
+            model=model.id,
+            replicas=body.capacity,
+            max_model_len=body.max_context_length,
+            own_engine=model.kind == "adapter" and not shared,
+        )
         return service.create(db, who, ours)
     except Conflict as error:
         if error.code != "name_taken":
@@ -82,7 +89,11 @@ def scale(db: Session, who: Principal, name: str, capacity: int) -> Deployment:
 def limit(db: Session, who: Principal, name: str) -> None:
     """Raises Invalid: nothing here would obey such a limit, and it must not look as if."""
     named(db, who, name)
-    raise Invalid(
+    raise limits()
+
+
+def limits() -> Invalid:
+    return Invalid(
         N_("Limits are set for API keys here, not for deployments: see the page of the key."),
         field="rpm_limit",
     )

@@ -11,7 +11,7 @@ from app.gateway import schemas
 
 SAME = {
     "temperature", "top_p", "top_k", "max_tokens", "seed", "stop", "repetition_penalty",
-    "presence_penalty", "n", "tools", "tool_choice", "parallel_tool_calls", "logprobs",
+    "presence_penalty", "frequency_penalty", "n", "tools", "tool_choice", "parallel_tool_calls", "logprobs",
     "top_logprobs", "response_format",
 }  # fmt: skip
 # of the answer's form, or nothing that an engine here could be told
@@ -64,6 +64,9 @@ def read(body: Any, *, stream: bool) -> Asked:
     if form not in FORMATS:
         raise schemas.refuse(N_("result_format is text or message."), "parameters.result_format")
     chat = {name: value for name, value in parameters.items() if name in SAME and value is not None}
+    stop = chat.get("stop")
+    if isinstance(stop, list) and stop and all(type(one) is int for one in stop):
+        chat["stop_token_ids"] = chat.pop("stop")  # DashScope has one name for both
     chat |= {"model": body.get("model"), "messages": messages_of(given)}
     if stream:
         chat |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -156,7 +159,12 @@ def envelope(
 
 def counted(usage: dict[str, Any]) -> dict[str, Any]:
     read, written = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    return {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
+    found = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
+    details = {
+        "prompt_tokens_details": usage.get("prompt_tokens_details"),
+        "output_tokens_details": usage.get("completion_tokens_details"),
+    }
+    return found | {name: one for name, one in details.items() if one}
 
 
 # -- the stream --------------------------------------------------------------------------

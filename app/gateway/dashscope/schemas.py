@@ -55,6 +55,9 @@ class DeploymentCreate(BaseModel):
     capacity: int = Field(1, ge=1, le=8, description="Replicas.")
     plan: str | None = Field(None, max_length=20)
     suffix: str | None = Field(None, max_length=8, pattern=r"^[a-z0-9-]*$")
+    max_context_length: int | None = Field(None, ge=128, description="Tokens: prompt and answer.")
+    rpm_limit: int | None = Field(None, ge=0, description="Refused: API keys have limits here.")
+    tpm_limit: int | None = Field(None, ge=0)
 
 
 class Scale(BaseModel):

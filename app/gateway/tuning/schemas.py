@@ -86,3 +86,9 @@ class FineTuningCreate(Strict):
     )
     integrations: list[Integration] | None = Field(None, max_length=1)
     metadata: dict[Key, Value] | None = Field(None, max_length=16)
+
+
+class TunedCalls(Strict):
+    """What a call of a tuned model does that nobody has deployed."""
+
+    mode: Literal["off", "load", "start"]
