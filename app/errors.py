@@ -29,6 +29,10 @@ class DomainError(Exception):
         if code:
             self.code = code
 
+    def kept(self) -> dict[str, Any]:
+        """As rows keep it, for a page in any language."""
+        return {"code": self.code, "message": self.message, "params": self.params}
+
 
 class Invalid(DomainError):
     """The request says something that cannot be done. `field` names the form field, if one."""

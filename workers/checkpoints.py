@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.orm import Session
 
 from app import storage
 from app.config import settings
@@ -20,7 +21,6 @@ from app.jobs.checkpoints import Found
 from app.jobs.tables import JobCheckpoint
 from app.models import chat_template, weights
 from app.queue import transaction
-from workers.runs import as_error
 from workers.stages import models
 from workers.stages.checkpoints import COMPLETE, WHOLE
 from workers.stages.run import StageError
@@ -48,13 +48,18 @@ def tick(node_id: str) -> None:
         publish(row)
 
 
+def tell(db: Session, job_id: str) -> None:
+    """The same for one job, now."""
+    checkpoints.keep(db, settings.node, job_id, standing(job_id).get(job_id, []))
+
+
 # -- what stands here --------------------------------------------------------------------
 
 
-def standing() -> dict[str, list[Found]]:
+def standing(job_id: str = "job_*") -> dict[str, list[Found]]:
     """The complete checkpoints of each job; of a step that two attempts have, the later one's."""
     steps: dict[str, dict[int, Found]] = {}
-    for marker in settings.runs.glob(f"job_*-*/checkpoints/checkpoint-*/{COMPLETE}"):
+    for marker in settings.runs.glob(f"{job_id}-*/checkpoints/checkpoint-*/{COMPLETE}"):
         job_id, _, fence = marker.parents[2].name.rpartition("-")
         try:
             one = look(marker, int(fence))
@@ -108,7 +113,7 @@ def publish(row: JobCheckpoint) -> None:
                 error.message, code=error.code, **error.params
             )  # fmt: skip
             with transaction() as db:
-                checkpoints.refuse(db, row.job_id, row.step, as_error(refusal))
+                checkpoints.refuse(db, row.job_id, row.step, refusal.kept())
             return
         artefact = storage.put(made, f"models/{row.job_id}-{row.fence}-step-{row.step}")
     kind = "adapter" if facts["adapter"] else "model"

@@ -28,7 +28,7 @@ from app.jobs.states import FINAL
 from app.jobs.tables import Job, JobCheckpoint
 from app.models import weights
 from app.queue import transaction
-from workers import adapters, process
+from workers import adapters, checkpoints, process
 from workers.outbox import Outbox, read_status
 from workers.starting import STORE_PATIENCE, alone, directory_of
 
@@ -175,13 +175,14 @@ def end(job: Job, run: Run, directory: Path, *, asked: bool = False) -> None:
             try:
                 result = store(job, directory)
             except DomainError as refusal:
-                outcome, error = "failed", as_error(refusal)
+                outcome, error = "failed", refusal.kept()
             except Exception as trouble:  # noqa: BLE001 - whatever the store's client raises
                 if not patience_is_over(run):
                     log.warning("cannot store a result yet", job=job.id, error=str(trouble))
                     return
-                outcome, error = "failed", as_error(cannot_store(trouble))
+                outcome, error = "failed", cannot_store(trouble).kept()
     with transaction() as db:
+        checkpoints.tell(db, job.id)  # they are there when the job is seen to have ended
         ended = jobs.end(db, job.id, job.fence, outcome=outcome, error=error, result=result)
         if ended and result:
             deployed = results.deploy(db, job.id)
@@ -231,10 +232,6 @@ def cannot_store(trouble: Exception) -> DomainError:
         code="store",
         why=str(trouble)[:500],
     )
-
-
-def as_error(error: DomainError) -> dict[str, Any]:
-    return {"code": error.code, "message": error.message, "params": error.params}
 
 
 # -- taking the node down ----------------------------------------------------------------

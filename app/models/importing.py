@@ -257,7 +257,7 @@ class Stretch:
         with suppress(Stopped), transaction() as db:
             one = self.ours(db, claimed=False)
             one.cursor = copy.deepcopy(self.cursor) | {"tries": 0, "waits": None}
-            why = {"code": error.code, "message": error.message, "params": error.params}
+            why = error.kept()
             switch(db, one, FAILED, error=why)
 
     # -- the end

@@ -126,7 +126,7 @@ def change_draft(act_id: str) -> None:
     try:
         after = stretch(act)
     except Invalid as error:  # such as an expression that takes too long
-        fail(act.id, {"code": error.code, "message": error.message, "params": error.params})
+        fail(act.id, error.kept())
         return
     if after.state == "running":
         with transaction() as db:

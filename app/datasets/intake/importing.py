@@ -188,7 +188,7 @@ class Stretch:
 
     def fail(self, error: DomainError) -> None:
         with suppress(Stopped), transaction() as db:
-            why = {"code": error.code, "message": error.message, "params": error.params}
+            why = error.kept()
             switch(db, self.ours(db), FAILED, error=why)
         shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -115,7 +115,7 @@ def main() -> None:
     try:
         found = look(json.load(sys.stdin))
     except DomainError as error:
-        found = {"error": {"code": error.code, "message": error.message, "params": error.params}}
+        found = {"error": error.kept()}
     json.dump(found, sys.stdout)
 
 

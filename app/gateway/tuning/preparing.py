@@ -264,7 +264,7 @@ def refuse(row_id: str, error: DomainError) -> None:
     """It will never be a job of ours, and says why."""
     field = error.field or ""
     param = PARAMS.get(field.split(".")[0], field) or None
-    why: dict[str, Any] = {"code": error.code, "message": error.message, "params": error.params}
+    why = error.kept()
     if param in BAD:
         told = {"message": error.message, "params": error.params}
         why |= {"message": BAD[param], "params": {"why": told}}
