@@ -24,6 +24,7 @@ from app.gateway.dashscope import generation_api as dashscope_generation
 from app.gateway.dashscope import models_api as dashscope_models
 from app.gateway.direct import Direct
 from app.gateway.files import api as files_api
+from app.gateway.requests import spool as request_log
 from app.gateway.tuning import api as tuning_api
 
 logs.configure()
@@ -31,7 +32,7 @@ logs.configure()
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    async with upstream.lifespan():
+    async with upstream.lifespan(), request_log.lifespan():
         yield
 
 

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.accounts.auth import Principal, requires
 from app.deployments import adapters, service, view
 from app.deployments.adapters import Adapter
+from app.deployments.answers import DeploymentOut, spoken
 from app.deployments.api import out
-from app.deployments.schemas import NAME, DeploymentOut, spoken
+from app.deployments.schemas import NAME
 from app.queue import Db
 
 router = APIRouter(prefix="/api/v1/deployments", tags=["deployments"])

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.accounts.auth import Principal, requires
 from app.deployments import adapters, service, view
-from app.deployments.schemas import NAME, spoken
+from app.deployments.answers import spoken
+from app.deployments.schemas import NAME
 from app.deployments.tables import Deployment
 from app.errors import DomainError
 from app.queue import Db

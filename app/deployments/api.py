@@ -8,17 +8,19 @@ from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal, requires
 from app.deployments import editing, fitting, revisions, service, view
-from app.deployments.plans import plan
-from app.deployments.schemas import (
-    Asked,
-    DeploymentChange,
-    DeploymentCreate,
+from app.deployments.answers import (
     DeploymentOut,
     Deployments,
     Events,
     PlanOut,
     RevisionOut,
     Revisions,
+)
+from app.deployments.plans import plan
+from app.deployments.schemas import (
+    Asked,
+    DeploymentChange,
+    DeploymentCreate,
     Rollback,
     Scale,
     Schedule,

@@ -4,8 +4,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.deployments import idle
+from app.deployments.answers import DeploymentOut
 from app.deployments.api import Writer, out
-from app.deployments.schemas import LONGEST_IDLE, DeploymentOut
+from app.deployments.schemas import LONGEST_IDLE
 from app.queue import Db
 
 router = APIRouter(prefix="/api/v1/deployments", tags=["deployments"])

@@ -173,9 +173,7 @@ def list_deployments(
     offset: int = 0,
     limit: int = 50,
 ) -> tuple[list[Deployment], bool]:
-    """Newest first, from behind the deployment `after` on, and whether there are more. `model_id`
-    keeps those that serve that model, `q` those with this in their name.
-    """
+    """Newest first, behind `after`, and whether there are more. `q`: a part of the name."""
     here = select(Deployment).where(Deployment.workspace_id == workspace_id)
     query = here.where(Deployment.deleted_at.is_(None))
     if model_id:

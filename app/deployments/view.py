@@ -13,10 +13,10 @@ from app.accounts.tables import User
 from app.config import settings as platform
 from app.db import now
 from app.deployments import phases, revisions, runners, service
+from app.deployments.answers import spoken, trouble
 from app.deployments.remedies import remedies
 from app.deployments.revisions import current
 from app.deployments.samples import own_address, samples
-from app.deployments.schemas import spoken, trouble
 from app.deployments.tables import Deployment, Replica
 from app.errors import N_, NotFound
 from app.models.tables import Model

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
 from app.deployments import editing, service
+from app.deployments.answers import trouble
 from app.deployments.schemas import DeploymentCreate as Ours
-from app.deployments.schemas import trouble
 from app.deployments.tables import Deployment, Replica
 from app.errors import N_, Conflict, Invalid, NotFound
 from app.gateway.dashscope.replies import moment
