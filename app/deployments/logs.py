@@ -55,6 +55,9 @@ class Piece:
     cut: bool = False  # something stands before it
 
 
+MOST_WRITERS = 50  # shown to choose from
+
+
 # -- which -------------------------------------------------------------------------------
 
 
@@ -67,8 +70,13 @@ def chosen(db: Session, deployment: Deployment, replica_id: str = "") -> Replica
 
 
 def writers(db: Session, deployment_id: str) -> list[Replica]:
-    """The replicas, those of the newest revision first."""
-    return sorted(replicas_of(db, deployment_id), key=lambda one: (-one.revision, one.index))
+    """The replicas, and what is left of those that have written something (a revision that did not
+    start, say); those of the newest revision first.
+    """
+    wrote = select(ReplicaLog.replica_id).where(ReplicaLog.replica_id == Replica.id).exists()
+    left = select(Replica).where(Replica.deployment_id == deployment_id, wrote)
+    found = {one.id: one for one in (*replicas_of(db, deployment_id), *db.scalars(left))}
+    return sorted(found.values(), key=lambda one: (-one.revision, one.index))[:MOST_WRITERS]
 
 
 def starts(db: Session, replica_id: str) -> list[int]:

@@ -13,12 +13,14 @@ from app.jobs.tables import Job, JobEvent
 from app.models.tables import Model
 from tests.deployments.acts import body, run
 from tests.deployments.speakers import make_base, make_tuned
-from tests.factories import make_job, make_node, make_user
+from tests.factories import make_job, make_membership, make_node, make_user
 
 
 def finished(db: Session, workspace: Workspace, who: Principal, model: Model, **more: Any) -> Job:
     values = {"state": "succeeded", "result_model_id": model.id, "deploy": "mood"}
-    return make_job(db, workspace, make_user(db), **values | more)
+    user = make_user(db)
+    make_membership(db, workspace, user, "member")
+    return make_job(db, workspace, user, **values | more)
 
 
 def told(db: Session, job: Job) -> list[str]:
@@ -57,3 +59,12 @@ def test_a_refusal_loses_no_model(db: Session, workspace: Workspace, who: Princi
     assert results.deploy(db, job.id) is None
     assert any("reward model" in message for message in told(db, job))
     assert db.scalars(select(Deployment)).all() == []
+
+
+def test_who_has_left_deploys_nothing(db: Session, workspace: Workspace, who: Principal) -> None:
+    model = make_tuned(db, workspace, make_base(db))
+    job = make_job(
+        db, workspace, make_user(db), state="succeeded", result_model_id=model.id, deploy="mood"
+    )
+    assert results.deploy(db, job.id) is None
+    assert any("no member" in message for message in told(db, job))

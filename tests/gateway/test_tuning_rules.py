@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
+from app.accounts.auth import principal_of
 from app.accounts.tables import User, Workspace
 from app.datasets.tables import Dataset, DatasetVersion
 from app.db import now
@@ -316,7 +317,8 @@ def test_names_of_models_and_checkpoints_find_them(
     assert (metrics["step"], metrics["train_loss"]) == (2, 1.5)
     checkpoint = kept["data"][0]["fine_tuned_model_checkpoint"]
     assert checkpoint == f"ft:base:{slug}:tone--v2-x:{ours.id[4:]}:ckpt-step-2"
-    who = preparing.principal(db.get_one(TuningJob, succeeded["id"]))
+    row = db.get_one(TuningJob, succeeded["id"])
+    who = principal_of(db, row.workspace_id, row.user_id)
     assert names.model(db, who, name).id == ours.result_model_id
     tuned = {"model": checkpoint, "training_file": succeeded["training_file"]}
     answer = api.post(JOBS, json=tuned)  # nobody has used it yet: it is made a model first

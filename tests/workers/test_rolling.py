@@ -177,6 +177,7 @@ def test_back_when_the_new_one_does_not_start(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # an engine starts, and another beside it
 def test_with_vllm(
     db: Session, workspace: Workspace, callers: Callers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
