@@ -209,7 +209,8 @@ def settle(reservation: Reservation, tokens: int) -> None:
 
 async def tell(key_id: str, limits: Limits) -> None:
     """Valkey, of what has ended, unless a reservation was quicker."""
-    if limits.parallel is None:
+    here = len(held.get(key_id, ())) + len(ended[key_id])
+    if limits.parallel is None or 2 * here < limits.parallel:  # nobody waits for the slot
         await asyncio.sleep(SOON)
     done = ended.pop(key_id, [])
     if time.monotonic() < away_until:

@@ -17,6 +17,7 @@ ENDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 DATA = b"data: "
 CHUNK_USAGE = b',"usage":{'
+CHOICES, NO_CHOICES = b'"choices":[{', b'"choices":[]'
 
 speeds: dict[str, float] = {}  # deployment → tokens a second of one answer, lately
 
@@ -64,16 +65,23 @@ def without_usage(piece: bytes, known: bytes, is_wanted: bool) -> tuple[bytes, b
     event of Chat Completions has nothing else, and is for who asked for it. An event of Responses
     is left as it is.
     """
-    if b'"choices":[{' not in piece or b'"choices":[]' in piece:
+    at = piece.find(CHUNK_USAGE)
+    if at < 0 or NO_CHOICES in piece or CHOICES not in piece:
         events = (event + b"\n\n" for event in piece.split(b"\n\n") if event)
         return events_without_usage(events, known, is_wanted)
-    while (at := piece.find(CHUNK_USAGE)) >= 0:
-        end = piece.index(b"}", at) + 1
-        while piece.count(b"{", at, end) > piece.count(b"}", at, end):
+    while at >= 0:
+        start = at + len(CHUNK_USAGE) - 1
+        end = piece.index(b"}", start) + 1
+        while piece.find(b"{", start + 1, end) >= 0 and unclosed(piece, start, end):
             end = piece.index(b"}", end) + 1
-        known = piece[at + len(CHUNK_USAGE) - 1 : end]
+        known = piece[start:end]
         piece = piece[:at] + piece[end:]
+        at = piece.find(CHUNK_USAGE, at)
     return piece, known
+
+
+def unclosed(piece: bytes, start: int, end: int) -> bool:
+    return piece.count(b"{", start, end) > piece.count(b"}", start, end)
 
 
 def events_without_usage(
@@ -86,7 +94,7 @@ def events_without_usage(
         if b'"usage"' not in event or start < 0:
             passed.append(event)
             continue
-        if b'"choices":[{' in event and CHUNK_USAGE in event:
+        if CHOICES in event and CHUNK_USAGE in event:
             event, known = without_usage(event, known, is_wanted)  # noqa: PLW2901
             passed.append(event)
             continue
