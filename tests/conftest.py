@@ -54,6 +54,13 @@ class Client(TestClient):
     key: str = ""  # of the `api` fixture
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run in parallel, a file is one process's, and so is all that wants the whole of Danlu."""
+    for item in items:
+        shared = "stack" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("stack" if shared else str(item.path)))
+
+
 # -- servers -----------------------------------------------------------------------------
 
 
