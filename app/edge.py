@@ -17,6 +17,8 @@ from app.config import settings
 from app.dashboard import api as system_api
 from app.gateway import api as gateway_api
 from app.gateway import inference_api, upstream
+from app.gateway.batches import api as batches_api
+from app.gateway.batches import runner as batches
 from app.gateway.dashscope import deployments_api as dashscope_deployments
 from app.gateway.dashscope import files_api as dashscope_files
 from app.gateway.dashscope import fine_tunes_api as dashscope_fine_tunes
@@ -32,7 +34,7 @@ logs.configure()
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    async with upstream.lifespan(), request_log.lifespan():
+    async with upstream.lifespan(), request_log.lifespan(), batches.lifespan():
         yield
 
 
@@ -59,6 +61,7 @@ for module in (
     gateway_api,
     inference_api,
     files_api,
+    batches_api,
     tuning_api,
     dashscope_files,
     dashscope_fine_tunes,

@@ -6,12 +6,14 @@ they are emptied without asking.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 HOME = Path(tempfile.mkdtemp(prefix="danlu-test-", dir="/tmp"))
@@ -36,10 +38,11 @@ import pytest  # noqa: E402
 from sqlalchemy import text  # noqa: E402
 from sqlalchemy.orm import Session  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 import app.queue  # noqa: E402
 from app.accounts.tables import User, Workspace  # noqa: E402
-from app.config import settings  # noqa: E402
+from app.config import ROOT, settings  # noqa: E402
 from app.db import engine  # noqa: E402
 from app.tables import Base  # noqa: E402
 from tests import factories  # noqa: E402
@@ -54,11 +57,25 @@ class Client(TestClient):
     key: str = ""  # of the `api` fixture
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run in parallel, a file is one process's, and so is all that wants the whole of Danlu."""
-    for item in items:
-        shared = "stack" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("stack" if shared else str(item.path)))
+# -- on several cores --------------------------------------------------------------------
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """A file is one process's, and so are all that want the whole of Danlu: it starts once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope(nodeid.partition("::")[0])
+
+
+@cache
+def scope(file: str) -> str:
+    wants = re.search(r"def \w+\([^)]*\b(stack|served)\b", (ROOT / file).read_text())
+    return "stack" if wants else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    return ByFile(config, log)
 
 
 # -- servers -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from app.dashboard.openapi import describe
 from app.main import app
 
 FORMS = {
-    "/api/v1": ("Problem", "application/problem+json", "/jobs"),
+    "/api/v1": ("ProblemDetails", "application/problem+json", "/jobs"),
     "/v1": ("OpenAIError", "application/json", "/fine_tuning/jobs"),
     "/dashscope/api/v1": ("DashScopeError", "application/json", "/fine-tunes"),
 }
@@ -32,9 +32,9 @@ def test_every_error_has_its_form(api, base, monkeypatch):
         (405, api.patch(f"{base}{noun}", json={})),
         (401, api.get(f"{base}{noun}", headers=wrong)),
         (413, api.post(f"{base}{noun}", content=b"", headers=key | {"content-length": str(2**40)})),
-        (422 if form == "Problem" else 400, api.post(f"{base}{noun}", json={})),
-        (422 if form == "Problem" else 400, api.post(f"{base}{noun}", content=b"{")),
-        (422 if form == "Problem" else 400, api.get(f"{base}{noun}", params={"limit": "x", "page_no": "x"})),
+        (422 if form == "ProblemDetails" else 400, api.post(f"{base}{noun}", json={})),
+        (422 if form == "ProblemDetails" else 400, api.post(f"{base}{noun}", content=b"{")),
+        (422 if form == "ProblemDetails" else 400, api.get(f"{base}{noun}", params={"limit": "x", "page_no": "x"})),
     ):  # fmt: skip
         assert got.status_code == status, got.text
         told(got, form, media)

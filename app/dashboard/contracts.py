@@ -53,7 +53,7 @@ ASKED: dict[str, Any] = {
 }
 
 SCHEMAS: dict[str, Schema] = {
-    "Problem": fields(
+    "ProblemDetails": fields(
         "An error, as RFC 9457 has it.",
         "type title status detail code request_id",
         type={"const": "about:blank", "type": "string"},
@@ -140,7 +140,7 @@ SCHEMAS: dict[str, Schema] = {
 }  # fmt: skip
 
 ERRORS = {
-    "Problem": "application/problem+json",
+    "ProblemDetails": "application/problem+json",
     "OpenAIError": "application/json",
     "DashScopeError": "application/json",
 }
@@ -150,12 +150,12 @@ def error_of(path: str) -> str:
     """The form in which errors under a path are told: a name in ERRORS."""
     if path.startswith(("/v1/", "/inference/")):
         return "OpenAIError"
-    return "DashScopeError" if path.startswith("/dashscope/") else "Problem"
+    return "DashScopeError" if path.startswith("/dashscope/") else "ProblemDetails"
 
 
 def example(kind: str, status: int, text: str) -> dict[str, Any]:
     """An error in one of the forms."""
-    if kind == "Problem":
+    if kind == "ProblemDetails":
         return {
             "type": "about:blank",
             "title": failures.TITLES[status],

@@ -44,16 +44,19 @@ async def own_chat_completions(request: Request, deployment: str, who: Caller) -
 
 @router.post(f"{OWN}/completions")
 async def own_completions(request: Request, deployment: str, who: Caller) -> Response:
+    """Completions of this deployment; `model` may be left out."""
     return await complete(request, who, "completions", await called(who.workspace_id, deployment))
 
 
 @router.post(f"{OWN}/embeddings")
 async def own_embeddings(request: Request, deployment: str, who: Caller) -> Response:
+    """Embeddings of this deployment; `model` may be left out."""
     return await complete(request, who, "embeddings", await called(who.workspace_id, deployment))
 
 
 @router.post(f"{OWN}/responses")
 async def own_responses(request: Request, deployment: str, who: Caller) -> Response:
+    """Responses of this deployment; `model` may be left out."""
     return await complete(request, who, "responses", await called(who.workspace_id, deployment))
 
 

@@ -14,6 +14,8 @@ router = APIRouter(prefix="/api/v1/keys", tags=["accounts"])
 
 
 class Use(BaseModel):
+    """Of one limit: what is used by now, and how much is allowed."""
+
     model_config = ConfigDict(from_attributes=True)
 
     name: str

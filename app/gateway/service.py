@@ -321,7 +321,7 @@ async def relay(
     """A streamed answer: server-sent events, as many together as came together; or None, and the
     exchange has an error's `status` and `answer`, JSON bytes.
 
-    Usage is always asked of the engine, and passed on only to who asked for it. Whoever sends the
+    Usage is always asked of the engine, and passed on only as it was asked for. Whoever sends the
     events closes the exchange, also when it never began to. `gone`: see `whole`.
     """
     exchange = Exchange(caller, body["model"], metering.needs(path, body))
@@ -333,7 +333,7 @@ async def relay(
         await exchange.reserve()
         await unless_gone(gone, answered(exchange, path, asked, sticky))
         if exchange.events is not None:
-            return passed_through(exchange, bool(options.get("include_usage"))), exchange
+            return passed_through(exchange, options), exchange
         raise_if_too_long(exchange.status, exchange.answer)
     except BaseException as error:
         exchange.status = getattr(error, "status", exchange.status)
@@ -358,9 +358,13 @@ async def one_by_one(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 yield event + b"\n\n"
 
 
-async def passed_through(exchange: Exchange, usage_wanted: bool) -> AsyncIterator[bytes]:
-    """The engine's events as they come; closes the exchange at the end."""
+async def passed_through(exchange: Exchange, options: dict[str, Any]) -> AsyncIterator[bytes]:
+    """The engine's events as they come, without the usage that the `stream_options` did not ask
+    for; closes the exchange at the end.
+    """
     assert exchange.events is not None
+    last_wanted = bool(options.get("include_usage"))
+    each_wanted = last_wanted and bool(options.get("continuous_usage_stats"))
     piece = exchange.first
     exchange.first_token()
     try:
@@ -369,7 +373,8 @@ async def passed_through(exchange: Exchange, usage_wanted: bool) -> AsyncIterato
                 exchange.record.hear(piece)
             exchange.chunks += piece.count(b"data: {")
             if b'"usage":{' in piece or b'"usage": {' in piece:
-                piece, exchange.usage = metering.without_usage(piece, exchange.usage, usage_wanted)
+                left, exchange.usage = metering.without_usage(piece, exchange.usage, last_wanted)
+                piece = piece if each_wanted else left
             if piece:
                 yield piece
             piece = await exchange.events.next()

@@ -143,7 +143,7 @@ async def whole(
     user: str = "usr_x",
 ) -> service.Exchange:
     body = {"model": name, "messages": HELLO}
-    return await service.whole(caller(workspace, user), "chat/completions", body, gone, sticky)
+    return await service.whole(caller(workspace, user=user), "chat/completions", body, gone, sticky)
 
 
 async def streamed(

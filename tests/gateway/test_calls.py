@@ -153,6 +153,7 @@ def test_without_quota_it_waits_and_says_so(
     db.commit()
     other = service.create(db, who, body(make_base(db, name="other"), name="other", exclusive=True))
     run(db, other)
+    db.commit()
     serve(workspace, who, tuned)
     for _ in range(2):  # the first decides, the second tells the deployment
         sweep(db)

@@ -223,11 +223,6 @@ def test_rows_are_dropped_with_a_reason(words):
         (CHATML, [], "nothing_to_train"),
         (CHATML, [conversation(user("a" * 5000), answer("b"))], "nothing_to_train"),
         (INSTRUCTIONS, [conversation(user("a"), user("b"), answer("c"))], "template_refused"),
-        (
-            CHATML.replace("assistant\\n'", "assistant\\n<think>\\n'"),
-            [conversation(user("a"), answer("b"))],
-            "template_unstable",
-        ),
     ],
 )
 def test_nothing_to_train_is_refused_by_the_main_reason(words, template, rows, code):

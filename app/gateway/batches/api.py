@@ -22,6 +22,8 @@ Writer = Annotated[Principal, keyed("member", "inference")]
 
 
 class BatchCreate(BaseModel):
+    """Requests of a file, to be asked one by one when there is room."""
+
     model_config = ConfigDict(extra="forbid")
 
     input_file_id: str = Field(min_length=1, max_length=100)
@@ -116,6 +118,7 @@ def list_batches(
 
 @router.get("/batches/{batch_id}")
 def get_batch(request: Request, batch_id: str, who: Reader, db: Db) -> dict[str, Any]:
+    """How far it has come, and its files once it has ended."""
     return out(request, service.get(db, who.workspace_id, batch_id))
 
 

@@ -66,6 +66,7 @@ def make_dataset(body: DatasetFrom, who: Maker) -> Made:
 
 @router.get("/requests/{request_id}")
 def get_request(request_id: str, who: Who, db: Db) -> RequestOut:
+    """One entry of the request log."""
     return schemas.out(service.get(db, who, request_id))
 
 

@@ -27,6 +27,8 @@ class ChoiceForm(ChoiceIn):
 
 
 class ChoiceOut(BaseModel):
+    """What is kept of a key's requests, and for how many days."""
+
     key: str
     log: str
     days: int | None
@@ -44,6 +46,8 @@ class Wanted(BaseModel):
 
 
 class DatasetFrom(Wanted):
+    """Which entries become a dataset, and what it is called."""
+
     name: Annotated[str, Field(max_length=120)] = ""
 
 
@@ -70,11 +74,15 @@ class RequestOut(BaseModel):
 
 
 class Requests(BaseModel):
+    """Entries, newest first."""
+
     data: list[RequestOut]
     has_more: bool
 
 
 class Made(BaseModel):
+    """The dataset that was made of entries."""
+
     id: str = Field(description="Of the dataset")
     rows: int
     left_out: int = Field(description="Entries that gave no row")
