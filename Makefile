@@ -35,10 +35,10 @@ demo: environments
 	exec .venv/bin/danlu demo
 
 test: environments lint
-	.venv/bin/pytest -q --durations=10 -m "not slow"
+	.venv/bin/pytest -q -n 2 --durations=10 -m "not slow"
 
 test-slow: environments
-	.venv/bin/pytest -q --durations=10 -m slow
+	.venv/bin/pytest -q -n 2 --durations=10 -m slow
 
 lint: python $(PLATFORM)
 	.venv/bin/ruff check .

@@ -132,8 +132,8 @@ def test_chat_with_it(page: Page) -> None:
 
 def test_the_code_sample_works_as_pasted(page: Page, stack: Stack, tmp_path: Path) -> None:
     page.goto(HERE["deployment"])
-    code = at(page, "deploy-code")
-    code.get_by_role("button", name="Copy").first.click()
+    code = at(page, "deploy-code").locator("details").first
+    code.get_by_role("button", name="Copy").click()
     sample = page.evaluate("navigator.clipboard.readText()")
     file = tmp_path / "sample.py"
     file.write_text(sample)

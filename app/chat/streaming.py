@@ -46,6 +46,7 @@ class Answer:
     error: dict[str, Any] | None = None
     asking: Asking | None = None
     exchange: gateway.Exchange | None = None
+    stored: bool = False
 
     async def events(self) -> AsyncIterator[bytes]:
         yield named("answer", {"id": self.turn.message_id, "model": self.turn.body["model"]})
@@ -65,13 +66,16 @@ class Answer:
             async for event in events:
                 self.hear(event)
                 if self.state == "failed":
+                    await self.keep()
                     yield named("failed", {"error": str(self.error and self.error["message"])})
                     return
                 yield event
             self.state = "done"
+            await self.keep()  # whoever reads that it is done may look it up
             yield named("done", self.usage())
         except DomainError as error:
             self.fail(error.code, error.message, error.params)
+            await self.keep()
             yield named("failed", {"error": self.say(error), "code": error.code})
 
     async def waiting(self) -> dict[str, Any]:
@@ -132,7 +136,13 @@ class Answer:
                 await self.asking
         if self.asking is not None and not self.asking.cancelled() and not self.asking.exception():
             self.asking.result()[1].close()
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self.store))
+        await self.keep()
+
+    async def keep(self) -> None:
+        """Store it, once; whoever waits for that may leave."""
+        if not self.stored:
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self.store))
+            self.stored = True
 
     def store(self) -> None:
         reasoning, content = split("".join(self.content))

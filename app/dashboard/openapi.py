@@ -3,6 +3,7 @@
 Every operation says who may, which errors it answers in which form, and shows an example.
 """
 
+import threading
 from typing import Any
 
 from fastapi import FastAPI
@@ -44,11 +45,14 @@ IDEMPOTENCY = {
     "example": "0b7d9f4e-import-monday",
 }
 
+describing = threading.Lock()
+
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """OpenAPI 3.1 of all that is for programs. Made once: the web process keeps it."""
-    if app.openapi_schema is None:
-        app.openapi_schema = described(app)
+    with describing:  # FastAPI's part of it is not for two threads at once
+        if app.openapi_schema is None:
+            app.openapi_schema = described(app)
     return app.openapi_schema
 
 

@@ -77,21 +77,15 @@ def test_an_answer_streams_with_its_figures(page: Page, served: str) -> None:
 
 def test_stop_with_escape_keeps_what_was_said(page: Page) -> None:
     page.locator("#max_tokens").fill("1500")
-    page.locator("#temperature").fill("2")
+    page.locator("#frequency_penalty").fill("-2")  # it repeats itself, and finds no end
     page.evaluate(PRESS)
     say(page, "讲一个很长的故事")
+    done(page)
     facts = messages(page).last.locator(".chat-facts")
-    for _ in range(8):  # the starter may have said all before anybody can stop it
-        done(page)
-        expect(facts).to_contain_text(re.compile("tokens|Stopped"))
-        if "Stopped before the end" in facts.inner_text():
-            break
-        page.evaluate(PRESS)
-        messages(page).last.locator("[data-act=again]").click()
     expect(facts).to_contain_text("Stopped before the end")
     page.reload()
     expect(messages(page)).to_have_count(2)
-    expect(messages(page).last.locator(".chat-facts")).to_contain_text("Stopped before the end")
+    expect(facts).to_contain_text("Stopped before the end")
 
 
 def test_regenerate_edit_and_walk_the_branches(page: Page) -> None:

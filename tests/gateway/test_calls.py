@@ -86,6 +86,7 @@ def test_it_is_loaded_onto_an_engine_that_runs_and_the_callers_wait(
                 asyncio.create_task(whole(workspace, name_of(tuned), user=who.user_id))
                 for _ in range(20)
             ]
+            await asyncio.sleep(0)  # they begin, and read the session's rows, before a thread does
             await until(lambda: len(deployed(db, tuned)) == 1)
             await until(lambda: sum(one.waiting for one in waking.watches.values()) == 20)
             await asyncio.to_thread(load)
