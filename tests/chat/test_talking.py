@@ -77,7 +77,8 @@ def test_an_answer_streams_with_its_figures(page: Page, served: str) -> None:
 
 def test_stop_with_escape_keeps_what_was_said(page: Page) -> None:
     page.locator("#max_tokens").fill("1500")
-    page.locator("#frequency_penalty").fill("-2")  # it repeats itself, and finds no end
+    page.locator("#temperature").fill("2")
+    page.locator("#repetition_penalty").fill("2")  # the prompt has the stop token: it finds no end
     page.evaluate(PRESS)
     say(page, "讲一个很长的故事")
     done(page)

@@ -134,9 +134,11 @@ def test_two_at_once_with_one_name(db: Session, who: Principal) -> None:
     db.commit()
     with Session(db.get_bind()) as other:
         service.create(db, who, body(model))
-        threading.Timer(0.3, db.commit).start()
+        commit = threading.Timer(0.3, db.commit)
+        commit.start()
         with pytest.raises(Conflict):
             service.create(other, who, body(model))
+        commit.join()
 
 
 def test_a_refusal_leaves_nothing(db: Session, workspace: Workspace, who: Principal) -> None:

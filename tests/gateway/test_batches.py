@@ -291,6 +291,18 @@ def test_of_a_process_that_is_silent_another_takes_it_up(db, workspace, who):
     assert holding.done(second.id) == {1}
 
 
+def test_what_was_let_go_is_taken_up_at_once_though_a_beat_came_late(db, workspace, who):
+    start(db, who, jsonl([line(1)]))
+    first = holding.claim("first")
+    assert first
+    holding.let_go(first.id, first.fence)
+    with pytest.raises(Lost):
+        holding.beat(first.id, first.fence, None)
+    second = holding.claim("second")
+    assert second
+    assert second.id == first.id
+
+
 def test_a_workspace_with_fewer_batches_in_work_comes_first(db, workspace, who):
     other = make_workspace(db)
     db.commit()

@@ -32,9 +32,9 @@ class Lost(Exception):
 
 
 def held(db: Session, batch_id: str, fence: int) -> Batch:
-    """The row, locked. Raises Lost."""
+    """The row, locked. Raises Lost, also once it was let go: a beat may come too late."""
     found = db.get(Batch, batch_id, with_for_update=True, populate_existing=True)
-    if found is None or found.fence != fence or found.status not in OPEN:
+    if found is None or found.fence != fence or not found.beat_at or found.status not in OPEN:
         raise Lost(batch_id)
     return found
 
