@@ -28,7 +28,7 @@ def of(path: str, *fields: str) -> Callable[[str], list[tuple[str, str]]]:
     return complete
 
 
-dataset = of("/api/v1/datasets", "id", "name")
+dataset = of("/api/v1/datasets", "id", "name", "format")
 job = of("/api/v1/jobs", "id", "name")
 model = of("/api/v1/models", "name", "id", "kind")
 deployment = of("/api/v1/deployments", "name", "id", "state")

@@ -44,6 +44,13 @@ def detail(dataset: Dataset, version: Version = "", as_json: Json = False) -> No
     show(connect().get(f"{BASE}/{dataset}", version=version), as_json, describe)
 
 
+def id_of(api: Api, name: str) -> str:
+    """Of the one dataset that is called so; else `name` as it is, which may be an id."""
+    rows = api.get(BASE, q=name, limit=100)["data"]
+    found = [row["id"] for row in rows if row["name"] == name]
+    return found[0] if len(found) == 1 else name
+
+
 def describe(found: Row) -> None:
     say(
         _(

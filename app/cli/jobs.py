@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import complete, curves, models
+from app.cli import complete, curves, datasets, models
 from app.cli.client import Api, Failed, Row, connect
 from app.cli.output import Json, day, say, show, show_json, show_table
 from app.cli.text import _
@@ -55,14 +55,14 @@ def create(
         typer.Option(
             "--dataset",
             "-d",
-            help=_("Id of a published dataset."),
+            help=_("Name or id of a published dataset."),
             autocompletion=complete.dataset,
         ),
     ],
     name: Annotated[str, typer.Option("--name", "-n", help=_("Also the tuned model's."))] = "",
     stage: Annotated[str, typer.Option(help="sft, pretrain, dpo, kto, orpo, reward.")] = "sft",
     method: Annotated[str, typer.Option(help="lora, qlora, freeze, full.")] = "lora",
-    validation: Annotated[str, typer.Option(help=_("A dataset's id, or auto."))] = "",
+    validation: Annotated[str, typer.Option(help=_("A dataset's name or id, or auto."))] = "",
     devices: Annotated[int, typer.Option(min=1)] = 1,
     set_: Annotated[
         list[str] | None,
@@ -79,7 +79,7 @@ def create(
     body: Row = {
         "name": name,
         "model": model,
-        "dataset": dataset,
+        "dataset": datasets.id_of(api, dataset),
         "stage": stage,
         "method": method,
         "devices": devices,
@@ -87,7 +87,7 @@ def create(
         "hyperparameters": dict(setting(text) for text in set_ or []),
     }
     if validation:
-        body["validation"] = validation
+        body["validation"] = datasets.id_of(api, validation)
     if dry_run:
         return show(api.post(f"{BASE}/estimate", body), as_json, expected)
     job = api.post(BASE, body)

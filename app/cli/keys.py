@@ -10,7 +10,8 @@ from app.cli.client import connect
 from app.cli.output import Json, Yes, day, say, show, show_table, sure, tell
 from app.cli.text import _
 
-app = typer.Typer(no_args_is_help=True, help=_("API keys: list, create, revoke."))
+app = typer.Typer(no_args_is_help=True, help=_("API keys: list, create, limit, revoke."))
+Key = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.key)]
 SCOPES = (
     "datasets:read datasets:write models:read models:write jobs:read jobs:write deployments:read"
     " deployments:write inference account admin"
@@ -48,19 +49,59 @@ def create(
         ),
     ],
     days: Annotated[int | None, typer.Option(min=1, max=3650, help=_("Until it expires."))] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help=_("A model it may call, and no others; repeatable.")),
+    ] = None,
+    ip: Annotated[
+        list[str] | None,
+        typer.Option(help=_("An address or network it may be used from; repeatable.")),
+    ] = None,
+    rpm: Annotated[int | None, typer.Option(min=1, help=_("Requests a minute."))] = None,
+    tpm: Annotated[int | None, typer.Option(min=1, help=_("Tokens a minute."))] = None,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help=_("Requests at the same time."))
+    ] = None,
+    daily_tokens: Annotated[int | None, typer.Option(min=1, help=_("Tokens a day."))] = None,
+    total_tokens: Annotated[int | None, typer.Option(min=1, help=_("Tokens in all."))] = None,
     as_json: Json = False,
 ) -> None:
     expires = (datetime.now(UTC) + timedelta(days=days)).isoformat() if days else None
-    body = {"name": name, "scopes": scope, "expires_at": expires}
+    body = {
+        "name": name,
+        "scopes": scope,
+        "expires_at": expires,
+        "models": model or [],
+        "ips": ip or [],
+        "rpm": rpm,
+        "tpm": tpm,
+        "parallel": parallel,
+        "daily_tokens": daily_tokens,
+        "total_tokens": total_tokens,
+    }
     made = connect().post("/api/v1/keys", body)
     if not as_json:
         tell(_("Keep it: it is not shown again."))
     show(made, as_json, lambda found: say(found["secret"]))
 
 
+@app.command(help=_("What is used of its limits."))
+def usage(key: Key, as_json: Json = False) -> None:
+    columns = {
+        _("Limit"): lambda row: row["name"],
+        _("Used"): lambda row: f"{row['used']:,}",
+        _("Allowed"): lambda row: _("no limit") if row["limit"] is None else f"{row['limit']:,}",
+    }
+    show(
+        connect().get(f"/api/v1/keys/{key}/usage"),
+        as_json,
+        lambda found: show_table(found["data"], columns, ""),
+    )
+
+
 @app.command(help=_("The key stops working at once."))
 def revoke(
-    key: Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.key)],
+    key: Key,
     yes: Yes = False,
 ) -> None:
     sure(_("Revoke %(name)s?", name=key), yes)

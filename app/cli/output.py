@@ -54,7 +54,7 @@ def show_table(rows: list[Row], columns: dict[str, Callable[[Row], Any]], empty:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "ID")  # to be copied whole
     for row in rows:
         table.add_row(*(Text(plain(cell(row))) for cell in columns.values()))
     out().print(table)

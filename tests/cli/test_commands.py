@@ -227,8 +227,9 @@ def test_a_job_that_cannot_be(danlu, dataset):
         "jobs", "create", "-m", "danlu-starter", "-d", dataset, "-s", "epochs=-1", fails=True
     )
     assert "epochs" in wrong
-    figures = danlu("jobs", "create", "-m", "danlu-starter", "-d", dataset, "--dry-run")
-    assert "steps" in figures
+    for named in (dataset, "reviews-train"):
+        figures = danlu("jobs", "create", "-m", "danlu-starter", "-d", named, "--dry-run")
+        assert "steps" in figures
 
 
 def test_models(danlu, job, home):
@@ -261,8 +262,14 @@ def test_a_deployment_that_sleeps(danlu, stack):
 
 
 def test_keys(danlu, stack):
-    made = json.loads(danlu("keys", "create", "for-a-test", "-s", "models:read", "--json"))
+    asked = ("--rpm", "60", "--daily-tokens", "9000", "--model", "starter", "--json")
+    made = json.loads(danlu("keys", "create", "for-a-test", "-s", "inference", *asked))
+    assert (made["rpm"], made["daily_tokens"], made["tpm"]) == (60, 9000, None)
+    assert made["models"] == ["starter"]
     assert made["id"] in danlu("keys", "list")
+    used = danlu("keys", "usage", made["id"])
+    assert "9,000" in used
+    assert "60" in used
     danlu("keys", "revoke", made["id"])
     with pytest.raises(client.Failed):
         client.Api(stack.url, made["secret"]).get("/api/v1/models")
