@@ -184,7 +184,10 @@ class Exchange:
         }
 
 
-CONTEXT = re.compile(rb"maximum (?:context|model) length (?:is|of) (\d+)", re.IGNORECASE)
+CONTEXT = re.compile(
+    rb"(?:maximum (?:context|model) length (?:is|of) |cannot be greater than max_model_len=)(\d+)",
+    re.IGNORECASE,
+)
 
 
 def raise_if_too_long(status: int, body: bytes) -> None:

@@ -61,11 +61,11 @@ def deployment(db: Session, admin: Admin) -> Deployment:  # noqa: F811
 def test_the_curves_of_a_deployment(page, deployment):  # noqa: F811
     page.goto(f"/deployments/{deployment.id}?tab=charts")
     shown = page.locator("[data-figure]:visible canvas")
-    expect(shown).to_have_count(8)
+    expect(shown).to_have_count(8, timeout=20_000)
     for name in ("15m", "24h", "7d", "1h"):
         with page.expect_response(lambda answer, name=name: f"range={name}" in answer.url):
             page.locator(f'label[for="range-{name}"]').click()
-        expect(shown).to_have_count(8)
+        expect(shown).to_have_count(8, timeout=20_000)
     expect(page.get_by_test_id("deploy-charts-empty")).to_be_hidden()
 
 

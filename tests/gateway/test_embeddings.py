@@ -45,7 +45,7 @@ def embedder(stack: Stack, files: Path) -> Iterator[str]:
         api.patch(f"/api/v1/uploads/{upload}", content=archive, headers=piece).raise_for_status()
         asked = {"uploads": [upload], "name": "embedder"}
         begun = api.post("/api/v1/models", json=asked).raise_for_status().json()
-        stack.wait(f"/models/imports/{begun['id']}", until=("imported", "failed"), seconds=60)
+        stack.wait(f"/models/imports/{begun['id']}", until=("succeeded", "failed"), seconds=60)
         made = api.post("/api/v1/deployments", json={"name": "vectors", "model": "embedder"})
         assert made.status_code == 201, made.text
         found = stack.wait(f"/deployments/{made.json()['id']}", until=("ready", "error"))

@@ -115,9 +115,10 @@ def test_upload_tune_look_and_call(client: OpenAI, stack: Stack, served: str) ->
 
     kept = list(client.fine_tuning.jobs.checkpoints.list(job.id))
     assert kept[0].object == "fine_tuning.job.checkpoint"
-    assert kept[0].step_number in (4, 8)
-    assert kept[0].metrics.train_loss > 0
-    assert kept[0].fine_tuned_model_checkpoint.endswith(f":ckpt-step-{kept[0].step_number}")
+    assert [one.step_number for one in kept] == [8, 4]
+    assert all(one.metrics.train_loss > 0 for one in kept)
+    assert kept[0].fine_tuned_model_checkpoint == done.fine_tuned_model
+    assert kept[1].fine_tuned_model_checkpoint.endswith(":ckpt-step-4")
 
     listed = [one.id for one in client.fine_tuning.jobs.list(metadata={"team": "a"})]
     assert job.id in listed

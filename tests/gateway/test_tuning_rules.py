@@ -97,7 +97,7 @@ def test_a_file_becomes_a_published_dataset_and_a_job_of_ours(
         "lora",
     )
     assert (ours.name, ours.spec["seed"], ours.spec["epochs"]) == ("my reviews", 5, 8.0)
-    assert (ours.spec["save_steps"], ours.spec["keep_checkpoints"]) == (12, 3)
+    assert (ours.spec["save_steps"], ours.spec["keep_checkpoints"]) == (12, 2)
     shown = get(api, job["id"])
     assert (shown["status"], shown["hyperparameters"]["n_epochs"]) == ("queued", 8)
     again = api.post(JOBS, json={"model": model, "training_file": job["training_file"]}).json()
@@ -313,9 +313,11 @@ def test_names_of_models_and_checkpoints_find_them(
     assert name == f"ft:base:{slug}:tone--v2-x:{ours.result_model_id[4:]}"
     kept = api.get(f"{JOBS}/{succeeded['id']}/checkpoints").json()
     assert kept["has_more"] is False
-    metrics = kept["data"][0]["metrics"]
-    assert (metrics["step"], metrics["train_loss"]) == (2, 1.5)
-    checkpoint = kept["data"][0]["fine_tuned_model_checkpoint"]
+    last, before = kept["data"]
+    assert (last["step_number"], last["metrics"]["train_loss"]) == (3, 1.0)
+    assert last["fine_tuned_model_checkpoint"] == name
+    assert (before["metrics"]["step"], before["metrics"]["train_loss"]) == (2, 1.5)
+    checkpoint = before["fine_tuned_model_checkpoint"]
     assert checkpoint == f"ft:base:{slug}:tone--v2-x:{ours.id[4:]}:ckpt-step-2"
     row = db.get_one(TuningJob, succeeded["id"])
     who = principal_of(db, row.workspace_id, row.user_id)

@@ -117,7 +117,6 @@ def test_usage_sums_are_the_engines_own(stack: Stack, served: str, seen: Seen) -
                 "messages": [{"role": "user", "content": "今天天气" * (number + 1)}],
                 "max_tokens": 5 + number,
                 "stream": number % 2 == 0,
-                "n": 2 if number % 3 == 0 else 1,
             }
             answer = api.post("/v1/chat/completions", json=body)
             assert answer.status_code == 200, answer.text
@@ -128,3 +127,17 @@ def test_usage_sums_are_the_engines_own(stack: Stack, served: str, seen: Seen) -
     assert all(row["completed"] for row in rows)
     used = [sum(row[name] for row in rows) for name in ("prompt_tokens", "completion_tokens")]
     assert used == [seen.engine(name) - was for name, was in zip(names, before, strict=True)]
+
+
+def test_several_answers_to_one_prompt_count_it_once(stack: Stack, served: str, seen: Seen) -> None:
+    """As OpenAI has it. The engine's own counter has the prompt once for each answer."""
+    since, before = seen.now(), seen.engine("generation_tokens_total")
+    body = {"model": served, "messages": HELLO, "max_tokens": 6, "n": 3}
+    with stack.api() as api:
+        alone = api.post("/v1/chat/completions", json=body | {"n": 1}).json()["usage"]
+        for stream in (False, True):
+            api.post("/v1/chat/completions", json=body | {"stream": stream}).raise_for_status()
+    rows = seen.rows(since)
+    assert {row["prompt_tokens"] for row in rows} == {alone["prompt_tokens"]}
+    made = sum(row["completion_tokens"] for row in rows)
+    assert made == seen.engine("generation_tokens_total") - before

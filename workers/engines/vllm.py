@@ -77,10 +77,11 @@ def command(start: Start) -> Command:
             argv += ["--tensor-parallel-size", str(len(facts.devices))]
         return Command(argv, env | gpus(start))
     argv += ["--kv-cache-memory-bytes", str(facts.cache_bytes)]
-    own = cores(facts.devices)
-    threads = str(len(own))
+    threads = str(len(cores(facts.devices)))
     env |= {
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, own)),  # or every engine takes core 0
+        # several engines share a device, and one that is busy never rests: bound to its core, the
+        # next would not come to start
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
     }

@@ -11,8 +11,7 @@ from app.gateway.keyed import keyed
 from app.gateway.tuning import events, names, results, service, view
 from app.gateway.tuning.schemas import FineTuningCreate
 from app.gateway.tuning.service import Both
-from app.jobs import checkpoints, history, stream
-from app.jobs.tables import JobCheckpoint
+from app.jobs import stream
 from app.models import service as models
 from app.models.tables import Model
 from app.queue import Db
@@ -110,15 +109,11 @@ def list_events(
 def list_checkpoints(
     fine_tuning_job_id: str, who: Reader, db: Db, after: After = "", limit: Limit = 10
 ) -> dict[str, Any]:
-    """The checkpoints that are kept, the newest first; the last three epochs, if all is usual. A
-    day after the end those that nobody has used go.
+    """The checkpoints that are kept, the newest first; the last three epochs, if all is usual, of
+    which the last is the tuned model. A day after the end the others that nobody has used go.
     """
     both = service.get(db, who.workspace_id, fine_tuning_job_id)
-    rows: list[JobCheckpoint] = checkpoints.of_job(db, both.job) if both.job else []
-    metrics = {
-        line["step"]: line for line in (history.metrics(db, both.job.id) if both.job else [])
-    }
-    data = [view.checkpoint(db, both, row, metrics.get(row.step, {})) for row in rows]
+    data = view.checkpoints(db, both)
     if after:
         known = [one["id"] for one in data]
         if after not in known:

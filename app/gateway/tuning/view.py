@@ -10,6 +10,7 @@ from app.gateway.tuning import names
 from app.gateway.tuning.service import Both
 from app.gateway.tuning.tables import TuningJob
 from app.jobs import history, stream
+from app.jobs.checkpoints import of_job
 from app.jobs.tables import Job, JobCheckpoint
 
 # OpenAI knows no pause. What was asked to stop for good will be nothing else.
@@ -94,8 +95,29 @@ def told(row: TuningJob, say: stream.Say) -> dict[str, Any]:
     return {"code": row.error["code"], "message": message, "param": row.error["param"]}
 
 
+def checkpoints(db: Session, both: Both) -> list[dict[str, Any]]:
+    """The newest first. The last step's is the tuned model itself, for as long as that is there."""
+    job = both.job
+    if job is None:
+        return []
+    metrics = {line["step"]: line for line in history.metrics(db, job.id)}
+    rows = [(row, names.of_checkpoint(db, both.row, job, row.step)) for row in of_job(db, job)]
+    made = names.of(db, both.row.workspace_id, job.result_model_id) if job.result_model_id else None
+    end = max(metrics, default=job.step)
+    if made and end not in {row.step for row, _ in rows}:
+        known = metrics.get(end, {})
+        last = JobCheckpoint(
+            step=end,
+            loss=known.get("loss"),
+            eval_loss=known.get("eval_loss"),
+            created_at=job.finished_at,
+        )
+        rows.insert(0, (last, made))
+    return [checkpoint(both, row, name, metrics.get(row.step, {})) for row, name in rows]
+
+
 def checkpoint(
-    db: Session, both: Both, one: JobCheckpoint, metrics: dict[str, Any]
+    both: Both, one: JobCheckpoint, name: str, metrics: dict[str, Any]
 ) -> dict[str, Any]:
     assert both.job
     validated = {
@@ -108,7 +130,7 @@ def checkpoint(
         "object": "fine_tuning.job.checkpoint",
         "id": f"ftckpt_{names.tail_of(both.job.id)}{one.step}",
         "created_at": stamp(one.created_at),
-        "fine_tuned_model_checkpoint": names.of_checkpoint(db, both.row, both.job, one.step),
+        "fine_tuned_model_checkpoint": name,
         "fine_tuning_job_id": both.row.id,
         "step_number": one.step,
         "metrics": {
