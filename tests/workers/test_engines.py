@@ -68,11 +68,9 @@ def test_vllm_on_a_processor() -> None:
     assert "--enforce-eager" in found
     assert not {"--enable-lora", "--gpu-memory-utilization", "--trust-remote-code"} & set(found)
     assert "s3cret" not in " ".join(command.argv)
-    assert command.env["VLLM_API_KEY"] == "s3cret"
-    assert command.env["HF_HUB_OFFLINE"] == "1"
-    assert command.env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
-    assert command.env["OMP_NUM_THREADS"] == str(len(cores(["cpu:1"])))
-    assert command.env["VLLM_RPC_BASE_PATH"] == "/runs/rep_x-1"
+    assert (command.env["VLLM_API_KEY"], command.env["HF_HUB_OFFLINE"]) == ("s3cret", "1")
+    threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(len(cores(["cpu:1"])))}
+    assert command.env.items() >= (threads | {"VLLM_RPC_BASE_PATH": "/runs/rep_x-1"}).items()
     deep = vllm.command(start(directory=Path("/runs", "x" * 90)))
     assert "VLLM_RPC_BASE_PATH" not in deep.env  # a socket's path would be too long there
     assert "--enforce-eager" not in flags(vllm.command(start(parameters=7 * 10**9)).argv)
@@ -262,9 +260,7 @@ def test_transformers_for_real(db: Session, workspace: Workspace, starter: Model
     text, usage = streamed(replica, temperature=0)
     assert len(text) > 3
     assert text == whole.choices[0].message.content
-    assert (usage.prompt_tokens, usage.completion_tokens) == (
-        whole.usage.prompt_tokens, whole.usage.completion_tokens,
-    )  # fmt: skip
+    assert usage.total_tokens == whole.usage.total_tokens
     assert [model.id for model in client(replica).models.list()] == ["mood"]
 
     # each request keeps its own temperature, also side by side
@@ -338,9 +334,7 @@ def test_an_adapter_on_its_base_with_vllm(
     text, usage = streamed(replica, temperature=0)
     whole = chat(replica, temperature=0)
     assert text == whole.choices[0].message.content
-    assert (usage.prompt_tokens, usage.completion_tokens) == (
-        whole.usage.prompt_tokens, whole.usage.completion_tokens,
-    )  # fmt: skip
+    assert usage.total_tokens == whole.usage.total_tokens
     with pytest.raises(openai.BadRequestError, match="512"):
         chat(replica, max_tokens=100_000)
     with pytest.raises(openai.AuthenticationError):
