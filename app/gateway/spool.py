@@ -92,7 +92,9 @@ def turn(lines: bytes) -> list[Path]:
 
 
 def files(one: str) -> list[Path]:
-    return list(settings.spool.glob(f"usage-{one}-*.jsonl"))
+    """The oldest first: of an open row the last line counts."""
+    found = settings.spool.glob(f"usage-{one}-*.jsonl")
+    return sorted(found, key=lambda path: int(path.stem.rpartition("-")[2]))
 
 
 @contextlib.contextmanager
