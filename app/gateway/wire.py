@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -43,6 +44,7 @@ class Connection(asyncio.Protocol):
         """Nothing of an answer is there yet."""
         self.status = 0
         self.framed = False  # the answer says where it ends; else it ends with the connection
+        self.stays = False  # the connection is good for another
         self.ended = False
         self.error: Exception | None = None
         self.pieces: deque[bytes] = deque()
@@ -53,8 +55,7 @@ class Connection(asyncio.Protocol):
     # -- from the socket -----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -83,6 +84,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
+        self.stays = self.framed and self.parser.should_keep_alive()
         self.changed.set()
 
     def on_body(self, body: bytes) -> None:
@@ -161,9 +163,9 @@ class Connection(asyncio.Protocol):
         """Let go: what is not at its end is broken off, by which the engine hears of it."""
         if self.transport is None:
             return
-        whole = self.ended and self.framed and not self.pieces
-        if whole and self.parser.should_keep_alive():
+        if self.ended and self.stays and not self.pieces:
             self.idle_since = time.monotonic()
+            self.resume()  # or nobody would see that the engine closes it
             idle.setdefault(self.address, []).append(self)
         else:
             self.transport.abort()
