@@ -8,7 +8,7 @@ however far apart they are.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import ColumnElement, Select, delete, func, literal_column, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on, insert
@@ -198,8 +198,7 @@ def said(
             for name, values in gauges.items():
                 if getattr(row, name) is not None:
                     values.setdefault(index, []).append(float(getattr(row, name)))
-            if same:
-                count_up(before, row, index, rates, gaps)
+            count_up(before if same else First.of(row), row, index, rates, gaps)
         before = row
     for index, running in gauges["running"].items():
         found.running[index] = round(sum(running), 2)
@@ -216,12 +215,13 @@ def said(
 
 
 def readings(deployment_id: str, since: datetime, step: int) -> Select[Any]:
-    """One row for each replica, start and bucket, in order; counts as they stood at its end. From
-    a little before `since`, so that the first point has a rate as well.
+    """One row for each replica, start and bucket, in order; counts as they stood at its end, and at
+    its begin. From a little before `since`, so that the first point has a whole rate as well.
     """
     metric = ReplicaMetric
     at = bucket(metric.at, step).label("bucket")
     last = func.array_agg(aggregate_order_by(metric.gaps, metric.at.desc()))[1].label("gaps")
+    first = func.array_agg(aggregate_order_by(metric.gaps, metric.at))[1].label("first_gaps")
     early = since - timedelta(seconds=max(step, 2 * KEPT))
     return (
         select(
@@ -235,11 +235,28 @@ def readings(deployment_id: str, since: datetime, step: int) -> Select[Any]:
             func.max(metric.prompted).label("prompted"),
             func.max(metric.generated).label("generated"),
             last,
+            func.min(metric.at).label("first_at"),
+            func.min(metric.prompted).label("first_prompted"),
+            func.min(metric.generated).label("first_generated"),
+            first,
         )
         .where(metric.deployment_id == deployment_id, metric.at >= early)
         .group_by(metric.replica_id, metric.fence, at)
         .order_by(metric.replica_id, metric.fence, at)
     )
+
+
+class First(NamedTuple):
+    """The first reading in an engine's first bucket: nothing before it could be counted from."""
+
+    at: datetime
+    prompted: int | None
+    generated: int | None
+    gaps: list[Any]
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        return cls(row.first_at, row.first_prompted, row.first_generated, row.first_gaps)
 
 
 def count_up(

@@ -116,6 +116,21 @@ def test_rates_are_differences_and_a_start_begins_anew(db, deployment):
     assert all(0 < gap < 0.01 for gap in known(found.between_tokens["p50"]))
 
 
+def test_an_engine_in_its_first_hour_has_rates_in_the_view_of_a_week(db, deployment):
+    replica = make_replica(db, deployment, fence=1)
+    hour = now().replace(minute=0, second=0, microsecond=0)
+    for seconds in (10, 20, 30):
+        gaps = [[0.01, seconds], [0.1, 2 * seconds], [None, 2 * seconds]]
+        reading(
+            db, replica, hour - timedelta(seconds=3600 - seconds),
+            prompted=100, generated=50 * seconds, gaps=gaps,
+        )  # fmt: skip
+    found = metrics.curves(db, deployment, "7d")
+    assert known(found.generated) == [50]
+    assert known(found.prompted) == [0]
+    assert len(known(found.between_tokens["p50"])) == 1
+
+
 def test_replicas_are_added_up_and_the_fullest_cache_counts(db, deployment):
     at = now().replace(microsecond=0) - timedelta(minutes=5)
     for index, cache in enumerate((0.2, 0.9)):

@@ -208,7 +208,8 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint(db, owner, stage):
     stage(
         TRAINS.replace(
             'status("running", step=at, total=60)',
-            'status("running", step=at, total=60)\n    if at == 40: checkpoint(40)',
+            'status("running", step=at, total=60)\n    if at == 40: checkpoint(40)'
+            '\n    if at == 50 and not SPEC["resume_from"]: time.sleep(60)',  # until it is killed
         )
     )
     job = stand_in.make_job(db, *owner)
