@@ -10,7 +10,7 @@ from app.accounts.auth import Principal
 from app.gateway.batches import service
 from app.gateway.batches.states import STATUSES
 from app.gateway.batches.tables import Batch
-from app.gateway.files.api import ExpiresAfter
+from app.gateway.files.api import ExpiresAfter, page
 from app.gateway.keyed import keyed
 from app.gateway.tuning.schemas import Key, Value
 from app.queue import Db
@@ -107,13 +107,7 @@ def list_batches(
 ) -> dict[str, Any]:
     """The workspace's batches, the newest first."""
     found, more = service.listed(db, who.workspace_id, after=after, limit=limit)
-    return {
-        "object": "list",
-        "data": [out(request, one) for one in found],
-        "first_id": found[0].id if found else None,
-        "last_id": found[-1].id if found else None,
-        "has_more": more,
-    }
+    return page([out(request, one) for one in found], more)
 
 
 @router.get("/batches/{batch_id}")

@@ -100,6 +100,17 @@ def seconds_of(fields: dict[str, str]) -> int | None:
     return int(seconds or "")
 
 
+def page(data: list[dict[str, Any]], more: bool) -> dict[str, Any]:
+    """A list as OpenAI has it, whose clients go on behind `last_id`."""
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": more,
+    }
+
+
 @router.get("/files")
 def list_files(
     request: Request,
@@ -114,13 +125,7 @@ def list_files(
     found, more = service.listed(
         db, who.workspace_id, after=after, limit=limit, order=order, purpose=purpose
     )
-    return {
-        "object": "list",
-        "data": [out(request, one) for one in found],
-        "first_id": found[0].id if found else None,
-        "last_id": found[-1].id if found else None,
-        "has_more": more,
-    }
+    return page([out(request, one) for one in found], more)
 
 
 @router.get("/files/{file_id}")

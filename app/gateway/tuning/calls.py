@@ -17,9 +17,8 @@ from app.deployments import guests, view
 from app.deployments import service as deployments
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.tables import Deployment
-from app.errors import N_, Conflict, NotFound, Unavailable
+from app.errors import N_, Conflict, NotFound
 from app.gateway.tuning import names
-from app.jobs import checkpoints
 from app.models.tables import Model
 from app.queue import transaction
 
@@ -93,14 +92,7 @@ def serve(workspace_id: str, user_id: str, name: str) -> None:
     with transaction() as db:
         who = principal_of(db, workspace_id, user_id)
     if not isinstance(found, Model):
-        with transaction() as db:
-            checkpoints.publish(db, who, found.job_id, found.step)
-        raise Unavailable(
-            N_("The checkpoint %(name)s is being made a model. Try again in a few seconds."),
-            code="checkpoint_not_ready",
-            field="model",
-            name=name[:200],
-        )
+        raise names.publish(who, found, name)
     with transaction() as db:
         cluster.lock(db)  # many calls at once deploy it once
         if served_by(db, workspace_id, found.id):

@@ -122,6 +122,18 @@ def missing(name: str) -> NotFound:
     return NotFound(NO_MODEL, code="model_not_found", field="model", name=name[:200])
 
 
+def publish(who: Principal, found: JobCheckpoint, name: str) -> Unavailable:
+    """Have a checkpoint made a model; what to tell who asks for it meanwhile."""
+    with transaction() as own:  # stays, though the request is refused
+        checkpoints.publish(own, who, found.job_id, found.step)
+    return Unavailable(
+        N_("The checkpoint %(name)s is being made a model. Try again in a few seconds."),
+        code="checkpoint_not_ready",
+        field="model",
+        name=name[:200],
+    )
+
+
 def model(db: Session, who: Principal, name: str) -> Model:
     """The model that a client means: an `ft:` name, a name or an id of the registry, or the name of
     a deployment, whose model is meant.
@@ -133,14 +145,7 @@ def model(db: Session, who: Principal, name: str) -> Model:
         found = find(db, who.workspace_id, name)
         if isinstance(found, Model):
             return found
-        with transaction() as own:  # stays, though this request is refused
-            checkpoints.publish(own, who, found.job_id, found.step)
-        raise Unavailable(
-            N_("The checkpoint %(name)s is being made a model. Try again in a few seconds."),
-            code="checkpoint_not_ready",
-            field="model",
-            name=name[:200],
-        )
+        raise publish(who, found, name)
     try:
         return models.get(db, who.workspace_id, name)
     except NotFound:
