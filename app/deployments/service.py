@@ -304,6 +304,7 @@ class Route:
     replicas: tuple[RouteReplica, ...]
     asleep: bool = False  # or waking: none is ready, and a request may wait for one
     embeds: bool = False  # it gives embeddings, and writes no answers
+    adapts: bool = False  # its engines have room for adapters
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,11 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             Deployment.idled_at,
             Deployment.sends,
             Deployment.arguments,
+            or_(
+                Deployment.mode == "adapter",
+                Deployment.adapters > 0,
+                Deployment.host_id.is_not(None),
+            ),
             Replica.id,
             Replica.address,
             Replica.secret,
@@ -339,7 +345,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
     ).all()
     if not rows:
         return None
-    deployment_id, state, reason, idled_at, sends, arguments = rows[0][:6]
+    deployment_id, state, reason, idled_at, sends, arguments, adapts = rows[0][:7]
     ready = tuple(
         RouteReplica(replica_id, address, secret, name, engine, sends)
         for *_, replica_id, address, secret, engine in rows
@@ -353,6 +359,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
         ready,
         asleep=bool(idled_at and not ready),
         embeds=runners.embeds(arguments),
+        adapts=adapts,
     )
 
 

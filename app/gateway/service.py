@@ -224,6 +224,7 @@ async def answered(exchange: Exchange, path: str, body: dict[str, Any], sticky: 
             sticky,
             now=again,
             path=path,
+            scores_prompt=bool(body.get("echo")) and body.get("logprobs") is not None,
             user_id=exchange.caller.user_id,
         )
         for route, replica in ((one, other) for one in ways for other in loads.order(one.replicas)):
