@@ -35,7 +35,7 @@ from app.cli.stack import free_port
 from bench.parts import streams
 
 LITELLM = ROOT / ".venv-litellm" / "bin" / "litellm"
-ROUNDS = 1
+ROUNDS = 3
 SECONDS = 4.0  # of one measurement
 MANY = 128  # streams
 SHORT = 4  # chunks of an answer in the memory part, without pauses

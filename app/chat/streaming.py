@@ -21,6 +21,7 @@ from app.chat import tree
 from app.deployments import service as deployments
 from app.errors import N_, Conflict, DomainError
 from app.gateway import service as gateway
+from app.gateway import streams
 from app.queue import transaction
 
 BEAT = 1.0  # seconds between two signs of life while nothing comes
@@ -51,7 +52,7 @@ class Answer:
     async def events(self) -> AsyncIterator[bytes]:
         yield named("answer", {"id": self.turn.message_id, "model": self.turn.body["model"]})
         self.asking = asyncio.create_task(
-            gateway.stream(self.caller, "chat/completions", self.turn.body, never)
+            streams.stream(self.caller, "chat/completions", self.turn.body, never)
         )
         try:
             while not (await asyncio.wait({self.asking}, timeout=BEAT))[0]:

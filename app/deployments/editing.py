@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
 from app.deployments import fitting, revisions, rolling, schedules, service
+from app.deployments.checks import check_quota
 from app.deployments.fitting import Fit
 from app.deployments.plans import Plan, plan
 from app.deployments.revisions import Settings
@@ -66,7 +67,7 @@ def scale(db: Session, workspace_id: str, deployment_id: str, replicas: int) -> 
     if replicas == deployment.replicas:
         return deployment
     if replicas > deployment.replicas:
-        service.check_quota(db, workspace_id, replicas * deployment.devices)
+        check_quota(db, workspace_id, replicas * deployment.devices)
     message = N_("From %(before)s to %(after)s replicas.")
     note(db, deployment, "scale", message, {"before": deployment.replicas, "after": replicas})
     deployment.replicas = replicas
@@ -130,7 +131,7 @@ def turn_to(
     if found.settings.wishes() == revisions.current(deployment).wishes():
         return deployment
     if settings.devices > deployment.devices:
-        service.check_quota(db, who.workspace_id, deployment.replicas * settings.devices)
+        check_quota(db, who.workspace_id, deployment.replicas * settings.devices)
     if refusal := fitting.fit(db, who.workspace_id, found).refusal:
         raise refusal
     old = deployment.revision

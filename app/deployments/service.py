@@ -17,15 +17,15 @@ from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
 from app.db import new_id, now
 from app.deployments import aliases, fitting, guests, revisions, runners
+from app.deployments.checks import check_name, check_quota
 from app.deployments.plans import find_host, merge, plan
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.states import living, note, replicas_of
 from app.deployments.tables import Deployment, DeploymentEvent, Replica, ReplicaLog
 from app.deployments.wanted import SWEEP, advance, lock, stop_all
-from app.errors import N_, Conflict, Invalid, NotFound
+from app.errors import N_, NotFound
 from app.models import service as models
 from app.queue import send
-from app.quotas import service as quotas
 
 # -- starting ----------------------------------------------------------------------------
 
@@ -106,49 +106,6 @@ def create(
     advance(db, deployment, refuse=True)
     send(db, SWEEP)
     return deployment
-
-
-def check_name(db: Session, workspace_id: str, name: str) -> None:
-    taken = db.scalar(
-        select(Deployment.id).where(
-            Deployment.workspace_id == workspace_id,
-            Deployment.name == name,
-            Deployment.deleted_at.is_(None),
-        )
-    )
-    if taken:
-        raise Conflict(
-            N_("There is a deployment called %(name)s already. Choose another name."),
-            code="name_taken",
-            field="name",
-            name=name,
-        )
-    if aliases.find(db, workspace_id, name):
-        raise Conflict(
-            N_("There is an alias called %(name)s already. Choose another name."),
-            code="name_taken",
-            field="name",
-            name=name,
-        )
-
-
-def check_quota(db: Session, workspace_id: str, devices: int) -> None:
-    """All replicas together must fit below the workspace's quota, or some would wait for ever."""
-    most = quotas.limit(db, workspace_id)
-    if most is not None and devices > most:
-        raise Invalid(
-            N_(
-                "All replicas together need %(devices)s devices, but this workspace may hold "
-                "%(most)s at once. Choose fewer replicas or devices."
-            ),
-            code="quota",
-            field="replicas",
-            devices=devices,
-            most=most,
-        )
-
-
-# -- looking -----------------------------------------------------------------------------
 
 
 def get(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
@@ -304,6 +261,7 @@ class Route:
     replicas: tuple[RouteReplica, ...]
     asleep: bool = False  # or waking: none is ready, and a request may wait for one
     embeds: bool = False  # it gives embeddings, and writes no answers
+    adapts: bool = False  # its engines have room for adapters
 
 
 @dataclass(frozen=True)
@@ -324,6 +282,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             Deployment.idled_at,
             Deployment.sends,
             Deployment.arguments,
+            (Deployment.mode == "adapter") | (Deployment.adapters > 0),  # a guest's mode is adapter
             Replica.id,
             Replica.address,
             Replica.secret,
@@ -339,7 +298,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
     ).all()
     if not rows:
         return None
-    deployment_id, state, reason, idled_at, sends, arguments = rows[0][:6]
+    deployment_id, state, reason, idled_at, sends, arguments, adapts = rows[0][:7]
     ready = tuple(
         RouteReplica(replica_id, address, secret, name, engine, sends)
         for *_, replica_id, address, secret, engine in rows
@@ -353,6 +312,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
         ready,
         asleep=bool(idled_at and not ready),
         embeds=runners.embeds(arguments),
+        adapts=adapts,
     )
 
 

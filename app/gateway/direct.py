@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import failures
 from app.accounts.auth import Principal
 from app.errors import N_, DomainError
-from app.gateway import schemas, service
+from app.gateway import schemas, service, streams
 from app.gateway.keys import InferenceKey
+from app.protocol import BODY
 
 PATHS = {"/v1/chat/completions": "chat/completions", "/v1/completions": "completions"}
 EVENTS = (
@@ -85,7 +86,7 @@ class Answer(Response):
         user = asked.get("user")
         self.sticky = user if isinstance(user, str) else ""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
         assert task is not None
         leaving = asyncio.ensure_future(left(receive))
@@ -97,7 +98,7 @@ class Answer(Response):
 
         leaving.add_done_callback(stop)
         try:
-            await self.answer(send)
+            await self.answer(send, scope.get("extensions", {}).get(BODY, {}).get("body"))
         except asyncio.CancelledError:
             if not leaving.done():  # somebody else's wish
                 raise
@@ -106,20 +107,24 @@ class Answer(Response):
             is_over = True
             leaving.cancel()
 
-    async def answer(self, send: Send) -> None:
+    async def answer(self, send: Send, past: streams.Body | None) -> None:
         asked = (self.caller, self.path, self.body_asked)
         if not self.body_asked.get("stream"):
             await self.say(send, await service.whole(*asked, sticky=self.sticky))
             return
-        pieces, exchange = await service.relay(*asked, sticky=self.sticky)
-        if pieces is None:
+        stream, exchange = await streams.relay(*asked, sticky=self.sticky)
+        if stream is None:
             await self.say(send, exchange)
             return
         try:
             raw = [*EVENTS, *encoded(headers(exchange))]
             await send({"type": "http.response.start", "status": 200, "headers": raw})
-            async for piece in pieces:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            if past is not None:
+                await send({"type": "http.response.body", "body": b"", "more_body": True})
+                await stream.into(past)
+            else:
+                async for piece in stream:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
             exchange.close()

@@ -33,13 +33,14 @@ async def routes(
     *,
     now: bool = False,
     path: str = "",
+    scores_prompt: bool = False,
     user_id: str = "",
 ) -> list[Route]:
     """The deployments to ask for `name`, best first, each with replicas that are ready.
 
     Of an alias's targets the weights decide which is first: by chance, or always alike for the
     same `sticky`. Those that are not ready are left out while another is, and so are those that
-    cannot do what `path` asks. If all sleep, the first is woken and waited for. A tuned model that
+    cannot do what `path` asks, or say how likely a prompt is. If all sleep, the first is woken and waited for. A tuned model that
     nobody has deployed is, for `user_id`, where the workspace lets calls do that. `now` looks at
     the rows, not at what is remembered. Raises NotFound, Unavailable, and Invalid for a path.
     """
@@ -49,7 +50,7 @@ async def routes(
     except calls.NotDeployed:
         await run_in_threadpool(calls.serve, workspace_id, user_id, name)
         found = await look_and_remember(key)  # not with who looked before it was there
-    wished = able(preferred(found, sticky), path)
+    wished = able(preferred(found, sticky), path, scores_prompt)
     ready = [route for route in wished if route.replicas]
     if ready:
         if wished[0].asleep:
@@ -60,13 +61,13 @@ async def routes(
             waking.refuse_what_stays_asleep(route)
             awake = await waking.wait(workspace_id, route)
             known.pop(key, None)
-            return able([awake], path)
+            return able([awake], path, scores_prompt)
     raise waking.not_ready(wished[0])
 
 
-def able(found: list[Route], path: str) -> list[Route]:
+def able(found: list[Route], path: str, scores_prompt: bool) -> list[Route]:
     """Those that can do it. Raises Invalid, saying why the first cannot, if there are none."""
-    refusals = {route.deployment_id: refusal(route, path) for route in found}
+    refusals = {route.deployment_id: refusal(route, path, scores_prompt) for route in found}
     fit = [route for route in found if not refusals[route.deployment_id]]
     if fit:
         return fit
@@ -80,8 +81,8 @@ def able(found: list[Route], path: str) -> list[Route]:
     raise error
 
 
-def refusal(route: Route, path: str) -> str:
-    """Why this deployment cannot do what `path` asks; "" if it can."""
+def refusal(route: Route, path: str, scores_prompt: bool) -> str:
+    """Why this deployment cannot do what is asked; "" if it can."""
     if path == "embeddings" and not route.embeds:
         return N_(
             "%(name)s writes answers and gives no embeddings. Deploy an embedding model, or this "
@@ -90,6 +91,13 @@ def refusal(route: Route, path: str) -> str:
     if path and path != "embeddings" and route.embeds:
         return N_("%(name)s gives embeddings and writes no answers: call /v1/embeddings.")
     engines = {replica.engine for replica in route.replicas}
+    if scores_prompt and route.adapts and "vllm" in engines:
+        # vLLM 0.32 maps a prompt's tokens to adapters as if they were the step's answers, and ends
+        return N_(
+            "%(name)s cannot say how likely the tokens of a prompt are (echo with logprobs): its "
+            "engine has room for adapters. Deploy the model, merged if it is tuned, without room "
+            "for others."
+        )
     if path == "responses" and engines and "vllm" not in engines:
         return N_(
             "%(name)s is served by transformers, which does not know /v1/responses. Call "

@@ -3,12 +3,11 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self, TypeVar
 
-import aiohttp
 import orjson
 import structlog
 
@@ -17,14 +16,12 @@ from app.accounts.limits import Limits
 from app.db import new_id, now
 from app.deployments.service import Route, RouteReplica
 from app.errors import N_, Forbidden, Invalid, Unavailable
-from app.gateway import ledger, loads, metering, routing, upstream
+from app.gateway import ledger, loads, metering, routing, upstream, wire
 from app.gateway.limits import Need, Reservation, reserve, settle
 from app.gateway.requests import spool as request_log
 
 log = structlog.get_logger()
 
-# whose streams tell their usage if they are told to; that of Responses always does
-COUNTED_WHEN_ASKED = ("chat/completions", "completions")
 MOST_GIVEN = 2  # engines that may break on one request
 Gone = Callable[[], Awaitable[None]]
 T = TypeVar("T")
@@ -66,7 +63,7 @@ class Exchange:
     first: bytes = b""  # of a stream that has begun
     events: upstream.Events | None = None  # the rest of it
     counted: tuple[str, ...] = ()  # under what `loads` counts it
-    response: aiohttp.ClientResponse | None = None
+    response: wire.Connection | None = None
     reservation: Reservation | None = None
     settled: bool = False
     record: request_log.Record | None = None  # of what is logged, if the key wants it
@@ -227,6 +224,7 @@ async def answered(exchange: Exchange, path: str, body: dict[str, Any], sticky: 
             sticky,
             now=again,
             path=path,
+            scores_prompt=bool(body.get("echo")) and body.get("logprobs") is not None,
             user_id=exchange.caller.user_id,
         )
         for route, replica in ((one, other) for one in ways for other in loads.order(one.replicas)):
@@ -290,7 +288,7 @@ async def unless_gone(gone: Gone | None, work: Coroutine[Any, Any, T]) -> T:
         working.cancel()
 
 
-# -- the two ways to answer --------------------------------------------------------------
+# -- answers that come whole -------------------------------------------------------------
 
 
 async def whole(
@@ -316,84 +314,3 @@ async def whole(
     finally:
         exchange.close()
     return exchange
-
-
-async def relay(
-    caller: Caller, path: str, body: dict[str, Any], gone: Gone | None = None, sticky: str = ""
-) -> tuple[AsyncIterator[bytes] | None, Exchange]:
-    """A streamed answer: server-sent events, as many together as came together; or None, and the
-    exchange has an error's `status` and `answer`, JSON bytes.
-
-    Usage is always asked of the engine, and passed on only as it was asked for. Whoever sends the
-    events closes the exchange, also when it never began to. `gone`: see `whole`.
-    """
-    exchange = Exchange(caller, body["model"], metering.needs(path, body))
-    options = body.get("stream_options") or {}
-    asked = body
-    if path in COUNTED_WHEN_ASKED:
-        asked = body | {"stream_options": options | {"include_usage": True}}
-    try:
-        await exchange.reserve()
-        await unless_gone(gone, answered(exchange, path, asked, sticky))
-        if exchange.events is not None:
-            return passed_through(exchange, options), exchange
-        raise_if_too_long(exchange.status, exchange.answer)
-    except BaseException as error:
-        exchange.status = getattr(error, "status", exchange.status)
-        exchange.close()
-        raise
-    exchange.close()
-    return None, exchange
-
-
-async def stream(
-    caller: Caller, path: str, body: dict[str, Any], gone: Gone | None = None, sticky: str = ""
-) -> tuple[AsyncIterator[bytes] | None, Exchange]:
-    """As `relay`, one event at a time."""
-    pieces, exchange = await relay(caller, path, body, gone, sticky)
-    return (one_by_one(pieces) if pieces else None), exchange
-
-
-async def one_by_one(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async for piece in pieces:
-        for event in piece.split(b"\n\n"):
-            if event.strip():
-                yield event + b"\n\n"
-
-
-async def passed_through(exchange: Exchange, options: dict[str, Any]) -> AsyncIterator[bytes]:
-    """The engine's events as they come, without the usage that the `stream_options` did not ask
-    for; closes the exchange at the end.
-    """
-    assert exchange.events is not None
-    last_wanted = bool(options.get("include_usage"))
-    each_wanted = last_wanted and bool(options.get("continuous_usage_stats"))
-    piece = exchange.first
-    exchange.first_token()
-    try:
-        while piece:
-            if exchange.record is not None:
-                exchange.record.hear(piece)
-            exchange.chunks += piece.count(b"data: {")
-            if b'"usage":{' in piece or b'"usage": {' in piece:
-                left, exchange.usage = metering.without_usage(piece, exchange.usage, last_wanted)
-                piece = piece if each_wanted else left
-            if piece:
-                yield piece
-            piece = await exchange.events.next()
-        exchange.status, exchange.completed = 200, True
-    except aiohttp.ClientError:
-        exchange.status = 502
-        error = engine_lost(exchange)
-        yield b"data: %s\n\n" % orjson.dumps(
-            {
-                "error": {
-                    "message": str(error),
-                    "type": "server_error",
-                    "param": None,
-                    "code": error.code,
-                }
-            }
-        )
-    finally:
-        exchange.close()

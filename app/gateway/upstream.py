@@ -1,33 +1,28 @@
-"""Talking to engines: one shared aiohttp session, bytes passed through as they come."""
+"""Talking to engines: what is asked of them, and their streams as whole events."""
 
 import asyncio
 import contextlib
+import ctypes
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp
 import orjson
 
 from app.config import settings
 from app.deployments.service import RouteReplica
-from app.gateway import ledger, limits, loads
+from app.gateway import ledger, limits, loads, wire
+from app.gateway.wire import Lost
 
 BROKEN = {500, 502, 503, 504}  # it is the engine: another one may well answer
+M_ARENA_MAX = -8  # malloc.h
 UNLOADED = 404  # an adapter was unloaded just now: who asks again waits until it is loaded
-KEPT_ALIVE = 3.0  # seconds: less than the 5 after which engines close what nobody uses
-session: aiohttp.ClientSession | None = None
 
 
 @contextlib.asynccontextmanager
 async def lifespan() -> AsyncIterator[None]:
-    """The shared session and what runs beside the requests, as long as the web process lives."""
-    global session
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_ALIVE),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
-        auto_decompress=False,
-    )
+    """What runs beside the requests, as long as the web process lives."""
     settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+    share_memory()
     beside = [
         asyncio.create_task(ledger.flush_forever()),
         asyncio.create_task(loads.exchange_forever()),
@@ -39,9 +34,17 @@ async def lifespan() -> AsyncIterator[None]:
     finally:
         for task in beside:
             task.cancel()
-        await session.close()
+        wire.close_all()
         with contextlib.suppress(Exception):  # the spool stays; the next start flushes it
             await asyncio.to_thread(ledger.flush)
+
+
+def share_memory() -> None:
+    """Threads take memory from one place: glibc gives each its own, whose free parts no other uses,
+    and a busy gateway, whose usage is flushed by threads, would grow for hours (mallopt(3)).
+    """
+    with contextlib.suppress(AttributeError):  # another libc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 class Failed(Exception):
@@ -60,63 +63,74 @@ class Failed(Exception):
 
 async def post(
     replica: RouteReplica, path: str, body: dict[str, Any], request_id: str
-) -> aiohttp.ClientResponse:
-    """The engine's answer, headers read; the caller closes it. Raises Failed."""
-    assert session is not None, "the gateway's lifespan has not started"
+) -> wire.Connection:
+    """The engine's answer, its head read; the caller closes it. Raises Failed."""
     try:
-        response = await session.post(
-            f"{replica.address}/v1/{path}",
-            data=orjson.dumps(spoken_for(replica, body) | {"model": replica.served_name}),
-            headers={
+        response = await wire.post(
+            replica.address,
+            f"/v1/{path}",
+            {
                 "authorization": f"Bearer {replica.secret}",
                 "content-type": "application/json",
                 "x-request-id": request_id,
             },
+            orjson.dumps(spoken_for(replica, body) | {"model": replica.served_name}),
         )
         if response.status not in {*BROKEN, UNLOADED}:
             return response
-        answer = await response.read()
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-        raise Failed(given=False) from None
-    except aiohttp.ClientError:
-        raise Failed(given=True) from None
+        try:
+            answer = await response.read()
+        finally:
+            response.close()
+    except Lost as lost:
+        raise Failed(given=lost.given) from None
     # 503 is an engine that starts, or has too much to do: it has not begun with the request
     given = response.status not in (503, UNLOADED)
     raise Failed(given=given, status=response.status, answer=answer)
 
 
-async def whole(response: aiohttp.ClientResponse) -> bytes:
+async def whole(response: wire.Connection) -> bytes:
     """The rest of the answer. Raises Failed if the engine ends before it."""
     try:
         return await response.read()
-    except aiohttp.ClientError:
+    except Lost:
         raise Failed(given=True) from None
 
 
 class Events:
     """A stream of server-sent events, taken as it comes."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.content = response.content
+    def __init__(self, response: wire.Connection) -> None:
+        self.response = response
         self.pending = b""  # the beginning of an event
 
     async def next(self) -> bytes:
         """One event or several that came together, each whole with its blank line; empty at the end.
 
-        Raises aiohttp.ClientError if the engine ends before it.
+        Raises Lost if the engine ends before it.
         """
-        while piece := await self.content.readany():
-            if b"\r" in piece:
-                piece = piece.replace(b"\r\n", b"\n")
+        while piece := await self.response.piece():
+            if events := self.whole(piece):
+                return events
+        return self.rest()
+
+    def whole(self, piece: bytes) -> bytes:
+        """The events that end in this piece; what is left over waits for the next."""
+        if b"\r" in piece:
+            piece = piece.replace(b"\r\n", b"\n")
+        if self.pending:
             piece = self.pending + piece
-            if piece.endswith(b"\n\n"):
-                self.pending = b""
-                return piece
-            end = piece.rfind(b"\n\n") + 2
-            if end > 1:
-                self.pending = piece[end:]
-                return piece[:end]
-            self.pending = piece
+            self.pending = b""
+        if piece.endswith(b"\n\n"):
+            return piece
+        end = piece.rfind(b"\n\n") + 2
+        if end == 1:
+            end = 0
+        self.pending = piece[end:]
+        return piece[:end]
+
+    def rest(self) -> bytes:
+        """What came last, without a blank line behind it."""
         rest, self.pending = self.pending.strip(), b""
         return rest + b"\n\n" if rest else b""
 
@@ -125,7 +139,7 @@ async def first(events: Events) -> bytes:
     """How a stream begins. Raises Failed if the engine ends before it, or says that it broke."""
     try:
         piece = await events.next()
-    except aiohttp.ClientError:
+    except Lost:
         raise Failed(given=True) from None
     if not piece:
         raise Failed(given=True)

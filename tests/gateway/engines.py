@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.accounts.limits import NO_LIMITS, Limits
 from app.accounts.tables import Workspace
 from app.deployments.tables import Deployment, Replica
-from app.gateway import service, upstream
+from app.gateway import service, streams, upstream
 from tests.factories import make_deployment, make_replica, make_user
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -151,7 +151,7 @@ async def streamed(
 ) -> tuple[list[bytes], service.Exchange]:
     """All events of a stream."""
     body = {"model": name, "messages": HELLO, "stream": True}
-    events, exchange = await service.stream(caller(workspace), "chat/completions", body, gone)
+    events, exchange = await streams.stream(caller(workspace), "chat/completions", body, gone)
     assert events is not None, exchange.answer
     return [event async for event in events], exchange
 

@@ -19,6 +19,7 @@ from app.datasets.drafts import overlay
 from app.db import now
 from app.errors import Conflict, NotFound
 from app.gateway import service as gateway
+from app.gateway import streams
 from app.gateway.requests import entries, making, service, spool
 from app.gateway.requests.redact import redacted
 from app.gateway.requests.schemas import ChoiceIn, DatasetFrom, Wanted
@@ -68,7 +69,7 @@ async def ask(
     if not stream:
         await gateway.whole(caller, "chat/completions", body, never)
         return
-    events, _ = await gateway.stream(caller, "chat/completions", body | {"stream": True}, never)
+    events, _ = await streams.stream(caller, "chat/completions", body | {"stream": True}, never)
     assert events is not None
     async for _ in events:
         pass

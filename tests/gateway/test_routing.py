@@ -10,13 +10,22 @@ from sqlalchemy.orm import Session
 from app.accounts.tables import Workspace
 from app.deployments.service import Route, RouteReplica
 from app.deployments.tables import Alias, Deployment
-from app.errors import NotFound, Unavailable
-from app.gateway import ledger, loads, routing
+from app.errors import Invalid, NotFound, Unavailable
+from app.gateway import ledger, loads, routing, service
 from app.queue import transaction
 from app.quotas.tables import Usage
 from tests.conftest import Client
 from tests.factories import added, make_workspace
-from tests.gateway.engines import HELLO, Engine, deploy, running, streamed, until, whole
+from tests.gateway.engines import (
+    HELLO,
+    Engine,
+    caller,
+    deploy,
+    running,
+    streamed,
+    until,
+    whole,
+)
 from tests.gateway.test_waking import asleep, desired
 
 ENGINE = RouteReplica("rep_x", "http://127.0.0.1:1", "s", "x", "vllm")
@@ -250,3 +259,27 @@ def test_a_sleeper_that_cannot_wake_answers_with_the_reason(db: Session, api: Cl
     assert (error["code"], error["type"]) == ("deployment_waits", "server_error")
     assert "asleep" in error["message"]
     assert "free device" in error["message"]
+
+
+def test_a_prompt_is_not_scored_where_there_is_room_for_adapters(db, workspace):
+    """vLLM's engine ends on it, with all that it does."""
+    scored = {"model": "mood", "prompt": "x", "echo": True, "logprobs": 0}
+
+    async def test() -> None:
+        async with Engine() as roomy, Engine() as plain:
+            first = deploy(db, workspace, roomy, adapters=2)
+            host = deploy(db, workspace, plain, name="mood-2")
+            asked = caller(workspace)
+            with pytest.raises(Invalid) as caught:
+                await service.whole(asked, "completions", scored)
+            assert (caught.value.status, caught.value.code) == (400, "endpoint_not_supported")
+            alias(db, workspace, "best", (first, 1000), (host, 1))
+            found = await routing.routes(workspace.id, "best", path="completions")
+            assert len(found) == 2
+            found = await routing.routes(
+                workspace.id, "best", path="completions", scores_prompt=True
+            )
+            assert [one.name for one in found] == ["mood-2"]
+            assert roomy.asked == []
+
+    running(test)

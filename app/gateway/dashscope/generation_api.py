@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.gateway import service
+from app.gateway import service, streams
 from app.gateway.api import gone, streamed
 from app.gateway.dashscope import generation
 from app.gateway.dashscope.generation import Events
@@ -25,7 +25,7 @@ async def generate(request: Request, who: Caller) -> Response:
     left = gone(request)
     try:
         if asked.body.get("stream"):
-            events, exchange = await service.stream(caller, PATH, asked.body, left)
+            events, exchange = await streams.stream(caller, PATH, asked.body, left)
             if events is not None:
                 return streamed(Events(asked, exchange.id).of(events), exchange)
         else:

@@ -1,0 +1,52 @@
+"""What a deployment may be called, and how much it may ask for."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.deployments import aliases
+from app.deployments.tables import Deployment
+from app.errors import N_, Conflict, Invalid
+from app.quotas import service as quotas
+
+
+def check_name(db: Session, workspace_id: str, name: str) -> None:
+    taken = db.scalar(
+        select(Deployment.id).where(
+            Deployment.workspace_id == workspace_id,
+            Deployment.name == name,
+            Deployment.deleted_at.is_(None),
+        )
+    )
+    if taken:
+        raise Conflict(
+            N_("There is a deployment called %(name)s already. Choose another name."),
+            code="name_taken",
+            field="name",
+            name=name,
+        )
+    if aliases.find(db, workspace_id, name):
+        raise Conflict(
+            N_("There is an alias called %(name)s already. Choose another name."),
+            code="name_taken",
+            field="name",
+            name=name,
+        )
+
+
+def check_quota(db: Session, workspace_id: str, devices: int) -> None:
+    """All replicas together must fit below the workspace's quota, or some would wait for ever."""
+    most = quotas.limit(db, workspace_id)
+    if most is not None and devices > most:
+        raise Invalid(
+            N_(
+                "All replicas together need %(devices)s devices, but this workspace may hold "
+                "%(most)s at once. Choose fewer replicas or devices."
+            ),
+            code="quota",
+            field="replicas",
+            devices=devices,
+            most=most,
+        )
+
+
+# -- looking -----------------------------------------------------------------------------
