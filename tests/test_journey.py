@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.stack import SAMPLES, Stack
 
+pytestmark = pytest.mark.timeout(400)  # a job from start to end, and an engine's start
 CHROMIUM = "/usr/bin/chromium"
 QUIET = [
     "--disable-background-networking",
