@@ -99,8 +99,10 @@ def test_starts_stops_and_keeps_what_was_written(home: Home) -> None:
     embedded.stop(valkey, signal.SIGTERM)
     assert (postgres.returncode, valkey.returncode) == (0, 0)
 
+    began = time.monotonic()
     home.postgres()
     home.valkey()
+    assert time.monotonic() - began < 1
     assert home.sql("SELECT answer FROM kept") == [(42,)]
     assert home.redis().get("kept") == b"42"
 

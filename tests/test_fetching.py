@@ -311,7 +311,7 @@ def test_silence_and_dripping_end(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(Interrupted) as error:
         fetching.read(f"{hub.url}/a", limit=MIB, seconds=0.7)
     assert error.value.code == "address.timeout"
-    assert time.monotonic() - started < 2.5  # all of it takes 3 s
+    assert time.monotonic() - started < 1.5
     monkeypatch.setattr(fetching, "SILENCE", 0.1)
     with pytest.raises(Interrupted):
         fetching.read(f"{hub.url}/a", limit=MIB)

@@ -144,7 +144,7 @@ def test_events_come_through_as_they_happen(
             for line in answer.iter_lines():
                 if line.startswith("event: state"):
                     break
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 5
         for job_id in ids:
             api.post(f"/api/v1/jobs/{job_id}/cancel").raise_for_status()
     for job_id in ids:

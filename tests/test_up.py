@@ -194,13 +194,13 @@ def test_first_start_second_start_and_a_clean_end(up: Up) -> None:
 
     # nothing is left of it
     assert set(PARTS) == {part for part in PARTS if up.pid(part)}
-    assert up.stop() < 60
+    assert up.stop() < 20
     assert up.process
     assert up.process.returncode == 0
     assert up.processes() == {}
 
     # and back again
-    assert up.start() < 60
+    assert up.start() < 10
     assert up.first() == first
     with up.api() as api:
         assert api.get(f"/api/v1/datasets/{made.json()['id']}").json()["name"] == "kept"
@@ -250,7 +250,7 @@ def test_a_killed_supervisor_is_succeeded_by_the_next(up: Up) -> None:
     up.announced()
     first = up.first()
     up.stop(signal.SIGKILL)
-    assert up.start() < 60
+    assert up.start() < 20
     up.announced()
     assert up.first() == first
     assert len([command for command in up.processes().values() if "uvicorn" in command]) == 1

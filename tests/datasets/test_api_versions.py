@@ -258,7 +258,7 @@ def test_many_rows(api: Client, tmp_path: Path) -> None:
     while api.get(f"{URL}/{made['id']}").json()["status"] == "validating":
         work.validate_version(made["version_id"])
     api.get(f"{URL}/{made['id']}/rows?offset=140000")
-    started = time.process_time()  # not the clock: the tests may share the machine
+    started = time.perf_counter()
     page = api.get(f"{URL}/{made['id']}/rows?offset=140123&limit=50").json()
-    assert time.process_time() - started < 0.2
+    assert time.perf_counter() - started < 0.1
     assert [page["data"][0]["index"], page["total"]] == [140123, 150_000]

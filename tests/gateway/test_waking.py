@@ -83,7 +83,7 @@ def test_many_requests_wake_it_once_and_are_answered_when_it_is_ready(db, worksp
             began = time.monotonic()
             exchanges = await asyncio.gather(*asking)
             await asyncio.gather(*streams)
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 2
             assert {exchange.status for exchange in exchanges} == {200}
             assert waking.watches == {}
 
@@ -160,7 +160,7 @@ def test_without_a_free_device_the_reason_is_told(db, workspace):
         began = time.monotonic()  # who comes later hears it at once
         with pytest.raises(Unavailable):
             await whole(workspace)
-        assert time.monotonic() - began < 10  # not the wake-up's 150
+        assert time.monotonic() - began < 1
 
     running(test)
 

@@ -24,7 +24,7 @@ from tests.test_up import Up, end
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 WORD = "红茶"
-AGAIN = 240  # seconds, on however busy a machine; bench/serving.py measures it
+AGAIN = 90  # seconds: a deployment answers within it, whatever was killed
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,11 @@ def test_an_adapter_answers_when_its_run_ends(up: Up, host: str) -> None:
     with up.api() as api:
         job = adapters.tune(api, "mood", adapters.dataset(api, WORD))
     up.until(lambda: adapters.ended(up.home, job) is not None, 240)
-    up.until(lambda: ask(up, "mood") is not None, 60)
+    ended = adapters.ended(up.home, job)
+    assert ended
+    up.until(lambda: ask(up, "mood") is not None, 30)
+    took = time.time() - ended
+    assert took < 6, took  # bench/serving.py measures it: 2 s on a machine with nothing else to do
     assert WORD in (ask(up, "mood") or "")
     assert WORD not in (ask(up, "plain") or "")
     (attempt,) = engines(up)
@@ -134,9 +138,11 @@ def test_any_process_of_the_engine_may_die(up: Up, host: str, victim) -> None:
         env={"DANLU_HOME": "/somewhere/else", "DANLU_RUN": attempt},
         start_new_session=True,
     )
+    began = time.monotonic()
     os.kill(victim(members).pid, signal.SIGKILL)
     up.until(lambda: attempt not in engines(up), AGAIN)  # nothing of it is left
     up.until(lambda: ask(up, "plain") is not None and ask(up, "mood") is not None, AGAIN)
+    assert time.monotonic() - began < AGAIN
     assert WORD in (ask(up, "mood") or "")
     assert len(engines(up)) == 1
     assert not any(lives(one) for one in members)

@@ -102,7 +102,7 @@ def test_any_row_of_many_is_near(tmp_path: Path) -> None:
     took = []
     for _ in range(50):
         at = pick.randrange(100_000)
-        started = time.process_time()
+        started = time.perf_counter()
         assert next(segments.read(tmp_path, at, 1))["id"] == f"r.{at}"
-        took.append(time.process_time() - started)
+        took.append(time.perf_counter() - started)
     assert sorted(took)[25] < 0.001

@@ -344,7 +344,7 @@ def test_a_page_deep_in_a_large_segment_is_quick(tmp_path: Path) -> None:
     rows = ({"id": f"dv.{at}", **GOOD} for at in range(200_000))
     segments.write(rows, tmp_path)
     segments.index(tmp_path)
-    started = time.process_time()
+    started = time.perf_counter()
     page = list(segments.read(tmp_path, 180_017, 50))
-    assert time.process_time() - started < 0.05
+    assert time.perf_counter() - started < 0.05
     assert [page[0]["id"], len(page)] == ["dv.180017", 50]
