@@ -47,6 +47,3 @@ def check_quota(db: Session, workspace_id: str, devices: int) -> None:
             devices=devices,
             most=most,
         )
-
-
-# -- looking -----------------------------------------------------------------------------

@@ -108,6 +108,9 @@ def create(
     return deployment
 
 
+# -- looking -----------------------------------------------------------------------------
+
+
 def get(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
     deployment = db.get(Deployment, deployment_id)
     if (
