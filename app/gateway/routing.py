@@ -40,9 +40,10 @@ async def routes(
 
     Of an alias's targets the weights decide which is first: by chance, or always alike for the
     same `sticky`. Those that are not ready are left out while another is, and so are those that
-    cannot do what `path` asks, or say how likely a prompt is. If all sleep, the first is woken and waited for. A tuned model that
-    nobody has deployed is, for `user_id`, where the workspace lets calls do that. `now` looks at
-    the rows, not at what is remembered. Raises NotFound, Unavailable, and Invalid for a path.
+    cannot do what `path` asks, or with `scores_prompt` say how likely a prompt's tokens are. If all
+    sleep, the first is woken and waited for. A tuned model that nobody has deployed is, for
+    `user_id`, where the workspace lets calls do that. `now` looks at the rows, not at what is
+    remembered. Raises NotFound, Unavailable, and Invalid for what no target can.
     """
     key = (workspace_id, name)
     try:

@@ -14,8 +14,8 @@ from app.gateway import ledger, limits, loads, wire
 from app.gateway.wire import Lost
 
 BROKEN = {500, 502, 503, 504}  # it is the engine: another one may well answer
-M_ARENA_MAX = -8  # malloc.h
 UNLOADED = 404  # an adapter was unloaded just now: who asks again waits until it is loaded
+M_ARENA_MAX = -8  # malloc.h
 
 
 @contextlib.asynccontextmanager
@@ -41,7 +41,7 @@ async def lifespan() -> AsyncIterator[None]:
 
 def share_memory() -> None:
     """Threads take memory from one place: glibc gives each its own, whose free parts no other uses,
-    and a busy gateway, whose usage is flushed by threads, would grow for hours (mallopt(3)).
+    and a gateway, whose usage is flushed by threads, grows by them (mallopt(3)).
     """
     with contextlib.suppress(AttributeError):  # another libc
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
