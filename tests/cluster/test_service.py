@@ -19,7 +19,7 @@ from app.errors import Invalid
 from app.queue import transaction
 from app.quotas import service as quotas
 from app.quotas.tables import Usage
-from tests.factories import GIB, make_device, make_node, make_workspace
+from tests.factories import GIB, make_device, make_node, make_user, make_workspace
 
 
 def ask(db: Session, workspace_id: str, owner_id: str, **more: Any) -> Request:
@@ -117,7 +117,7 @@ def test_within_a_workspace_priority_comes_before_age(db: Session) -> None:
     make_node(db, devices=1)
     team = make_workspace(db).id
     ask(db, team, "old")
-    ask(db, team, "urgent", priority=1)
+    ask(db, team, "urgent", priority=service.URGENT)
     assert set(granted(db)) == {"urgent"}
 
 
@@ -215,6 +215,26 @@ def test_release_writes_the_ledger_once(db: Session) -> None:
     assert {(row.kind, row.workspace_id, row.owner_id) for row in rows} == {("device", team, "a")}
     assert service.waiting(db, "job", "a") is None
     assert service.leases_of(db, "job", "a") == []
+
+
+def test_leases_and_the_ledger_say_for_whom(db: Session) -> None:
+    make_node(db)
+    user = make_user(db)
+    request = ask(db, make_workspace(db).id, "a", user_id=user.id, seconds=60.0)
+    assert (request.priority, request.seconds) == (service.NORMAL, 60.0)
+    (grant,) = service.decide(db)
+    assert [lease.user_id for lease in grant.leases] == [user.id]
+    service.release(db, "job", "a")
+    assert [row.user_id for row in db.scalars(select(Usage))] == [user.id]
+
+
+def test_who_must_wait_again_keeps_the_place(db: Session) -> None:
+    make_node(db, devices=1)
+    team = make_workspace(db).id
+    place = service.Place(since=now() - timedelta(hours=1), preemptions=1)
+    ask(db, team, "new")
+    ask(db, team, "again", place=place)
+    assert set(granted(db)) == {"again"}
 
 
 def test_withdraw_leaves_what_was_granted(db: Session) -> None:
