@@ -1,6 +1,7 @@
 """Who asks for devices, how urgently, for how long, and what workspaces have had"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +14,7 @@ depends_on: str | Sequence[str] | None = None
 
 JSON = postgresql.JSONB(astext_type=sa.Text())
 TIME = sa.DateTime(timezone=True)
-OPTIONAL = {
+OPTIONAL: dict[str, sa.types.TypeEngine[Any]] = {
     "model": sa.Text(),
     "seconds": sa.Float(),
     "position": sa.Integer(),
