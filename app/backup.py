@@ -27,7 +27,7 @@ from app.backups.making import Wanted
 from app.cli.text import _
 from app.config import settings
 from app.db import engine
-from app.errors import DomainError
+from app.errors import N_, DomainError
 from app.seed import wait_for_database
 from app.supervise import Refused, claim, say
 from app.up import PARTS, make_home
@@ -130,10 +130,6 @@ def described(reader: Reader) -> str:
     )
 
 
-def N_(message: str) -> str:
-    return message
-
-
 WORDS = {
     "included": N_("included"),
     "left out": N_("left out"),
@@ -201,9 +197,7 @@ def started(at: embedded.Place) -> Iterator[None]:
         end = time.monotonic() + 60
         while not embedded.postgres_ready(at):
             if server.poll() is not None or time.monotonic() > end:
-                raise Refused(
-                    _("Postgres does not start; see %(log)s.", log=logs / "postgres.log")
-                )
+                raise Refused(_("Postgres does not start; see %(log)s.", log=logs / "postgres.log"))
             time.sleep(0.05)
         yield
     finally:
@@ -330,7 +324,7 @@ def not_migrated(error: Exception, kept: Path | None) -> str:
     """What to do; the migration's transaction has left everything as it was."""
     lines = [
         f"The upgrade failed: {error}",
-        "Nothing was changed: start the version before this one to go on. · "
+        "Nothing was changed: start the version before this one to go on.",
         "升级失败，数据未被更改：请启动之前的版本继续使用。",
     ]
     if kept:

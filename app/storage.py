@@ -182,7 +182,7 @@ def files(artefact: str) -> Iterator[Path]:
 
 def listing(root: Path) -> list[str]:
     """The ids of all complete artefacts in a local store, also of those deleted since `holding`."""
-    found = set()
+    found: set[str] = set()
     for base in (root, root / DELETED):
         for kind in base.iterdir() if base.is_dir() else ():
             if kind.is_dir() and not kind.name.startswith("."):

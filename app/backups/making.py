@@ -129,7 +129,11 @@ def about(wanted: Wanted, *, has_files: bool) -> dict[str, Any]:
             "at": now().isoformat(timespec="seconds"),
             "postgres": schema.server_version(connection),
             "node": settings.node,
-            "artefacts": "included" if has_files else "elsewhere" if wanted.artefacts else "left out",
+            "artefacts": "included"
+            if has_files
+            else "elsewhere"
+            if wanted.artefacts
+            else "left out",
             "key": "included" if wanted.key and (settings.home / KEY).exists() else "left out",
             "counts": counts,
         }
@@ -144,7 +148,9 @@ def room_for_database(place: Path) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise NoRoom(
-            N_("The disk of %(path)s has %(free)s MB free, and a backup needs about %(needed)s MB."),
+            N_(
+                "The disk of %(path)s has %(free)s MB free, and a backup needs about %(needed)s MB."
+            ),
             path=str(place),
             free=free // 10**6,
             needed=needed // 10**6,

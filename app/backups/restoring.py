@@ -82,8 +82,7 @@ def restore_spool(reader: Reader, member: Member) -> None:
 def restore_artefact(reader: Reader, artefact: str, member: Member) -> None:
     """By way of the store's own door, so that it may be another kind of store than before."""
     storage.check(artefact)
-    root = storage.local_root()
-    place = root if root else settings.cache
+    place = storage.local_root() or settings.cache
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".restoring-", dir=place) as at:
         made = Path(at) / "d"

@@ -79,9 +79,7 @@ def read(path: Path) -> Reader:
 
 
 def test_everything_comes_back_in_an_empty_home(content: str, place: Path) -> None:
-    made = danlu(
-        "backup", place, DATABASE_URL=settings.database_url, DANLU_HOME=str(settings.home)
-    )
+    made = danlu("backup", place, DATABASE_URL=settings.database_url, DANLU_HOME=str(settings.home))
     assert made.returncode == 0, made.stderr
     (file,) = place.glob("danlu-*.danlu.tar")
     assert str(file) in made.stdout

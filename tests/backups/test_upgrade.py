@@ -131,9 +131,7 @@ def test_the_last_three_are_kept(older: Older) -> None:
     assert names[:2] == [f"upgrade-from-000{number}-danlu.danlu.tar" for number in (3, 4)]
 
 
-def test_no_room_no_backup(
-    database: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_room_no_backup(database: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     making.room_for_database(tmp_path)
     full = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
@@ -174,9 +172,9 @@ def test_a_newer_danlu_takes_over_and_what_runs_goes_on(up: Up) -> None:
     # the home becomes one of an older version
     first, up.output = up.process, up.output.with_name("second")
     (up.home / "schema").write_text("0001_initial.py")
-    up.start("danlu", "up", "--take-over")
+    up.process = up.launch(sys.executable, "-m", "app.up", "--take-over")
     assert first
-    assert first.wait(10) == 0
+    assert first.wait(90) == 0
     up.announced()
     assert trainers <= set(up.processes())
     with up.api() as api:
