@@ -41,14 +41,17 @@ PUBLIC = {
     "GET /api/v1/openapi.json",
 }
 # Members are managed by the workspace's admins: the service asks, for platform admins may as well.
-MANAGED = "/workspaces/{workspace_id}/members"
+MANAGED = ("/workspaces/{workspace_id}/members", "/quotas/{workspace}/members")
 OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = {
     "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
+    "PUT /api/v1/quotas": {"workspaces": ["{workspace_id}"], "devices": 1},
+    "PUT /api/v1/quotas/default": {"devices": 1},
     "PUT /api/v1/quotas/{workspace}": {"devices": 1},
+    "PUT /api/v1/quotas/{workspace}/members/{user_id}": {"devices": 1},
     "PUT /api/v1/me/language": {"language": "zh"},
     "PUT /api/v1/me/password": {"current": "x", "password": "y"},
     "POST /api/v1/users": {"email": "new@example.com", "workspace_id": "{workspace_id}"},
@@ -284,6 +287,7 @@ def objects(
         "row": "r1",
         "row_id": "r1",
         "act": act.id,
+        "section": "general",
         "version": "1",
         "model_id": model.id,
         "adapter_id": adapter.id,
@@ -361,6 +365,17 @@ def asked_objects(
     return make.added(db, batch), make.added(db, logged)
 
 
+def managed(line: Line) -> bool:
+    """Whether the service asks for a workspace's admin, or a platform admin."""
+    return any(part in line.path for part in MANAGED)
+
+
+def filled(value: Any, ids: dict[str, str]) -> Any:
+    if isinstance(value, list):
+        return [filled(one, ids) for one in value]
+    return value.format(**ids) if isinstance(value, str) else value
+
+
 def call(client: Client, line: Line, made: World, cookie: str | None = None, key: str = "") -> Any:
     client.cookies.clear()
     if cookie:
@@ -373,7 +388,7 @@ def call(client: Client, line: Line, made: World, cookie: str | None = None, key
         more["files"] = {"file": ("rows.jsonl", UPLOAD)}
     elif line.machine and line.method in UNSAFE and line.method != "DELETE":
         more["json"] = {
-            name: text.format(**made.ids) if isinstance(text, str) else text
+            name: filled(text, made.ids)
             for name, text in BODIES.get(str(line), {}).items()
         }
     try:
