@@ -388,8 +388,7 @@ def call(client: Client, line: Line, made: World, cookie: str | None = None, key
         more["files"] = {"file": ("rows.jsonl", UPLOAD)}
     elif line.machine and line.method in UNSAFE and line.method != "DELETE":
         more["json"] = {
-            name: filled(text, made.ids)
-            for name, text in BODIES.get(str(line), {}).items()
+            name: filled(text, made.ids) for name, text in BODIES.get(str(line), {}).items()
         }
     try:
         path = line.path.replace(":path}", "}").format(**made.ids)

@@ -250,9 +250,7 @@ def refuse_count(
 
 def waits(db: Session, owner_id: str, waiting: bool) -> None:
     """It is queued, or has got its devices."""
-    db.execute(
-        update(Reservation).where(Reservation.owner_id == owner_id).values(waiting=waiting)
-    )
+    db.execute(update(Reservation).where(Reservation.owner_id == owner_id).values(waiting=waiting))
 
 
 def drop(db: Session, owner_id: str) -> None:
@@ -278,8 +276,10 @@ def write(db: Session) -> None:
     db.flush()
 
 
-def standing(db: Session, workspace_id: str, user_id: str | None = None) -> dict[str, dict[str, Any]]:
-    """name → {used, reserved} of the device hours, as shown."""
+def standing(
+    db: Session, workspace_id: str, user_id: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Name → {used, reserved} of the device hours, as shown."""
     found = {}
     for name in (DAY, MONTH):
         period = Period.of(name, now())

@@ -13,7 +13,6 @@ from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
 from app.cluster.tables import Device, Lease
-from app.db import now
 from app.quotas import service as quotas
 from app.quotas.tables import Reservation
 

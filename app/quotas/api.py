@@ -19,7 +19,7 @@ Inherit = Literal["inherit"]
 
 
 def most(name: str) -> Any:
-    return Field(default=None, ge=0, le=KINDS[name].most)
+    return Field(ge=0, le=KINDS[name].most)
 
 
 Count = Annotated[StrictInt, Field(ge=0, le=service.MOST_DEVICES)]
@@ -121,7 +121,7 @@ def shown(
         else:
             plain[kind] = amount
         label = f"{kind}:{device}" if device else kind
-        sources[label] = LimitOut(amount=amount, source=limit.source, until=limit.until)  # type: ignore[arg-type]
+        sources[label] = LimitOut(amount=amount, source=limit.source, until=limit.until)
     return QuotaOut(
         workspace=workspace,
         name=name,

@@ -69,7 +69,9 @@ def caps(
     """What holds for a member at once: (None, the workspace's) and (their id, their own), of those
     that are limits at all.
     """
-    found = [(None, effective(db, workspace_id).get((name, ""), NO_LIMIT))]
+    found: list[tuple[str | None, Limit]] = [
+        (None, effective(db, workspace_id).get((name, ""), NO_LIMIT))
+    ]
     if user_id:
         found.append((user_id, of_member(db, workspace_id, user_id).get((name, ""), NO_LIMIT)))
     return [(whose, limit) for whose, limit in found if limit.amount is not None]
