@@ -29,6 +29,7 @@ from app.jobs.tables import Job, JobCheckpoint
 from app.main import app
 from app.uploads.tables import Upload
 from tests import factories as make
+from tests import matrix_money
 from tests.conftest import Client
 
 PUBLIC = {
@@ -45,17 +46,12 @@ MANAGED = ("/workspaces/{workspace_id}/members", "/quotas/{workspace}/members")
 OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
-BODIES = {
+BODIES = matrix_money.BODIES | {
     "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
-    "PUT /api/v1/quotas": {"workspaces": ["{workspace_id}"], "devices": 1},
-    "PUT /api/v1/quotas/default": {"devices": 1},
-    "PUT /api/v1/quotas/{workspace}": {"devices": 1},
-    "PUT /api/v1/quotas/{workspace}/members/{user_id}": {"devices": 1},
     "PUT /api/v1/me/language": {"language": "zh"},
     "PUT /api/v1/me/password": {"current": "x", "password": "y"},
     "POST /api/v1/users": {"email": "new@example.com", "workspace_id": "{workspace_id}"},
-    "PUT /api/v1/prices": {"hour": "1.5"},
     "PUT /api/v1/tuned-calls": {"mode": "load"},
     "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
     "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
@@ -83,7 +79,7 @@ BODIES = {
     "POST /v1/uploads/{incoming_id}/complete": {"part_ids": ["part_x"]},
     "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
 }
-FORMS = {
+FORMS = matrix_money.FORMS | {
     "POST /jobs/merge": {"model": "{adapter_id}"},
     "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
     "POST /models/import": {"preset": "qwen3-0.6b"},
@@ -370,12 +366,6 @@ def managed(line: Line) -> bool:
     return any(part in line.path for part in MANAGED)
 
 
-def filled(value: Any, ids: dict[str, str]) -> Any:
-    if isinstance(value, list):
-        return [filled(one, ids) for one in value]
-    return value.format(**ids) if isinstance(value, str) else value
-
-
 def call(client: Client, line: Line, made: World, cookie: str | None = None, key: str = "") -> Any:
     client.cookies.clear()
     if cookie:
@@ -388,7 +378,8 @@ def call(client: Client, line: Line, made: World, cookie: str | None = None, key
         more["files"] = {"file": ("rows.jsonl", UPLOAD)}
     elif line.machine and line.method in UNSAFE and line.method != "DELETE":
         more["json"] = {
-            name: filled(text, made.ids) for name, text in BODIES.get(str(line), {}).items()
+            name: matrix_money.filled(text, made.ids)
+            for name, text in BODIES.get(str(line), {}).items()
         }
     try:
         path = line.path.replace(":path}", "}").format(**made.ids)
