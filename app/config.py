@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     redis_url: str = Field("", validation_alias="REDIS_URL")
     store: str = ""  # a directory or an fsspec address such as s3://bucket/prefix
 
+    upgrade_backup: bool = True  # of the database, before tables of an older version are changed
+
     max_upload_mb: int = 20480
     max_row_mb: int = 16
     max_model_gb: int = 1024  # of an imported model, all files
