@@ -8,7 +8,7 @@ come later may use them only if they will be done by then. So nobody who comes l
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from app.cluster.scheduling import preempting
 from app.cluster.scheduling.fit import Fit, able
@@ -24,6 +24,7 @@ from app.cluster.scheduling.picture import (
     Waiting,
     matches,
 )
+from app.quotas.limits import OPEN, Ceiling, Limits
 
 NEW, QUOTA, MEMBER, DEVICES, MEMORY, NODE, KEPT = (
     "new", "quota", "member_quota", "devices", "memory", "node", "kept",
@@ -31,33 +32,6 @@ NEW, QUOTA, MEMBER, DEVICES, MEMORY, NODE, KEPT = (
 HEADS = 4  # of a pool, for which devices are kept
 MOST_HEADS = 32  # of all pools: a request that must go back to its node has a pool of its own
 PATIENCE = LEAVING  # seconds: nobody makes room for what will be free as soon as that
-
-
-class Ceiling(Protocol):
-    """What may be held at once. None is no limit."""
-
-    @property
-    def devices(self) -> int | None: ...
-    @property
-    def by_model(self) -> Mapping[str, int]: ...
-    @property
-    def jobs(self) -> int | None: ...
-
-
-@dataclass(frozen=True)
-class Ceilings:
-    """Of workspaces and of their members; `default` is a workspace's without its own."""
-
-    default: Ceiling
-    workspaces: Mapping[str, Ceiling]
-    members: Mapping[tuple[str, str], Ceiling]
-
-    def of(self, workspace: str, user: str) -> list[tuple[str, Ceiling]]:
-        """(user or "", what holds for them), the workspace's first."""
-        found = [("", self.workspaces.get(workspace, self.default))]
-        if user and (workspace, user) in self.members:
-            found.append((user, self.members[workspace, user]))
-        return found
 
 
 @dataclass
@@ -70,17 +44,17 @@ class Decision:
     kept: dict[str, float] = field(default_factory=dict)  # id → when its devices will be free
 
 
-def decide(board: Board, ceilings: Ceilings, shares: Mapping[str, Share], now: float) -> Decision:
-    return Deciding(board, ceilings, shares, now).run()
+def decide(board: Board, limits: Limits, shares: Mapping[str, Share], now: float) -> Decision:
+    return Deciding(board, limits, shares, now).run()
 
 
 class Deciding:
     """One decision under way."""
 
     def __init__(
-        self, board: Board, ceilings: Ceilings, shares: Mapping[str, Share], now: float
+        self, board: Board, limits: Limits, shares: Mapping[str, Share], now: float
     ) -> None:
-        self.board, self.ceilings, self.now = board, ceilings, now
+        self.board, self.all_limits, self.now = board, limits, now
         self.order = Order(board, shares, now)
         self.fit = Fit(board, now)
         self.made = Decision()
@@ -145,10 +119,11 @@ class Deciding:
         key = (one.workspace, one.user)
         found = self.limits.get(key)
         if found is None:
+            whose = [("", self.all_limits.workspace(one.workspace))]
+            if one.user:
+                whose.append((one.user, self.all_limits.member(*key)))
             found = self.limits[key] = [
-                (user, ceiling)
-                for user, ceiling in self.ceilings.of(*key)
-                if ceiling.devices is not None or ceiling.jobs is not None or ceiling.by_model
+                (user, ceiling) for user, ceiling in whose if ceiling != OPEN
             ]
         for user, ceiling in found:
             held = self.board.held[one.workspace, user, ""]
@@ -219,7 +194,7 @@ class Deciding:
         """Why no devices are found for it, where quota allows."""
         nodes = self.fit.of(shape.pool)
         if shape.memory is None:
-            if max((len(node.free(shape.pool)) for node in nodes), default=0) >= shape.devices:
+            if max((unheld(node, shape) for node in nodes), default=0) >= shape.devices:
                 return KEPT
             if max((count(node, shape) for node in nodes), default=0) < shape.devices:
                 return NODE
@@ -291,6 +266,12 @@ class Deciding:
 
 def count(node: Node, shape: Shape) -> int:
     """Its devices that would do if nobody held them."""
-    if len(node.pools) == 1 and not node.single:
+    if len(node.pools) == 1 and not node.single and not node.taken:
         return len(node.devices)
     return sum(able(device, shape) for device in node.devices)
+
+
+def unheld(node: Node, shape: Shape) -> int:
+    """Of those, the ones that nobody holds, kept or not."""
+    free = node.free(shape.pool)
+    return sum(able(device, shape) for device in free) if node.single else len(free)
