@@ -13,6 +13,7 @@ class Quota(Base):
     """A workspace without a row has the platform's default: no limit."""
 
     __tablename__ = "quotas"
+    __audited__ = True
 
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
     devices: Mapped[int | None]  # held at once, jobs and deployments together; None: no limit
@@ -23,6 +24,7 @@ class Price(Base):
     """What an hour of a device costs. The row without a model's name counts for all others."""
 
     __tablename__ = "prices"
+    __audited__ = True
 
     device: Mapped[str] = mapped_column(primary_key=True)  # as the device calls itself, or empty
     hour: Mapped[Decimal] = mapped_column(Numeric(14, 6))
