@@ -1,6 +1,6 @@
 """What every request passes before any route: pure ASGI, outermost first.
 
-Trace, Proxies, Actors, Aliases, Catch, Hosts, Bodies, SameOrigin. Paths are read from `scope["path"]`.
+Trace, Proxies, Aliases, Catch, Hosts, Bodies, SameOrigin. Paths are read from `scope["path"]`.
 """
 
 import ipaddress
@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import failures
-from app.accounts import acting
 from app.config import settings
 from app.errors import N_, DomainError, Forbidden, TooLarge
 
@@ -143,21 +142,6 @@ def forwarded(scope: Scope) -> dict[str, object]:
         raw = [(name, value) for name, value in scope["headers"] if name != b"host"]
         changes["headers"] = [*raw, (b"host", host.encode("latin-1"))]
     return changes
-
-
-class Actors(Middleware):
-    """Whoever this request turns out to be from, `acting` knows where it came from."""
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = scope.get("client")
-        by = acting.Acting(
-            kind=acting.NOBODY,
-            ip=client[0] if client else "",
-            agent=Headers(scope=scope).get("user-agent", "")[:200],
-            request_id=scope["state"]["request_id"],
-        )
-        with acting.as_one(by):
-            await self.app(scope, receive, send)
 
 
 class Aliases(Middleware):

@@ -1,6 +1,6 @@
 """Who acts now, for the audit log: a person, their API key, nobody yet, or the platform itself.
 
-A request carries one `Acting` from its first middleware on (`guard.Actors`); whoever resolves the
+A request carries one `Acting` from its first middleware on (`Actors`); whoever resolves the
 principal fills it in. It is one object that threads of the same request share: a context variable set
 in a dependency's thread would not be seen by the handler. Where nothing was begun (Celery, the sweep,
 the node, threads of the web process) the platform acts.
@@ -11,6 +11,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from app.guard import Middleware
 
 if TYPE_CHECKING:
     from app.accounts.auth import Principal
@@ -65,3 +70,18 @@ def as_one(acting: Acting) -> Iterator[Acting]:
         yield acting
     finally:
         holder.reset(token)
+
+
+class Actors(Middleware):
+    """Whoever this request turns out to be from, `current` knows where it came from."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        by = Acting(
+            kind=NOBODY,
+            ip=client[0] if client else "",
+            agent=Headers(scope=scope).get("user-agent", "")[:200],
+            request_id=scope["state"]["request_id"],
+        )
+        with as_one(by):
+            await self.app(scope, receive, send)
