@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     s3_addressing: Literal["auto", "path", "virtual"] = "auto"  # path where an endpoint is set
     cache_gb: int = 200  # of what this machine keeps of a bucket
 
+    upgrade_backup: bool = True  # of the database, before tables of an older version are changed
+
     max_upload_mb: int = 20480
     max_row_mb: int = 16
     max_model_gb: int = 1024  # of an imported model, all files

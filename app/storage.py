@@ -7,15 +7,20 @@ machines share, or a bucket (`app.bucket`), of which each machine keeps what it 
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from app import bucket, cache
 from app.config import settings
 
 ID = re.compile(r"[a-z]+/[A-Za-z0-9._-]+\Z")
+DELETED = ".deleted"  # in a local store: what went while a backup was being made
+FRESH = 300.0  # seconds; a mark that its backup has not touched for longer stands for nothing
 
 
 def check(artefact: str) -> str:
@@ -132,5 +137,57 @@ def delete(artefact: str) -> None:
     if root is None:
         bucket.delete(artefact)
         cache.forget(artefact)
-    else:
-        shutil.rmtree(root / artefact, ignore_errors=True)
+        return
+    if held(root):
+        aside = root / DELETED / artefact
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or went once before
+            os.rename(root / artefact, aside)
+    shutil.rmtree(root / artefact, ignore_errors=True)
+
+
+# -- while a backup is made --------------------------------------------------------------
+
+
+def listing(root: Path) -> list[str]:
+    """The ids of all complete artefacts in a local store, also of those deleted since `holding`."""
+    found: set[str] = set()
+    for base in (root, root / DELETED):
+        for kind in base.iterdir() if base.is_dir() else ():
+            if kind.is_dir() and not kind.name.startswith("."):
+                names = (f"{kind.name}/{one.name}" for one in kind.iterdir() if one.is_dir())
+                found.update(name for name in names if ID.match(name) and "/." not in name)
+    return sorted(found)
+
+
+def held(root: Path) -> bool:
+    """Whether a backup is being made, which may still want what is deleted now."""
+    for mark in root.glob(".backup-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - mark.stat().st_mtime < FRESH:
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def holding(root: Path) -> Iterator[None]:
+    """What is deleted meanwhile stays in DELETED, until the last who holds the store lets go."""
+    root.mkdir(parents=True, exist_ok=True)
+    mark = root / f".backup-{secrets.token_hex(8)}"
+    mark.touch()
+    done = threading.Event()
+
+    def keep_fresh() -> None:
+        while not done.wait(FRESH / 10):
+            mark.touch()
+
+    keeper = threading.Thread(target=keep_fresh, daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
+        mark.unlink(missing_ok=True)
+        if not held(root):
+            shutil.rmtree(root / DELETED, ignore_errors=True)
