@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
+from app.cluster import readings
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
@@ -48,6 +49,7 @@ def sweep() -> None:
         models.resend,
         webhook.resend,
         metrics.clear,
+        readings.clear,
         preparing.resend,
         results.settle_all,
         file_uploads.clear,
