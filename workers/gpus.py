@@ -17,6 +17,9 @@ import psutil
 import pynvml
 import structlog
 
+from app.cluster import nodes
+from app.config import settings
+from app.queue import transaction
 from workers import health
 
 log = structlog.get_logger()
@@ -279,6 +282,19 @@ def visible(found: list[Device]) -> list[Device]:
         for device in found
         if {device["name"].split(":")[1], device["uuid"], device["facts"].get("card")} & names
     ]
+
+
+def told_to_cuda(names: list[str]) -> str:
+    """CUDA_VISIBLE_DEVICES for devices of this node, by name: cuda:3 by its number, cuda:3:0, a
+    slice, by its UUID, which is all that CUDA takes.
+    """
+    gpus = [name for name in names if name.startswith("cuda")]
+    sliced = [name for name in gpus if name.count(":") > 1]
+    uuids: dict[str, str] = {}
+    if sliced:
+        with transaction() as db:
+            uuids = nodes.uuids(db, settings.node, sliced)
+    return ",".join(uuids.get(name) or name.partition(":")[2] for name in gpus)
 
 
 def address(handle: Any) -> int:

@@ -103,6 +103,14 @@ def holders(db: Session, node_id: str) -> dict[str, set[str]]:
     return found
 
 
+def uuids(db: Session, node_id: str, names: list[str]) -> dict[str, str]:
+    """The UUIDs of some of the node's devices, by name."""
+    query = select(Device.name, Device.uuid).where(
+        Device.node_id == node_id, Device.name.in_(names)
+    )
+    return dict(db.execute(query).all())
+
+
 # -- what admins say ---------------------------------------------------------------------
 
 

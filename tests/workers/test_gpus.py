@@ -6,7 +6,11 @@ import subprocess
 import pynvml
 import pytest
 
+from app.cluster import nodes
+from app.cluster import service as cluster
 from app.config import settings
+from app.errors import Invalid
+from tests.factories import make_workspace
 from tests.workers import nvml
 from workers import gpus, health, strangers
 
@@ -182,6 +186,40 @@ def test_gpus_that_are_hidden_are_not_ours(cards, session, monkeypatch):
     }.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert [device["name"] for device in session.read()] == names
+
+
+def test_a_slice_is_named_to_cuda_by_its_uuid(db, cards, session):
+    cards.slice(2, "3g.71gb", "1g.18gb")
+    nodes.beat(db, settings.node, "h", {}, strangers.mark(session.read(), {}))
+    db.commit()
+    assert gpus.told_to_cuda(["cuda:0", "cuda:7"]) == "0,7"
+    assert gpus.told_to_cuda(["cuda:2:1"]) == "MIG-00000002-1"
+    assert gpus.told_to_cuda(["cpu:0"]) == ""
+
+
+def test_no_two_slices_for_one_job_and_none_whole_beside_strangers(db, cards, session, process):
+    cards.set(count=2)
+    cards.slice(0, "3g.71gb", "3g.71gb")
+    cards.set(1, process=[f"{process()} {30 * GIB}"])
+    nodes.beat(db, settings.node, "h", {}, strangers.mark(session.read(), {}))
+    team = make_workspace(db)
+
+    def asked(owner, **more):
+        values = {"owner_kind": "job", "owner_id": owner, "workspace_id": team.id, "devices": 1}
+        cluster.ask(db, **values | more)
+        found = [one.devices[0].name for one in cluster.decide(db) if one.owner_id == owner]
+        return found[0] if found else None
+
+    with pytest.raises(Invalid):
+        asked("both", devices=2)
+    assert [asked(owner) for owner in "abc"] == ["cuda:0:0", "cuda:0:1", None]
+    assert asked("too large", memory=120 * GIB) is None
+    assert asked("share", memory=100 * GIB) == "cuda:1"
+    cards.set(1, process=None)
+    nodes.beat(db, settings.node, "h", {}, strangers.mark(session.read(), {}))
+    cluster.release(db, "job", "share")
+    cluster.withdraw(db, "job", "too large")
+    assert [one.owner_id for one in cluster.decide(db)] == ["c"]
 
 
 # -- strangers ---------------------------------------------------------------------------

@@ -6,13 +6,13 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision: str = "0017"
-down_revision: str | None = "0016"
+revision: str = "0020"
+down_revision: str | None = "0019"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
 JSON = postgresql.JSONB(astext_type=sa.Text())
-NEW = (
+NEW: tuple[tuple[str, sa.Column], ...] = (
     ("nodes", sa.Column("labels", JSON, nullable=False, server_default="{}")),
     ("nodes", sa.Column("drain_since", sa.DateTime(timezone=True), nullable=True)),
     ("nodes", sa.Column("drain_until", sa.DateTime(timezone=True), nullable=True)),
