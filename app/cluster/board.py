@@ -32,7 +32,8 @@ NODES = text(
            d.digest, coalesce(l.digest, 0)
     FROM nodes n
     JOIN (
-        SELECT node_id, sum(hashtextextended(concat_ws('|', id, name, kind, model, memory, healthy), 0))
+        SELECT node_id, sum(hashtextextended(concat_ws('|', id, name, kind, model, memory, healthy,
+            taken, jsonb_exists(facts, 'slice')), 0))
             AS digest FROM devices GROUP BY node_id
     ) d ON d.node_id = n.id
     LEFT JOIN (
@@ -43,7 +44,8 @@ NODES = text(
 )
 DEVICES = text(
     """
-    SELECT healthy, id, node_id, name, kind, model, memory FROM devices WHERE node_id IN :nodes
+    SELECT healthy, id, node_id, name, kind, model, memory, taken, jsonb_exists(facts, 'slice')
+    FROM devices WHERE node_id IN :nodes
     """
 ).bindparams(bindparam("nodes", expanding=True))
 LEASES = text(

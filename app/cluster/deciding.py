@@ -71,9 +71,9 @@ GRANT = text(
 LEASE = text(
     """
     INSERT INTO leases (id, device_id, node_id, workspace_id, user_id, owner_kind, owner_id,
-                        bytes, exclusive, created_at)
+                        bytes, exclusive, created_at, measured, worked)
     SELECT l.id, l.device_id, d.node_id, r.workspace_id, r.user_id, r.owner_kind, r.owner_id,
-           coalesce(r.memory, d.memory), r.memory IS NULL, :at
+           coalesce(r.memory, d.memory), r.memory IS NULL, :at, 0, 0
     FROM unnest(CAST(:leases AS text[]), CAST(:requests AS text[]), CAST(:devices AS text[]))
          AS l(id, request_id, device_id)
     JOIN requests r ON r.id = l.request_id

@@ -11,6 +11,8 @@ def matches(device: Device, request: Request) -> bool:
         return False
     if request.model and device.model != request.model:
         return False
+    if request.devices > 1 and "slice" in (device.facts or {}):
+        return False  # CUDA lets a program see one slice of a card, never two
     return request.kind is None or device.kind == request.kind
 
 
