@@ -37,6 +37,7 @@ from workers import (
     reporters,
     runs,
 )
+from workers.stages import layouts
 from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known
@@ -126,7 +127,10 @@ class Heart(threading.Thread):
             for name in inventory.PROBES:
                 found = inventory.engine(name)
                 self.facts = self.facts | {"engines": self.facts["engines"] | {name: found}}
-            self.facts = self.facts | {"reporters": reporters.available()}
+            self.facts = self.facts | {
+                "reporters": reporters.available(),
+                "benchmarks": layouts.ready(settings.benchmark_data),
+            }
             self.leaving.wait(PROBING)
 
 
