@@ -13,6 +13,8 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
+from app.accounts import audit
+from app.cluster import budgets
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
@@ -28,6 +30,7 @@ from app.jobs import checkpoints, webhook
 from app.jobs import runs as jobs
 from app.models import sweep as models
 from app.queue import SWEPT, redis, transaction
+from app.quotas import limits
 from app.uploads import service as uploads
 
 log = structlog.get_logger()
@@ -40,6 +43,8 @@ def sweep() -> None:
         idle.rest,
         wanted.reconcile,
         decide,
+        budgets.write,
+        limits.clear,
         jobs.resend,
         datasets.resend,
         rewriting.resend,
@@ -54,6 +59,7 @@ def sweep() -> None:
         files.clear,
         flush,
         requests.clear,
+        audit.clear,
     ):
         run(step)
 
