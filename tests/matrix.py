@@ -84,6 +84,8 @@ FORMS = matrix_money.FORMS | {
     "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
     "POST /models/import": {"preset": "qwen3-0.6b"},
     "POST /jobs/export": {"model": "{model_id}"},
+    "POST /benchmarks": {"model": "{model_id}", "tasks": "mmlu"},
+    "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
     "POST /workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "POST /workspaces/{workspace_id}/members/{user_id}/role": {"role": "viewer"},
 }

@@ -150,9 +150,9 @@ def default_name(db: Session, workspace_id: str, made_from: str) -> str:
 
 def enqueue(db: Session, job: Job) -> None:
     job.state = "queued"
-    reserve(db, job)
     db.add(job)
     db.flush()
+    reserve(db, job)
     models.pin(db, job.model_id, "job", job.id, job.name)
     note(db, job, "state", MESSAGES["queued"], {"old": "", "new": "queued", "reason": ""})
     ask(db, job)
