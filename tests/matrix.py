@@ -53,6 +53,7 @@ BODIES = matrix_money.BODIES | {
     "PUT /api/v1/me/language": {"language": "zh"},
     "PUT /api/v1/me/password": {"current": "x", "password": "y"},
     "POST /api/v1/users": {"email": "new@example.com", "workspace_id": "{workspace_id}"},
+    "PATCH /api/v1/nodes/{node_id}": {"labels": {"room": "b"}},
     "PUT /api/v1/tuned-calls": {"mode": "load"},
     "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
     "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
