@@ -70,6 +70,8 @@ from app.gateway.tuning import calls_api, calls_routes
 from app.idempotency.middleware import Once
 from app.jobs import api as jobs_api
 from app.jobs import (
+    benchmarks_api,
+    benchmarks_routes,
     checkpoints_api,
     checkpoints_routes,
     exports_api,
@@ -168,6 +170,8 @@ for module in (
     models_api,
     exports_routes,
     exports_api,
+    benchmarks_routes,
+    benchmarks_api,
     checkpoints_api,
     checkpoints_routes,
     script_api,
