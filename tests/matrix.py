@@ -12,7 +12,7 @@ from starlette.routing import Mount
 
 from app import storage
 from app.accounts.auth import PLATFORM, ROLES, cookie_name
-from app.accounts.tables import ApiKey, SignIn, User, Workspace
+from app.accounts.tables import ApiKey, SignIn, User, UserSecret, Workspace
 from app.chat.tables import ChatLane, ChatMessage, ChatPreset, Conversation
 from app.datasets.rows import segments
 from app.datasets.tables import DraftAct
@@ -250,6 +250,9 @@ def objects(
         db,
         Upload(workspace_id=workspace.id, user_id=owner.id, file_name="a.jsonl", size=10),
     )
+    secret = make.added(
+        db, UserSecret(user_id=owner.id, kind="mlflow", name="x", value="x" * 8, tail="xxxx")
+    )
     act = make.added(
         db, DraftAct(version_id=version.id, number=1, what="edit", state="done", user_id=owner.id)
     )
@@ -283,6 +286,7 @@ def objects(
         "row": "r1",
         "row_id": "r1",
         "act": act.id,
+        "secret_id": secret.id,
         "section": "general",
         "version": "1",
         "model_id": model.id,
