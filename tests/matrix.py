@@ -47,6 +47,8 @@ OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = matrix_money.BODIES | {
+    "POST /api/v1/secrets": {"kind": "wandb", "value": "0123456789abcdef"},
+    "PUT /api/v1/secrets/{secret_id}": {"value": "0123456789abcdef"},
     "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
     "PUT /api/v1/me/language": {"language": "zh"},
