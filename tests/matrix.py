@@ -12,7 +12,7 @@ from starlette.routing import Mount
 
 from app import storage
 from app.accounts.auth import PLATFORM, ROLES, cookie_name
-from app.accounts.tables import ApiKey, SignIn, User, UserSecret, Workspace
+from app.accounts.tables import ApiKey, SignIn, User, Workspace
 from app.chat.tables import ChatLane, ChatMessage, ChatPreset, Conversation
 from app.datasets.rows import segments
 from app.datasets.tables import DraftAct
@@ -255,9 +255,7 @@ def objects(
         db,
         Upload(workspace_id=workspace.id, user_id=owner.id, file_name="a.jsonl", size=10),
     )
-    secret = make.added(
-        db, UserSecret(user_id=owner.id, kind="mlflow", name="x", value="x" * 8, tail="xxxx")
-    )
+    secret = make.make_secret(db, owner)
     act = make.added(
         db, DraftAct(version_id=version.id, number=1, what="edit", state="done", user_id=owner.id)
     )
