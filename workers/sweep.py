@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from app.accounts import audit
+from app.accounts import audit, platform
 from app.cluster import budgets, readings
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
@@ -95,6 +95,9 @@ def flush(_: Session) -> None:
 
 def decide(db: Session) -> None:
     """Grant devices, and hand each grant to its owner; tell who must make room. One transaction."""
+    if platform.read(db).maintenance.active:
+        cluster.rest(db)
+        return
     cluster.lock(db)
     preempting.tell_saved(db)
     for grant in cluster.decide(db):

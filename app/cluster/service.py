@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from app.cluster import fair, metering
@@ -17,6 +17,8 @@ from app.db import now
 from app.quotas import service as quotas
 
 __all__ = ["HIGH", "LOW", "NORMAL", "SILENT", "URGENT", "Grant", "Told", "decide", "lock", "told"]
+
+MAINTENANCE = "maintenance"  # of the whole platform: why it waits
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,15 @@ def held() -> Any:
         .options(joinedload(Lease.device))
         .execution_options(populate_existing=True)
     )
+
+
+# -- maintenance -------------------------------------------------------------------------
+
+
+def rest(db: Session) -> None:
+    """While the platform is maintained nothing is granted, and what waits says why."""
+    waiting = (Request.granted_at.is_(None), Request.reason != MAINTENANCE)
+    db.execute(update(Request).where(*waiting).values(reason=MAINTENANCE))
 
 
 # -- nodes -------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ SENTENCES = {
         "Waiting for training of a lower priority to save a checkpoint and make room. "
         "That takes about a minute."
     ),
+    "maintenance": N_(
+        "Waiting for the end of the platform's maintenance: nothing new is started meanwhile. "
+        "The job starts by itself afterwards."
+    ),
     "checkpoint": N_(
         "Waiting for the checkpoint that it starts from: its files are being put into the store. "
         "The job starts by itself when they are there."
