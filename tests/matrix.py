@@ -84,6 +84,8 @@ BODIES = matrix_money.BODIES | {
     "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
 }
 FORMS = matrix_money.FORMS | {
+    "PATCH /api/v1/jobs/{job_id}": {"priority": "low"},
+    "POST /jobs/{job_id}/priority": {"priority": "low"},
     "POST /jobs/merge": {"model": "{adapter_id}"},
     "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
     "POST /models/import": {"preset": "qwen3-0.6b"},

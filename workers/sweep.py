@@ -43,6 +43,7 @@ def sweep() -> None:
         idle.rest,
         wanted.reconcile,
         decide,
+        cluster.foresee,
         budgets.write,
         limits.clear,
         jobs.resend,

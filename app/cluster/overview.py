@@ -88,6 +88,8 @@ def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
                 "devices": request.devices,
                 "memory": request.memory,
                 "reason": request.reason,
+                "position": request.position,
+                "starts_at": request.starts_at,
                 "since": request.created_at,
             }
             for request in db.scalars(

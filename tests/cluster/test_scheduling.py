@@ -124,7 +124,7 @@ def test_the_first_is_not_delayed_by_those_who_come_later() -> None:
     found = run(made)
     assert granted(found) == [short.id]
     assert found.kept[first.id] == NOW + 1000
-    assert (first.reason, long.reason) == ("devices", "kept")
+    assert (first.reason, long.reason) == ("devices", "devices")
 
 
 def test_a_device_that_the_first_does_not_need_is_given_for_as_long_as_wanted() -> None:

@@ -52,15 +52,11 @@ def queue(board: Board, workspace: str, now: float) -> list[Waiting]:
     if known and now < known[0]:
         return known[1]
     ones = board.queues[workspace].values()
-    found = sorted(
-        ones, key=lambda one: (-level(one, now), one.reason != PREEMPTING, one.since, one.id)
-    )
+    for one in ones:
+        one.level = level(one, now)
+    found = sorted(ones, key=lambda one: (-one.level, one.reason != PREEMPTING, one.since, one.id))
     rises = min(
-        (
-            one.since + RISE * (level(one, now) - one.priority + 1)
-            for one in ones
-            if level(one, now) < HIGH
-        ),
+        (one.since + RISE * (one.level - one.priority + 1) for one in ones if one.level < HIGH),
         default=NEVER,
     )
     board.sorted[workspace] = (rises, found)
@@ -81,7 +77,7 @@ class Order:
     def entry(self, workspace: str) -> tuple[int, bool, float, float, str]:
         one = self.queues[workspace][self.at[workspace]]
         return (
-            -level(one, self.now),
+            -one.level,
             one.reason != PREEMPTING,
             self.scores[workspace],
             one.since,
@@ -104,7 +100,7 @@ class Order:
             top, kept = -first[0], first[1]
             while (
                 stop < len(ones)
-                and level(ones[stop], self.now) == top
+                and ones[stop].level == top
                 and (ones[stop].reason != PREEMPTING) == kept
             ):
                 stop += 1
