@@ -19,7 +19,7 @@ from app.cluster.metering import Live
 from app.cluster.tables import Device, Lease
 from app.db import now
 from app.errors import N_, Invalid
-from app.quotas import limits
+from app.quotas import accounts, limits
 from app.quotas.kinds import HOUR, KINDS
 from app.quotas.tables import Reservation, Usage
 
@@ -110,11 +110,14 @@ def reserve(
     devices: int,
     device_ms: int = 0,
     owner_kind: str = "job",
+    model_id: str = "",
+    base_id: str = "",
 ) -> None:
     """Hold a place in the queue and the device time that it will likely take.
 
-    Raises Invalid with a sentence that says what is left, and until when.
+    Raises OutOfMoney, and Invalid with a sentence that says what is left, and until when.
     """
+    accounts.refuse_if_out(db, workspace_id)
     lock(db, workspace_id)
     refuse_never(db, workspace_id, user_id, devices)
     refuse_queue(db, workspace_id, user_id)
@@ -128,6 +131,8 @@ def reserve(
         "devices": devices,
         "device_ms": device_ms,
         "waiting": True,
+        "model_id": model_id,
+        "base_id": base_id,
         "created_at": now(),
     }
     db.execute(
@@ -243,6 +248,20 @@ def refuse_count(
                 limit=limit.amount,
                 have=have.get(whose, 0),
             )
+
+
+def serves(
+    db: Session, replica_id: str, workspace_id: str, user_id: str, model_id: str, base_id: str
+) -> None:
+    """Say what model a replica's device time is for; nothing is reserved."""
+    values = {"owner_kind": "replica", "owner_id": replica_id, "workspace_id": workspace_id}
+    of = {"user_id": user_id, "model_id": model_id, "base_id": base_id}
+    more = {"devices": 0, "device_ms": 0, "waiting": False, "created_at": now()}
+    db.execute(
+        insert(Reservation)
+        .values(**values, **of, **more)
+        .on_conflict_do_update(constraint="pk_reservations", set_=of)
+    )
 
 
 # -- afterwards --------------------------------------------------------------------------

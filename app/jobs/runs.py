@@ -190,6 +190,7 @@ def end(
     if job is None:
         return False
     cluster.release(db, "job", job.id)
+    outcomes.record_tokens(db, job, result)
     job.pid = job.pid_started = None
     if job.state == "cancelling":
         switch(db, job, "cancelled")
