@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import paging
+from app.accounts import audit
 from app.accounts.auth import Principal
 from app.db import new_id
 from app.errors import N_, DomainError, Invalid
@@ -99,6 +100,16 @@ def set_prepaid(db: Session, workspace_id: str, currency: str, prepaid: bool) ->
     change_account(db, workspace_id, currency, Decimal(0))
     account = db.get_one(
         Account, (workspace_id, currency), with_for_update=True, populate_existing=True
+    )
+    audit.note(
+        db,
+        "update",
+        "account",
+        f"{workspace_id}/{currency}",
+        name=currency,
+        workspace_id=workspace_id,
+        before={"prepaid": account.prepaid},
+        after={"prepaid": prepaid},
     )
     account.prepaid = prepaid
     db.flush()

@@ -41,6 +41,7 @@ class TopUp(Base):
     """Money paid in, or taken out again; appended only."""
 
     __tablename__ = "top_ups"
+    __audited__ = True
     __table_args__ = (Index("ix_top_ups_workspace_id_at", "workspace_id", "at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("top"))
@@ -56,6 +57,7 @@ class FreeQuota(Base):
     """So much of a model is free for a workspace, up to a day."""
 
     __tablename__ = "free_quotas"
+    __audited__ = True
     __table_args__ = (Index("ix_free_quotas_model_id", "model_id"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("free"))
@@ -92,6 +94,7 @@ class QuotaRequest(Base):
     """Somebody asks for more, and what came of it."""
 
     __tablename__ = "quota_requests"
+    __audited__ = True
     __table_args__ = (Index("ix_quota_requests_workspace_id_at", "workspace_id", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("ask"))

@@ -14,6 +14,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.accounts import audit
 from app.db import now
 from app.errors import N_, Invalid
 from app.quotas.tables import Price
@@ -106,6 +107,17 @@ def change(
                 field="first_day",
             )
         since = now()
+    known = book(db).at(kind, [what], since)
+    before = {"amount": known.amount, "currency": known.currency} if known else {}
+    audit.note(
+        db,
+        "delete" if amount is None else "update" if known else "create",
+        "price",
+        f"{kind}/{what}",
+        name=what or kind,
+        before=before,
+        after={} if amount is None else {"amount": amount, "currency": currency, "since": since},
+    )
     row = {
         "kind": kind,
         "what": what,

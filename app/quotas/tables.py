@@ -17,6 +17,7 @@ class Quota(Base):
     """
 
     __tablename__ = "quotas"
+    __audited__ = True
     __table_args__ = (
         UniqueConstraint(
             "workspace_id",
@@ -65,6 +66,7 @@ class Price(Base):
     """What something costs from a moment on. Never changed afterwards: a new row follows."""
 
     __tablename__ = "prices"
+    __audited__ = True
 
     # device (an hour), or 1,000 tokens: trained, input, cached, output
     kind: Mapped[str] = mapped_column(primary_key=True)
