@@ -262,7 +262,7 @@ def objects(
     checkpoint = make.added(
         db, JobCheckpoint(job_id=job.id, step=10, fence=1, node_id=node.id, size=1)
     )
-    money = matrix_money.objects(db, workspace, users["member"], model)
+    money = matrix_money.objects(db, workspace, owner, model)
     file, incoming, tuning = gateway_objects(db, workspace, owner, job, tmp_path)
     batch, logged = asked_objects(db, workspace, owner, file, key)
     return money | {

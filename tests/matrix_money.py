@@ -33,11 +33,11 @@ def filled(value: Any, ids: dict[str, str]) -> Any:
     return value.format(**ids) if isinstance(value, str) else value
 
 
-def objects(db: Session, workspace: Workspace, member: User, model: Model) -> dict[str, str]:
+def objects(db: Session, workspace: Workspace, owner: User, model: Model) -> dict[str, str]:
     free = FreeQuota(
         workspace_id=workspace.id, model_id=model.id, kind="tokens", amount=9, last_day=date.max
     )
     asked = QuotaRequest(
-        workspace_id=workspace.id, user_id=member.id, own=True, name="devices", amount=2, why="x"
+        workspace_id=workspace.id, user_id=owner.id, own=True, name="devices", amount=2, why="x"
     )
     return {"free_id": make.added(db, free).id, "quota_request_id": make.added(db, asked).id}

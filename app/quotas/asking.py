@@ -91,7 +91,7 @@ def listed(
     if here:
         query = query.where(QuotaRequest.workspace_id == who.workspace_id)
     query = paging.behind(db, query, seen, [QuotaRequest.created_at.desc()], QuotaRequest.id, after)
-    found = list(db.execute(query.limit(limit + 1)).tuples())
+    found = list(db.execute(query.limit(limit + 1)))
     return found[:limit], len(found) > limit
 
 
