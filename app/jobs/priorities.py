@@ -11,6 +11,14 @@ from app.errors import N_, Forbidden, Invalid
 
 Priority = Literal["low", "normal", "high", "urgent"]
 PRIORITIES: tuple[str, ...] = get_args(Priority)
+PLATFORM = N_("Urgent is for platform administrators.")
+WORKSPACE = N_("This priority is for administrators of the workspace: ask one of them.")
+NOW = {
+    "low": N_("Its priority is low now."),
+    "normal": N_("Its priority is normal now."),
+    "high": N_("Its priority is high now."),
+    "urgent": N_("Its priority is urgent now."),
+}
 
 
 def highest(db: Session, who: Principal) -> int:
@@ -28,15 +36,12 @@ def allowed(db: Session, who: Principal) -> list[str]:
 
 
 def check(db: Session, who: Principal, priority: str) -> int:
-    """Its number. Raises Invalid, and Forbidden, naming the highest that may be asked for."""
+    """Its number. Raises Invalid, and Forbidden."""
     if priority not in PRIORITIES:
         raise Invalid(N_("There is no such priority."), field="priority")
     number = PRIORITIES.index(priority)
     most = highest(db, who)
     if number > most:
-        raise Forbidden(
-            N_("You may ask for the priority %(most)s at most. An administrator may go higher."),
-            field="priority",
-            most=PRIORITIES[most],
-        )
+        urgent = number == cluster.URGENT
+        raise Forbidden(PLATFORM if urgent else WORKSPACE, field="priority")
     return number

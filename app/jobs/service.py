@@ -363,7 +363,7 @@ def change_priority(db: Session, who: Principal, job_id: str, priority: str) -> 
         db,
         job,
         "priority",
-        N_("Its priority is %(new)s now. It was %(old)s."),
+        priorities.NOW[priority],
         {"old": old, "new": priority},
     )
     send(db, SWEEP)
