@@ -22,8 +22,6 @@ from app.quotas import service as quotas
 from app.quotas.tables import Price
 
 RECENT = timedelta(days=7)
-TODAY = timedelta(hours=24)
-IDLE = timedelta(hours=1)  # a ready deployment nobody called for so long holds devices idly
 
 
 @dataclass
