@@ -58,12 +58,12 @@ def admin_live(request: Request, _: Admin, db: Db) -> Response:
     return render(request, "dashboard/admin.html", block="live", admin=overview.overview(db))
 
 
-@router.get("/admin/lists/{name}", name="dashboard:list")
+@router.get("/admin/lists", name="dashboard:lists")
 def admin_list(
-    request: Request, name: Literal["waiting", "use", "failed", "idle"], _: Admin, db: Db
+    request: Request, _: Admin, db: Db, show: Literal["waiting", "use", "failed", "idle"] = "waiting"
 ) -> Response:
     """One of the overview's lists, whole."""
-    return render(request, "dashboard/admin_list.html", name=name, admin=overview.overview(db))
+    return render(request, "dashboard/admin_list.html", name=show, admin=overview.overview(db))
 
 
 def workspaces_page(
