@@ -1,6 +1,7 @@
 """The administrators' overview: how full, who uses it, who waits, what failed, what idles, what it costs."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -197,21 +198,20 @@ def failed(db: Session) -> list[Failure]:
 def idle(db: Session, seen: Cluster) -> list[Idle]:
     """Who holds a device that has done nothing for a while, and deployments that nobody calls."""
     found: dict[str, Idle] = {}
-    for device in seen.devices:
-        for holder in device["holders"]:
-            owner = seen.owners.get(holder["owner_id"])
-            if holder["idle"] is None or owner is None:
-                continue
-            before = found.get(owner.id)
-            found[owner.id] = Idle(
-                owner.kind,
-                owner.id,
-                owner.name,
-                holder["workspace_id"],
-                holder["workspace"],
-                holder["active_at"] or holder["since"],
-                (*(before.devices if before else ()), f"{device['node']} {device['name']}"),
-            )
+    for node, device, holder in held(seen):
+        owner = seen.owners.get(holder["owner_id"])
+        if holder["idle"] is None or owner is None:
+            continue
+        before = found.get(owner.id)
+        found[owner.id] = Idle(
+            owner.kind,
+            owner.id,
+            owner.name,
+            holder["workspace_id"],
+            holder["workspace"],
+            holder["active_at"] or holder["since"],
+            (*(before.devices if before else ()), f"{node['id']} {device['name']}"),
+        )
     for deployment, space in uncalled(db):
         if deployment.id not in found and deployment.ready_at:
             found[deployment.id] = Idle(
@@ -224,6 +224,14 @@ def idle(db: Session, seen: Cluster) -> list[Idle]:
                 (),
             )
     return sorted(found.values(), key=lambda one: one.since)
+
+
+def held(seen: Cluster) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """(node, device, holder) of everything that is held."""
+    for node in seen.nodes:
+        for device in node["devices"]:
+            for holder in device["holders"]:
+                yield node, device, holder
 
 
 def uncalled(db: Session) -> list[tuple[Deployment, str]]:

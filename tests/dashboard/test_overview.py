@@ -37,7 +37,7 @@ def soup(response):
 
 
 def words(found):
-    return " ".join(found.text.split())
+    return " ".join(found.get_text(" ").split())
 
 
 def tile(page, name):
