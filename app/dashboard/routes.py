@@ -60,7 +60,10 @@ def admin_live(request: Request, _: Admin, db: Db) -> Response:
 
 @router.get("/admin/lists", name="dashboard:lists")
 def admin_list(
-    request: Request, _: Admin, db: Db, show: Literal["waiting", "use", "failed", "idle"] = "waiting"
+    request: Request,
+    _: Admin,
+    db: Db,
+    show: Literal["waiting", "use", "failed", "idle"] = "waiting",
 ) -> Response:
     """One of the overview's lists, whole."""
     return render(request, "dashboard/admin_list.html", name=show, admin=overview.overview(db))
