@@ -12,7 +12,13 @@ from starlette.staticfiles import StaticFiles
 from app import failures, guard, logs, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
 from app.accounts import api as accounts_api
-from app.accounts import people_api
+from app.accounts import (
+    invitations_api,
+    links_routes,
+    people_api,
+    workspaces_api,
+    workspaces_routes,
+)
 from app.accounts import routes as accounts_routes
 from app.chat import api as chat_api
 from app.chat import routes as chat_routes
@@ -138,6 +144,10 @@ for module in (
     dashboard_api,
     accounts_routes,
     accounts_api,
+    workspaces_routes,
+    links_routes,
+    workspaces_api,
+    invitations_api,
     people_api,
     imports_routes,
     cleaning_routes,
