@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     public_url: str = ""
     trusted_proxies: str = ""  # comma-separated addresses or networks whose X-Forwarded-* count
 
+    secret_key: str = ""  # what seals secrets in the database; empty: the home's secret.key
     metrics_token: str = ""  # what Prometheus sends; empty: /metrics answers this machine alone
 
     database_url: str = Field("", validation_alias="DATABASE_URL")

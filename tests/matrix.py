@@ -284,6 +284,7 @@ def objects(
         "row": "r1",
         "row_id": "r1",
         "act": act.id,
+        "section": "general",
         "version": "1",
         "model_id": model.id,
         "adapter_id": adapter.id,

@@ -7,13 +7,12 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from app.accounts import service
+from app.accounts import platform, service
 from app.accounts.auth import Principal, digest
 from app.accounts.tables import Invitation, Membership, User
 from app.db import now
 from app.errors import N_, Conflict, Forbidden, NotFound
 
-LASTS = timedelta(days=7)
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 
 
@@ -33,20 +32,18 @@ def invite(
         raise Conflict(N_("%(email)s is here already."), field="email", email=email)
     where = Invitation.workspace_id.is_not_distinct_from(workspace_id)
     service.withdraw(db, Invitation.email == email, where)
-    row = Invitation(
-        workspace_id=workspace_id, email=email, role=role, invited_by=who.user_id
-    )
-    token = renew(row)
+    row = Invitation(workspace_id=workspace_id, email=email, role=role, invited_by=who.user_id)
+    token = renew(db, row)
     db.add(row)
     db.flush()
     return row, token
 
 
-def renew(row: Invitation) -> str:
+def renew(db: Session, row: Invitation) -> str:
     """A new token; the one before it, if any, is worth nothing from now on."""
     token = secrets.token_urlsafe(32)
     row.token_hash = digest(token)
-    row.expires_at = now() + LASTS
+    row.expires_at = now() + timedelta(days=platform.read(db).people.invitation_days)
     return token
 
 
@@ -83,7 +80,7 @@ def resend(
     """The same invitation with a new link; the old one stops working."""
     row = get(db, workspace_id, invitation_id)
     service.check_role(who, row.role)
-    return row, renew(row)
+    return row, renew(db, row)
 
 
 def revoke(db: Session, workspace_id: str | None, invitation_id: str) -> None:

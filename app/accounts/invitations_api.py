@@ -88,9 +88,7 @@ def invite_person(request: Request, body: PersonInvited, who: Admin, db: Db) -> 
 
 
 @router.post("/invitations/{invitation_id}/resend")
-def resend_to_person(
-    request: Request, invitation_id: str, who: Admin, db: Db
-) -> InvitationMade:
+def resend_to_person(request: Request, invitation_id: str, who: Admin, db: Db) -> InvitationMade:
     """A new link for the same invitation; the old one stops working."""
     return made(request, *invitations.resend(db, who, None, invitation_id))
 

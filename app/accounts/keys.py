@@ -63,8 +63,9 @@ def scopes_for(who: Principal) -> list[str]:
 
 
 def usual_scopes(who: Principal) -> list[str]:
-    """What the form ticks at first: all but managing accounts and the platform."""
-    return [scope for scope in scopes_for(who) if scope not in ("account", "admin")]
+    """What the form ticks at first: all but managing people, accounts and the platform."""
+    left_out = ("members:read", "members:write", "account", "admin")
+    return [scope for scope in scopes_for(who) if scope not in left_out]
 
 
 def issue_api_key(

@@ -84,9 +84,7 @@ def reset_page(request: Request, db: Db, token: str, form: Any = None) -> Respon
     except (NotFound, Conflict) as why:
         return of_no_use(request, why)
     status = 422 if form else 200
-    return render(
-        request, "accounts/reset.html", user=user, token=token, form=form, status=status
-    )
+    return render(request, "accounts/reset.html", user=user, token=token, form=form, status=status)
 
 
 @router.get("/reset/{token}", name="resets:show")

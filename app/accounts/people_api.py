@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request
 
-from app.accounts import resets, service, signin
+from app.accounts import people, resets, service, signin
 from app.accounts.answers import (
     ResetMade,
     SignInList,
@@ -88,6 +88,18 @@ def disable_user(user_id: str, who: Admin, db: Db) -> UserOut:
 def enable_user(user_id: str, who: Admin, db: Db) -> UserOut:
     """Let a disabled account in again."""
     return UserOut.model_validate(service.disable_user(db, who, user_id, disabled=False))
+
+
+@router.post("/users/{user_id}/admin")
+def make_admin(user_id: str, who: Admin, db: Db) -> UserOut:
+    """Make somebody a platform admin."""
+    return UserOut.model_validate(people.make_admin(db, who, user_id))
+
+
+@router.delete("/users/{user_id}/admin")
+def unmake_admin(user_id: str, who: Admin, db: Db) -> UserOut:
+    """A platform admin no longer. Nobody takes it from themselves."""
+    return UserOut.model_validate(people.make_admin(db, who, user_id, yes=False))
 
 
 @router.post("/users/{user_id}/reset-link")

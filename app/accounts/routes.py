@@ -6,12 +6,13 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Request, Response
 
 from app.accounts import keys as api_keys
-from app.accounts import service, signin, workspaces
+from app.accounts import platform, service, signin, workspaces
 from app.accounts.auth import Principal, cookie_name, identify, public, requires
 from app.accounts.schemas import (
     KeyEdit,
     KeyForm,
     LanguageForm,
+    NextForm,
     PasswordForm,
     SignInForm,
 )
@@ -56,7 +57,8 @@ def link(request: Request, route: str, **params: str) -> str:
 
 
 @router.get("/login", name="accounts:login")
-def login(request: Request, _: Anybody) -> Response:
+def login(request: Request, _: Anybody, db: Db) -> Response:
+    request.state.platform = platform.read(db)
     back = here(request.query_params.get("next", "/"))
     if identify(request):
         return redirect(request, back)
@@ -67,6 +69,7 @@ def login(request: Request, _: Anybody) -> Response:
 def sign_in(
     request: Request, _: Anybody, form: Annotated[Parsed[SignInForm], parsed(SignInForm)], db: Db
 ) -> Response:
+    request.state.platform = platform.read(db)
     back = here(str(form.values.get("next", "/")))
     if form.data is None:
         return render(request, "accounts/login.html", form=form, next=back, status=422)
@@ -100,10 +103,12 @@ def refused(request: Request, form: Parsed[SignInForm], error: DomainError, back
 
 
 @router.post("/logout", name="accounts:sign_out")
-def sign_out(request: Request, who: Who, db: Db) -> Response:
+def sign_out(
+    request: Request, who: Who, form: Annotated[Parsed[NextForm], parsed(NextForm)], db: Db
+) -> Response:
     if who.sign_in_id:
         signin.revoke(db, who.user_id, who.sign_in_id)
-    response = redirect(request, "/login")
+    response = redirect(request, here(form.data.next) if form.data else "/login")
     response.delete_cookie(cookie_name(), httponly=True, samesite="lax", secure=secure(request))
     return response
 
@@ -143,7 +148,7 @@ def account_page(
         sign_ins=signin.sign_ins(db, who.user_id),
         browser=signin.browser,
         workspaces=service.workspaces_of(db, who.user_id),
-        may_create=workspaces.may_create(who),
+        may_create=workspaces.may_create(db, who),
         status=422 if form else 200,
     )
 
@@ -282,7 +287,7 @@ def workspace_menu(request: Request, who: Who, db: Db) -> Response:
         request,
         "accounts/workspace_menu.html",
         workspaces=service.workspaces_of(db, who.user_id),
-        may_create=workspaces.may_create(who),
+        may_create=workspaces.may_create(db, who),
     )
 
 

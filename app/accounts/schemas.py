@@ -38,6 +38,10 @@ class LanguageForm(BaseModel):
     next: str = "/"
 
 
+class NextForm(BaseModel):
+    next: str = "/login"
+
+
 class KeyLimits(Strict):
     """What the key may call, from where, how much: left out or empty is no limit."""
 

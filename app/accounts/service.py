@@ -74,8 +74,9 @@ def list_users(db: Session) -> list[User]:
 
 
 def get_user(db: Session, user_id: str) -> User:
+    """A person. Raises NotFound."""
     user = db.get(User, user_id)
-    if user is None:
+    if user is None or user.is_service:
         raise NotFound(N_("There is no such user."))
     return user
 
@@ -130,9 +131,7 @@ def slug_of(db: Session, name: str) -> str:
     return slug
 
 
-def create_workspace(
-    db: Session, *, name: str, owner: User, personal: bool = False
-) -> Workspace:
+def create_workspace(db: Session, *, name: str, owner: User, personal: bool = False) -> Workspace:
     """A personal one takes its slug from the owner's address."""
     name = checked_name(name)
     slug = slug_of(db, owner.email.split("@")[0] if personal else name)

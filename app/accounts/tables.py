@@ -1,6 +1,7 @@
 """Who may do what: users, workspaces, memberships, sessions, API keys."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -52,7 +53,9 @@ class Invitation(Base):
     """A one-time link by which the holder of an address joins a workspace, or only the platform."""
 
     __tablename__ = "invitations"
-    __table_args__ = (Index("ix_invitations_workspace_id_created_at", "workspace_id", "created_at"),)
+    __table_args__ = (
+        Index("ix_invitations_workspace_id_created_at", "workspace_id", "created_at"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("inv"))
     workspace_id: Mapped[str | None] = mapped_column(
@@ -125,3 +128,14 @@ class ApiKey(Base):
     used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class PlatformSettings(Base):
+    """One row, 1: what `accounts.platform` keeps."""
+
+    __tablename__ = "platform_settings"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sections: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    updated_at: Mapped[Created]
+    updated_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))

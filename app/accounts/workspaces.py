@@ -3,13 +3,14 @@
 `who` acts in the workspace that is meant: see `service.within`.
 """
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.accounts import service
+from app.accounts import platform, service
 from app.accounts.auth import Principal
-from app.accounts.tables import ApiKey, Membership, SignIn, User, Workspace
+from app.accounts.tables import Membership, SignIn, User, Workspace
+from app.db import Base
 from app.errors import N_, Conflict, Forbidden, Invalid
 
 NOUNS = {
@@ -23,13 +24,17 @@ NOUNS = {
 }
 
 
-def may_create(who: Principal) -> bool:
-    return who.is_platform_admin
+# Rows that say how a workspace is treated, not what was done in it: they go with it.
+SETTINGS = ("quotas", "fair_shares", "once_requests")
+
+
+def may_create(db: Session, who: Principal) -> bool:
+    return who.is_platform_admin or platform.read(db).people.create_workspaces
 
 
 def create(db: Session, who: Principal, *, name: str, owner: str = "") -> Workspace:
     """Owned by who asks; a platform admin may name somebody else's address."""
-    if not may_create(who):
+    if not may_create(db, who):
         raise Forbidden(N_("Here only platform admins make workspaces."), code="not_open")
     if owner and owner.strip().lower() != who.email and not who.is_platform_admin:
         raise Forbidden(N_("Only platform admins make workspaces for others."), field="owner")
@@ -79,14 +84,15 @@ def delete_empty(db: Session, who: Principal) -> None:
     try:
         with db.begin_nested():
             move_sign_ins(db, workspace.id)
-            for table in (ApiKey, Membership):
-                db.execute(delete(table).where(table.workspace_id == workspace.id))
+            for name in ("api_keys", "memberships", *SETTINGS):
+                table = Base.metadata.tables[name]
+                db.execute(delete(table).where(table.c.workspace_id == workspace.id))
             db.execute(delete(User).where(User.id.in_(programs)))
             db.execute(delete(Workspace).where(Workspace.id == workspace.id))
     except IntegrityError as error:
         diagnosis = getattr(error.orig, "diag", None)
-        table = str(getattr(diagnosis, "table_name", ""))
-        what = NOUNS.get(table, N_("records of what was done in it"))
+        where = str(getattr(diagnosis, "table_name", ""))
+        what = NOUNS.get(where, N_("records of what was done in it"))
         raise Conflict(
             N_("This workspace is not empty: it has %(what)s. Only an empty one can be deleted."),
             code="not_empty",
@@ -117,14 +123,3 @@ def move_sign_ins(db: Session, workspace_id: str) -> None:
     here = SignIn.workspace_id == workspace_id
     db.execute(delete(SignIn).where(here, theirs.is_(None)))
     db.execute(update(SignIn).where(here).values(workspace_id=theirs))
-
-
-def owners(db: Session, workspace_id: str) -> int:
-    return (
-        db.scalar(
-            select(func.count())
-            .select_from(Membership)
-            .where(Membership.workspace_id == workspace_id, Membership.role == "owner")
-        )
-        or 0
-    )

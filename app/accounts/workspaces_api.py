@@ -53,9 +53,7 @@ def get_workspace(workspace_id: str, who: Reader, db: Db) -> WorkspaceOut:
 
 
 @router.patch("/{workspace_id}")
-def rename_workspace(
-    workspace_id: str, body: WorkspaceName, who: Writer, db: Db
-) -> WorkspaceOut:
+def rename_workspace(workspace_id: str, body: WorkspaceName, who: Writer, db: Db) -> WorkspaceOut:
     """Another name. The slug stays as it is."""
     workspaces.rename(db, service.administered(db, who, workspace_id), body.name)
     return answer(db, who, workspace_id)

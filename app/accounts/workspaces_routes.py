@@ -20,15 +20,15 @@ Writer = Annotated[Principal, requires("viewer", "members:write")]
 # -- a workspace -------------------------------------------------------------------------
 
 
-def new_page(request: Request, who: Principal, form: Any = None) -> Response:
-    may = workspaces.may_create(who)
+def new_page(request: Request, db: Db, who: Principal, form: Any = None) -> Response:
+    may = workspaces.may_create(db, who)
     status = 422 if form else 200
     return render(request, "accounts/new_workspace.html", may=may, form=form, status=status)
 
 
 @router.get("/new", name="workspaces:new")
-def new(request: Request, who: Reader) -> Response:
-    return new_page(request, who)
+def new(request: Request, who: Reader, db: Db) -> Response:
+    return new_page(request, db, who)
 
 
 @router.post("", name="workspaces:create")
@@ -39,7 +39,7 @@ def create(
     db: Db,
 ) -> Response:
     if form.data is None:
-        return new_page(request, who, form)
+        return new_page(request, db, who, form)
     made = workspaces.create(db, who, name=form.data.name)
     return redirect(request, "workspaces:settings", workspace_id=made.id)
 

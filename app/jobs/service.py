@@ -155,8 +155,8 @@ def enqueue(db: Session, job: Job) -> None:
     ask(db, job)
 
 
-def ask(db: Session, job: Job) -> None:
-    """Request the job's devices. One that has checkpoints goes back to the node that has them,
+def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
+    """Request the job's devices, at its former `place` in the queue if it had one. One that has checkpoints goes back to the node that has them,
     as long as that node may be expected to work. One that waits for a checkpoint has no use for
     devices yet. Raises Invalid, and what `starts.ready` raises.
     """
@@ -172,12 +172,26 @@ def ask(db: Session, job: Job) -> None:
         owner_kind="job",
         owner_id=job.id,
         workspace_id=job.workspace_id,
+        user_id=job.created_by,
         devices=job.devices,
         memory=memory,
         kind=methods.device_kind(job.stage, job.method),
+        model=job.device_model,
         node_id=job.node_id if job.step and cluster.usable(db, job.node_id) else None,
+        priority=job.priority,
+        preemptible=job.stage not in STREAMED,
+        seconds=left(job),
+        place=place,
     )
     send(db, SWEEP)
+
+
+def left(job: Job) -> float | None:
+    """Seconds that it will still hold its devices, by its estimate; None if there is none."""
+    whole = (job.estimate or {}).get("seconds")
+    if not whole:
+        return None
+    return float(whole) * (1 - min(1.0, job.step / job.total) if job.total else 1.0)
 
 
 # -- looking -----------------------------------------------------------------------------
