@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.routing import Mount
 
 from app import storage
+from app.accounts import platform
 from app.accounts.auth import PLATFORM, ROLES, cookie_name
 from app.accounts.tables import ApiKey, SignIn, User, Workspace
 from app.chat.tables import ChatLane, ChatMessage, ChatPreset, Conversation
@@ -38,16 +39,30 @@ PUBLIC = {
     "GET /login",
     "POST /login",
     "POST /language",
+    "GET /invitations/{token}",
+    "POST /invitations/{token}",
+    "GET /reset/{token}",
+    "POST /reset/{token}",
+    "POST /api/v1/links/{token}/join",
+    "POST /api/v1/links/{token}/password",
     "GET /api/v1/openapi.json",
 }
-# Members are managed by the workspace's admins: the service asks, for platform admins may as well.
-MANAGED = "/workspaces/{workspace_id}/members"
-OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
+# A workspace's settings and members: what role one holds *there* counts, whichever is in view, and
+# platform admins may as well. So the service asks; here stands what it must ask for.
+SPACE = "/workspaces/{workspace_id}"
+ANY_MEMBER = (f"GET {SPACE}", f"GET {SPACE}/settings", f"POST {SPACE}/leave")
+OWNERS = (f"DELETE {SPACE}", f"POST {SPACE}/delete", f"POST {SPACE}/hand-over")
+OWN = f"{SPACE}/switch"  # into any workspace of one's own
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = {
     "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
+    "POST /api/v1/workspaces": {"name": "x"},
+    "PATCH /api/v1/workspaces/{workspace_id}": {"name": "x"},
+    "POST /api/v1/workspaces/{workspace_id}/hand-over": {"user_id": "{user_id}"},
+    "POST /api/v1/workspaces/{workspace_id}/invitations": {"email": "new@example.com"},
+    "POST /api/v1/invitations": {"email": "new@example.com"},
     "PUT /api/v1/quotas/{workspace}": {"devices": 1},
     "PUT /api/v1/me/language": {"language": "zh"},
     "PUT /api/v1/me/password": {"current": "x", "password": "y"},
@@ -85,8 +100,12 @@ FORMS = {
     "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
     "POST /models/import": {"preset": "qwen3-0.6b"},
     "POST /jobs/export": {"model": "{model_id}"},
-    "POST /workspaces/{workspace_id}/members": {"email": "new@example.com"},
+    "POST /workspaces": {"name": "x"},
+    "POST /workspaces/{workspace_id}/settings": {"name": "x"},
+    "POST /workspaces/{workspace_id}/hand-over": {"user_id": "{user_id}"},
+    "POST /workspaces/{workspace_id}/invitations": {"email": "new@example.com"},
     "POST /workspaces/{workspace_id}/members/{user_id}/role": {"role": "viewer"},
+    "POST /admin/people/invite": {"email": "new@example.com"},
 }
 UPLOADS = {
     "POST /batches",
@@ -129,6 +148,20 @@ class Line:
     def missing(self) -> int:
         """What a foreign id answers. DashScope's contract says 400 of a file that is not there."""
         return 400 if self.path.startswith("/dashscope/api/v1/files/") else 404
+
+    @property
+    def managed(self) -> str:
+        """The role in the workspace named that its service asks for, if it does."""
+        path = self.path.removeprefix("/api/v1")
+        if not path.startswith(SPACE) or path == OWN:
+            return ""
+        what = f"{self.method} {path}"
+        return "viewer" if what in ANY_MEMBER else "owner" if what in OWNERS else "admin"
+
+    @property
+    def of_platform(self) -> bool:
+        """Whether platform admins may, of any workspace."""
+        return self.role == PLATFORM or bool(self.managed)
 
     @property
     def has_id(self) -> bool:
@@ -185,11 +218,13 @@ def world(db: Session, tmp_path: Path) -> World:
         make.make_user(db, is_platform_admin=True),
     )
     elsewhere = make.make_workspace(db, owner=users["foreign"])
+    platform.change(db, None, people={"create_workspaces": True})
     make.make_membership(db, elsewhere, users[PLATFORM], "owner")
     made = World(workspace, users, objects(db, workspace, users, tmp_path), elsewhere)
     for name, user in users.items():
         home = elsewhere if name in ("foreign", PLATFORM) else workspace
         made.cookies[name] = make.make_sign_in(db, user, home)[1]
+    made.ids["platform_invitation"] = make.make_invitation(db, None, users[PLATFORM])[0].id
     db.commit()
     return made
 
@@ -306,6 +341,7 @@ def objects(
         "workspace_id": workspace.id,
         "workspace": workspace.id,
         "user_id": users["member"].id,
+        "invitation_id": make.make_invitation(db, workspace, owner)[0].id,
         "node_id": node.id,
         "name": deployment.name,
     }
@@ -377,8 +413,11 @@ def call(client: Client, line: Line, made: World, cookie: str | None = None, key
             name: text.format(**made.ids) if isinstance(text, str) else text
             for name, text in BODIES.get(str(line), {}).items()
         }
+    ids = dict(made.ids)
+    if not line.managed:  # not a workspace's: the platform's
+        ids["invitation_id"] = ids["platform_invitation"]
     try:
-        path = line.path.replace(":path}", "}").format(**made.ids)
+        path = line.path.replace(":path}", "}").format(**ids)
     except KeyError as error:
         pytest.fail(f"{line}: teach `objects` in tests/matrix.py what {error} is")
     return client.request(line.method, path, headers=headers, **more)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 
 from app.accounts import keys as api_keys
-from app.accounts import limits, service
+from app.accounts import limits
 from app.accounts.answers import (
     KeyList,
     KeyMade,
@@ -62,14 +62,14 @@ def create_key(request: Request, body: KeyCreate, who: Who, db: Db) -> dict[str,
     """A new key. Its `secret` is in this answer and nowhere else."""
     request.state.secret = True
     key, secret = api_keys.issue_api_key(db, who, **body.model_dump())
-    return key_out(key, service.get_user(db, who.user_id)) | {"secret": secret}
+    return key_out(key, api_keys.owner(db, key)) | {"secret": secret}
 
 
 @router.get("/keys/{key_id}")
 def get_key(key_id: str, who: Who, db: Db) -> dict[str, Any]:
     """One key and its limits. What is used of them: `/keys/{key_id}/usage`."""
     key = api_keys.get_api_key(db, who, key_id)
-    return key_out(key, service.get_user(db, key.user_id))
+    return key_out(key, api_keys.owner(db, key))
 
 
 @router.patch("/keys/{key_id}")
@@ -77,7 +77,7 @@ def change_key(key_id: str, body: KeyChange, who: Who, db: Db) -> dict[str, Any]
     """Another name, end or other limits. They count within seconds."""
     changes = body.model_dump(exclude_unset=True)
     key = api_keys.change_api_key(db, who, key_id, changes)
-    return key_out(key, service.get_user(db, key.user_id))
+    return key_out(key, api_keys.owner(db, key))
 
 
 @router.delete("/keys/{key_id}", status_code=204)

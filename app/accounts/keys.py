@@ -118,6 +118,11 @@ def get_api_key(db: Session, who: Principal, key_id: str) -> ApiKey:
     return key
 
 
+def owner(db: Session, key: ApiKey) -> User:
+    """A person or a service account."""
+    return db.get_one(User, key.user_id)
+
+
 def change_api_key(db: Session, who: Principal, key_id: str, changes: dict[str, Any]) -> ApiKey:
     """Change the name, the end or the limits (columns). It counts within seconds."""
     key = get_api_key(db, who, key_id)

@@ -46,13 +46,12 @@ def search(
 
 def whole(db: Session, users: list[User]) -> list[Person]:
     ids = [user.id for user in users]
-    seen = dict(
-        db.execute(
-            select(SignIn.user_id, func.max(SignIn.seen_at))
-            .where(SignIn.user_id.in_(ids))
-            .group_by(SignIn.user_id)
-        ).tuples()
+    latest = (
+        select(SignIn.user_id, func.max(SignIn.seen_at))
+        .where(SignIn.user_id.in_(ids))
+        .group_by(SignIn.user_id)
     )
+    seen = dict(db.execute(latest).all())
     found = {user.id: Person(user, seen.get(user.id)) for user in users}
     memberships = (
         select(Membership)

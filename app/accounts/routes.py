@@ -244,7 +244,7 @@ def key_page(
     request: Request, who: Principal, db: Db, key_id: str, form: Parsed[KeyEdit] | None = None
 ) -> Response:
     key = api_keys.get_api_key(db, who, key_id)
-    owner = service.get_user(db, key.user_id)
+    owner = api_keys.owner(db, key)
     status = 422 if form else 200
     return render(request, "accounts/key.html", form=form, key=key, owner=owner, status=status)
 

@@ -317,6 +317,8 @@ def membership_to_change(
     ).all()
     row = membership(db, workspace_id, user_id)
     db.refresh(row, with_for_update=True)
+    if get_workspace(db, workspace_id).personal_of == user_id:
+        raise Conflict(N_("A personal workspace keeps its person."), code="personal")
     if row.role == "owner":
         if not who.may("owner"):
             raise Forbidden(N_("Only an owner can change an owner."))
@@ -340,8 +342,6 @@ def remove_member(db: Session, who: Principal, *, workspace_id: str, user_id: st
     """Their API keys of this workspace stop working, and their invitations to it, with the
     membership.
     """
-    if get_workspace(db, workspace_id).personal_of == user_id:
-        raise Conflict(N_("A personal workspace keeps its person."), code="personal")
     db.delete(membership_to_change(db, who, workspace_id, user_id))
     db.execute(
         update(ApiKey)
