@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
+from app.cluster import metering
 from app.cluster.placement import QUOTA, Slot, place, refuse_impossible
 from app.cluster.tables import Device, Lease, Node, Request
 from app.config import settings
@@ -133,22 +134,7 @@ def release(db: Session, owner_kind: str, owner_id: str) -> None:
     leases = leases_of(db, owner_kind, owner_id)
     for lease in leases:
         lease.released_at = at
-    quotas.record(
-        db,
-        [
-            {
-                "id": lease.id,
-                "at": at,
-                "kind": "device",
-                "workspace_id": lease.workspace_id,
-                "user_id": lease.user_id,
-                "owner_kind": owner_kind,
-                "owner_id": owner_id,
-                "device_ms": round((at - lease.created_at).total_seconds() * 1000),
-            }
-            for lease in leases
-        ],
-    )
+    metering.settle(db, leases, at)
     db.execute(
         delete(Request).where(Request.owner_kind == owner_kind, Request.owner_id == owner_id)
     )

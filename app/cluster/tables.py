@@ -97,6 +97,7 @@ class Lease(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     exclusive: Mapped[bool]
     created_at: Mapped[Created]
+    metered_at: Mapped[datetime | None]  # up to then the ledger has it: see metering.py
     released_at: Mapped[datetime | None]
 
     device: Mapped[Device] = relationship(lazy="raise")

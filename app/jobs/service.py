@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app import paging
 from app.accounts.auth import Principal
+from app.cluster import budgets
 from app.cluster import service as cluster
 from app.cluster.tables import Device
 from app.datasets import service as datasets
@@ -19,6 +20,7 @@ from app.jobs.tables import Job
 from app.models import service as models
 from app.models.tables import Model
 from app.queue import send
+from app.quotas.kinds import HOUR
 
 SWEEP = "workers.sweep"
 STREAMED = ("merge", "export")  # a share of a device, for a short time
@@ -148,11 +150,29 @@ def default_name(db: Session, workspace_id: str, made_from: str) -> str:
 
 def enqueue(db: Session, job: Job) -> None:
     job.state = "queued"
+    reserve(db, job)
     db.add(job)
     db.flush()
     models.pin(db, job.model_id, "job", job.id, job.name)
     note(db, job, "state", MESSAGES["queued"], {"old": "", "new": "queued", "reason": ""})
     ask(db, job)
+
+
+def reserve(db: Session, job: Job) -> None:
+    """Hold its place in the queue and, by its estimate, the device time that it has yet to take.
+    Raises Invalid where a budget has less left.
+    """
+    hours = float((job.estimate or {}).get("device_hours") or 0)
+    if job.total:
+        hours *= max(0.0, 1 - job.step / job.total)
+    budgets.reserve(
+        db,
+        owner_id=job.id,
+        workspace_id=job.workspace_id,
+        user_id=job.created_by,
+        devices=job.devices,
+        device_ms=round(hours * HOUR),
+    )
 
 
 def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
@@ -293,6 +313,7 @@ def finish(db: Session, workspace_id: str, job_id: str) -> Job:
         job.finishing = True
         note(db, job, "finish", N_("Asked to stop at the next step and keep the result."), {})
     if job.state == "paused":
+        reserve(db, job)
         switch(db, job, "queued")
         ask(db, job)
     return job
@@ -302,6 +323,7 @@ def resume(db: Session, workspace_id: str, job_id: str) -> Job:
     """Queue a paused job again; it goes on from its last checkpoint."""
     job = locked(db, workspace_id, job_id)
     if job.state == "paused":
+        reserve(db, job)
         switch(db, job, "queued")
         ask(db, job)
         return job
