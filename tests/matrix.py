@@ -30,83 +30,64 @@ from app.jobs.tables import Job, JobCheckpoint
 from app.main import app
 from app.uploads.tables import Upload
 from tests import factories as make
-from tests import matrix_money
+from tests import matrix_money, matrix_people
 from tests.conftest import Client
 
-PUBLIC = {
+PUBLIC = matrix_people.PUBLIC | {
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",  # asks for a token of its own: test_prometheus.py
     "GET /login",
     "POST /login",
     "POST /language",
-    "GET /invitations/{token}",
-    "POST /invitations/{token}",
-    "GET /reset/{token}",
-    "POST /reset/{token}",
-    "POST /api/v1/links/{token}/join",
-    "POST /api/v1/links/{token}/password",
     "GET /api/v1/openapi.json",
 }
-# A workspace's settings and members: what role one holds *there* counts, whichever is in view, and
-# platform admins may as well. So the service asks; here stands what it must ask for.
-SPACE = "/workspaces/{workspace_id}"
-ANY_MEMBER = (f"GET {SPACE}", f"GET {SPACE}/settings", f"POST {SPACE}/leave")
-OWNERS = (f"DELETE {SPACE}", f"POST {SPACE}/delete", f"POST {SPACE}/hand-over")
-OWN = f"{SPACE}/switch"  # into any workspace of one's own
-QUOTAS = "/quotas/{workspace}/members"
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
-BODIES = matrix_money.BODIES | {
-    "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
-    "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
-    "POST /api/v1/workspaces": {"name": "x"},
-    "PATCH /api/v1/workspaces/{workspace_id}": {"name": "x"},
-    "POST /api/v1/workspaces/{workspace_id}/hand-over": {"user_id": "{user_id}"},
-    "POST /api/v1/workspaces/{workspace_id}/invitations": {"email": "new@example.com"},
-    "POST /api/v1/invitations": {"email": "new@example.com"},
-    "PUT /api/v1/me/language": {"language": "zh"},
-    "PUT /api/v1/me/password": {"current": "x", "password": "y"},
-    "POST /api/v1/users": {"email": "new@example.com", "workspace_id": "{workspace_id}"},
-    "PUT /api/v1/tuned-calls": {"mode": "load"},
-    "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
-    "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
-    "POST /api/v1/models": {"preset": "qwen3-0.6b"},
-    "POST /api/v1/datasets/{dataset_id}/mapping": {"format": "text", "columns": {"text": "a"}},
-    "POST /api/v1/datasets/{dataset_id}/rows": {"rows": [{"messages": []}]},
-    "PATCH /api/v1/datasets/{dataset_id}/rows/{row}": {"row": {}, "hash": "x"},
-    "POST /api/v1/datasets/{dataset_id}/rows/restore": {"ids": ["r1"]},
-    "POST /api/v1/datasets/{dataset_id}/replace": {"find": "x"},
-    "POST /api/v1/datasets/{dataset_id}/cleaning": CLEANING,
-    "POST /api/v1/deployments/{deployment_id}/scale": {"replicas": 1},
-    "POST /api/v1/deployments/{deployment_id}/rollback": {"revision": 1},
-    "PUT /api/v1/deployments/{deployment_id}/schedule": {"windows": [{"up": "0 8 * * *"}]},
-    "POST /api/v1/datasets/{dataset_id}/cleaning/preview": CLEANING,
-    "POST /api/v1/conversations": {"content": "x", "columns": [{"lane": 0, "model": "x"}]},
-    "POST /api/v1/conversations/{conversation_id}/answers": {
-        "question": "{message_id}",
-        "model": "x",
-    },
-    "POST /api/v1/conversations/{conversation_id}/show": {"message": "{message_id}"},
-    "PUT /api/v1/chat-presets": {"name": "x"},
-    "POST /api/v1/feedback/dataset": {"kind": "sft"},
-    "POST /v1/batches": {"input_file_id": "{batch_file_id}", "endpoint": "/v1/completions"},
-    "PUT /api/v1/keys/{key_id}/log": {"log": "full"},
-    "POST /v1/uploads/{incoming_id}/complete": {"part_ids": ["part_x"]},
-    "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
-}
-FORMS = matrix_money.FORMS | {
-    "POST /jobs/merge": {"model": "{adapter_id}"},
-    "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
-    "POST /models/import": {"preset": "qwen3-0.6b"},
-    "POST /jobs/export": {"model": "{model_id}"},
-    "POST /workspaces": {"name": "x"},
-    "POST /workspaces/{workspace_id}/settings": {"name": "x"},
-    "POST /workspaces/{workspace_id}/hand-over": {"user_id": "{user_id}"},
-    "POST /workspaces/{workspace_id}/invitations": {"email": "new@example.com"},
-    "POST /workspaces/{workspace_id}/members/{user_id}/role": {"role": "viewer"},
-    "POST /admin/people/invite": {"email": "new@example.com"},
-}
+BODIES = (
+    matrix_money.BODIES
+    | matrix_people.BODIES
+    | {
+        "PUT /api/v1/me/language": {"language": "zh"},
+        "PUT /api/v1/me/password": {"current": "x", "password": "y"},
+        "PUT /api/v1/tuned-calls": {"mode": "load"},
+        "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
+        "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
+        "POST /api/v1/models": {"preset": "qwen3-0.6b"},
+        "POST /api/v1/datasets/{dataset_id}/mapping": {"format": "text", "columns": {"text": "a"}},
+        "POST /api/v1/datasets/{dataset_id}/rows": {"rows": [{"messages": []}]},
+        "PATCH /api/v1/datasets/{dataset_id}/rows/{row}": {"row": {}, "hash": "x"},
+        "POST /api/v1/datasets/{dataset_id}/rows/restore": {"ids": ["r1"]},
+        "POST /api/v1/datasets/{dataset_id}/replace": {"find": "x"},
+        "POST /api/v1/datasets/{dataset_id}/cleaning": CLEANING,
+        "POST /api/v1/deployments/{deployment_id}/scale": {"replicas": 1},
+        "POST /api/v1/deployments/{deployment_id}/rollback": {"revision": 1},
+        "PUT /api/v1/deployments/{deployment_id}/schedule": {"windows": [{"up": "0 8 * * *"}]},
+        "POST /api/v1/datasets/{dataset_id}/cleaning/preview": CLEANING,
+        "POST /api/v1/conversations": {"content": "x", "columns": [{"lane": 0, "model": "x"}]},
+        "POST /api/v1/conversations/{conversation_id}/answers": {
+            "question": "{message_id}",
+            "model": "x",
+        },
+        "POST /api/v1/conversations/{conversation_id}/show": {"message": "{message_id}"},
+        "PUT /api/v1/chat-presets": {"name": "x"},
+        "POST /api/v1/feedback/dataset": {"kind": "sft"},
+        "POST /v1/batches": {"input_file_id": "{batch_file_id}", "endpoint": "/v1/completions"},
+        "PUT /api/v1/keys/{key_id}/log": {"log": "full"},
+        "POST /v1/uploads/{incoming_id}/complete": {"part_ids": ["part_x"]},
+        "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
+    }
+)
+FORMS = (
+    matrix_people.FORMS
+    | matrix_money.FORMS
+    | {
+        "POST /jobs/merge": {"model": "{adapter_id}"},
+        "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
+        "POST /models/import": {"preset": "qwen3-0.6b"},
+        "POST /jobs/export": {"model": "{model_id}"},
+    }
+)
 UPLOADS = {
     "POST /batches",
     "POST /datasets",
@@ -152,13 +133,7 @@ class Line:
     @property
     def managed(self) -> str:
         """The role in the workspace named that its service asks for, if it does."""
-        path = self.path.removeprefix("/api/v1")
-        if path.startswith(QUOTAS):
-            return "admin"
-        if not path.startswith(SPACE) or path == OWN:
-            return ""
-        what = f"{self.method} {path}"
-        return "viewer" if what in ANY_MEMBER else "owner" if what in OWNERS else "admin"
+        return matrix_people.managed(self.method, self.path.removeprefix("/api/v1"))
 
     @property
     def of_platform(self) -> bool:
@@ -398,11 +373,6 @@ def asked_objects(
     }  # fmt: skip
     logged = LoggedRequest(**entries.row(line, full=True, days=1, redact=True))
     return make.added(db, batch), make.added(db, logged)
-
-
-def managed(line: Line) -> bool:
-    """Whether the service asks for a workspace's admin, or a platform admin."""
-    return any(part in line.path for part in MANAGED)
 
 
 def call(client: Client, line: Line, made: World, cookie: str | None = None, key: str = "") -> Any:

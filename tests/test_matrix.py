@@ -16,7 +16,6 @@ from tests.conftest import Client
 from tests.matrix import (
     GUARDED,
     LINES,
-    OWN,
     PUBLIC,
     WITH_IDS,
     Line,
@@ -25,6 +24,7 @@ from tests.matrix import (
     failures,
     world,
 )
+from tests.matrix_people import OWN
 
 # -- each route says who may -------------------------------------------------------------
 
