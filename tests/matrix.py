@@ -136,11 +136,6 @@ class Line:
         return matrix_people.managed(self.method, self.path.removeprefix("/api/v1"))
 
     @property
-    def of_platform(self) -> bool:
-        """Whether platform admins may, of any workspace."""
-        return self.role == PLATFORM or bool(self.managed)
-
-    @property
     def has_id(self) -> bool:
         return "{" in self.path
 
