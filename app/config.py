@@ -49,7 +49,9 @@ class Settings(BaseSettings):
     node: str = "local"
     node_host: str = "127.0.0.1"  # where the gateway reaches engines on this node
     node_dead_after: int = 0  # seconds; 0 is never
+    node_labels: str = ""  # key=value, comma-separated: what the node says of itself at its start
     cpu_devices: int = 2
+    stranger_mb: int = 512  # of a GPU's memory, held by programs that are not ours; -1: never mind
     train_python: Path = ROOT / ".venv-train" / "bin" / "python"
     serve_python: Path = ROOT / ".venv-serve" / "bin" / "python"
     wake_seconds: int = 120  # how long a request waits for a deployment that it woke

@@ -11,8 +11,10 @@ from starlette.staticfiles import StaticFiles
 
 from app import failures, guard, logs, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
-from app.accounts import api as accounts_api
 from app.accounts import (
+    acting,
+    audit_api,
+    audit_routes,
     invitations_api,
     links_routes,
     people_api,
@@ -22,13 +24,14 @@ from app.accounts import (
     workspaces_api,
     workspaces_routes,
 )
+from app.accounts import api as accounts_api
 from app.accounts import routes as accounts_routes
 from app.chat import api as chat_api
 from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
 from app.dashboard import api as dashboard_api
-from app.dashboard import openapi
+from app.dashboard import devices_routes, openapi
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
 from app.datasets import routes as datasets_routes
@@ -128,6 +131,7 @@ app = FastAPI(
     middleware=[
         Middleware(guard.Trace),
         Middleware(guard.Proxies),
+        Middleware(acting.Actors),
         Middleware(guard.Aliases),
         Middleware(GZipMiddleware, compresslevel=5, exclude_content_types=UNZIPPED),
         Middleware(guard.Catch),
@@ -144,6 +148,7 @@ app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
 
 for module in (
     dashboard_routes,
+    devices_routes,
     dashboard_api,
     accounts_routes,
     accounts_api,
@@ -153,6 +158,8 @@ for module in (
     invitations_api,
     people_api,
     people_routes,
+    audit_routes,
+    audit_api,
     settings_routes,
     settings_api,
     imports_routes,

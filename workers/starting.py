@@ -24,7 +24,7 @@ from app.jobs import methods
 from app.jobs import runs as jobs
 from app.jobs.spec import Hyperparameters, RunSpec
 from app.queue import transaction
-from workers import process, reporters
+from workers import gpus, process, reporters
 
 log = structlog.get_logger()
 
@@ -197,7 +197,6 @@ def strategy(facts: jobs.RunFacts, base: Path) -> Literal["ddp", "fsdp"]:
 def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
     spec = RunSpec.model_validate_json((directory / "spec.json").read_bytes())
     cores = str(spec.threads)
-    visible = [name.partition(":")[2] for name in facts.devices if name.startswith("cuda")]
     return process.start(
         command(spec, directory),
         cwd=ROOT,
@@ -208,7 +207,7 @@ def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
             MKL_NUM_THREADS=cores,
             TOKENIZERS_PARALLELISM="false",
             CUDA_DEVICE_ORDER="PCI_BUS_ID",
-            CUDA_VISIBLE_DEVICES=",".join(visible),
+            CUDA_VISIBLE_DEVICES=gpus.told_to_cuda(facts.devices),
             HF_HUB_OFFLINE="1",
             HF_HUB_DISABLE_TELEMETRY="1",
             **reporters.environment(facts.report_to),

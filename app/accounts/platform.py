@@ -67,6 +67,12 @@ class People(Section):
     invitation_days: int = Field(7, ge=1, le=90, description="How long an invitation's link lasts.")
 
 
+class Audit(Section):
+    """What is kept of who did what."""
+
+    days: int = Field(400, ge=30, le=3650, description="After which an entry is let go.")
+
+
 class Platform(BaseModel):
     """Every setting of the platform, by section."""
 
@@ -74,6 +80,7 @@ class Platform(BaseModel):
 
     general: General = General()
     people: People = People()
+    audit: Audit = Audit()
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -112,7 +112,8 @@ def end_sign_ins(db: Session, user_id: str) -> None:
 def withdraw(db: Session, *which: ColumnElement[bool]) -> None:
     """Revoke the invitations that are open and match."""
     still_open = (Invitation.accepted_at.is_(None), Invitation.revoked_at.is_(None))
-    db.execute(update(Invitation).where(*still_open, *which).values(revoked_at=now()))
+    for row in db.scalars(select(Invitation).where(*still_open, *which)):
+        row.revoked_at = now()
 
 
 # -- workspaces --------------------------------------------------------------------------
@@ -343,15 +344,13 @@ def remove_member(db: Session, who: Principal, *, workspace_id: str, user_id: st
     membership.
     """
     db.delete(membership_to_change(db, who, workspace_id, user_id))
-    db.execute(
-        update(ApiKey)
-        .where(
-            ApiKey.workspace_id == workspace_id,
-            ApiKey.user_id == user_id,
-            ApiKey.revoked_at.is_(None),
-        )
-        .values(revoked_at=now())
+    keys_of = select(ApiKey).where(
+        ApiKey.workspace_id == workspace_id,
+        ApiKey.user_id == user_id,
+        ApiKey.revoked_at.is_(None),
     )
+    for key in db.scalars(keys_of):
+        key.revoked_at = now()
     withdraw(db, Invitation.workspace_id == workspace_id, Invitation.invited_by == user_id)
     db.flush()
 

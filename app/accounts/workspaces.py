@@ -88,7 +88,8 @@ def delete_empty(db: Session, who: Principal) -> None:
                 table = Base.metadata.tables[name]
                 db.execute(delete(table).where(table.c.workspace_id == workspace.id))
             db.execute(delete(User).where(User.id.in_(programs)))
-            db.execute(delete(Workspace).where(Workspace.id == workspace.id))
+            db.delete(workspace)
+            db.flush()
     except IntegrityError as error:
         diagnosis = getattr(error.orig, "diag", None)
         where = str(getattr(diagnosis, "table_name", ""))
