@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     max_upload_mb: int = 20480
     max_row_mb: int = 16
     max_model_gb: int = 1024  # of an imported model, all files
+    benchmarks: Path | None = None  # benchmarks' files on this node; None: `benchmarks` at home
     model_directories: str = ""  # comma-separated: models below these may be imported
 
     fetch_allow: str = ""  # comma-separated hosts or networks, [:port], that are no public ones
@@ -71,6 +72,11 @@ class Settings(BaseSettings):
     def runs(self) -> Path:
         """Run directories of jobs and replicas on this node."""
         return self.home / "runs"
+
+    @property
+    def benchmark_data(self) -> Path:
+        """Where this node looks for the files of benchmarks."""
+        return self.benchmarks or self.home / "benchmarks"
 
     @property
     def cache(self) -> Path:

@@ -19,6 +19,8 @@ from app.accounts import (
     links_routes,
     people_api,
     people_routes,
+    secrets_api,
+    secrets_routes,
     settings_api,
     settings_routes,
     workspaces_api,
@@ -82,6 +84,8 @@ from app.gateway.tuning import calls_api, calls_routes
 from app.idempotency.middleware import Once
 from app.jobs import api as jobs_api
 from app.jobs import (
+    benchmarks_api,
+    benchmarks_routes,
     checkpoints_api,
     checkpoints_routes,
     exports_api,
@@ -160,6 +164,8 @@ for module in (
     people_routes,
     audit_routes,
     audit_api,
+    secrets_routes,
+    secrets_api,
     settings_routes,
     settings_api,
     imports_routes,
@@ -185,6 +191,8 @@ for module in (
     models_api,
     exports_routes,
     exports_api,
+    benchmarks_routes,
+    benchmarks_api,
     checkpoints_api,
     checkpoints_routes,
     script_api,

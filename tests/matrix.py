@@ -45,6 +45,9 @@ PUBLIC = matrix_people.PUBLIC | {
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = matrix_money.BODIES | {
+    "POST /api/v1/secrets": {"kind": "wandb", "value": "0123456789abcdef"},
+    "PUT /api/v1/secrets/{secret_id}": {"value": "0123456789abcdef"},
+    "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
     "PUT /api/v1/me/language": {"language": "zh"},
     "PUT /api/v1/me/password": {"current": "x", "password": "y"},
     "PATCH /api/v1/nodes/{node_id}": {"labels": {"room": "b"}},
@@ -80,6 +83,7 @@ FORMS = matrix_money.FORMS | {
     "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
     "POST /models/import": {"preset": "qwen3-0.6b"},
     "POST /jobs/export": {"model": "{model_id}"},
+    "POST /benchmarks": {"model": "{model_id}", "tasks": "mmlu"},
 }
 BODIES |= matrix_people.BODIES
 FORMS |= matrix_people.FORMS
@@ -253,6 +257,7 @@ def objects(
         db,
         Upload(workspace_id=workspace.id, user_id=owner.id, file_name="a.jsonl", size=10),
     )
+    secret = make.make_secret(db, owner)
     act = make.added(
         db, DraftAct(version_id=version.id, number=1, what="edit", state="done", user_id=owner.id)
     )
@@ -286,6 +291,7 @@ def objects(
         "row": "r1",
         "row_id": "r1",
         "act": act.id,
+        "secret_id": secret.id,
         "section": "general",
         "version": "1",
         "model_id": model.id,

@@ -39,6 +39,7 @@ from workers import (
     runs,
     strangers,
 )
+from workers.stages import layouts
 from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known
@@ -140,7 +141,10 @@ class Heart(threading.Thread):
             for name in inventory.PROBES:
                 found = inventory.engine(name)
                 self.facts = self.facts | {"engines": self.facts["engines"] | {name: found}}
-            self.facts = self.facts | {"reporters": reporters.available()}
+            self.facts = self.facts | {
+                "reporters": reporters.available(),
+                "benchmarks": layouts.ready(settings.benchmark_data),
+            }
             self.leaving.wait(PROBING)
 
 

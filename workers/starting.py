@@ -113,7 +113,7 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         return
     hold(facts)
     base = storage.fetch(facts.base)
-    many = 1 if facts.stage == "merge" else max(1, len(facts.devices))
+    many = 1 if facts.stage in {"merge", "evaluate"} else max(1, len(facts.devices))
     spec = RunSpec(
         job_id=facts.job_id,
         fence=facts.fence,
@@ -128,6 +128,7 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         drop_leaks=facts.drop_leaks,
         hyperparameters=Hyperparameters.model_validate(facts.hyperparameters),
         format=facts.format,
+        benchmark=facts.benchmark and facts.benchmark | {"data": str(settings.benchmark_data)},
         resume_from=checkpoint(facts),
         report_to=facts.report_to,
         report_as=facts.report_as,
@@ -222,7 +223,7 @@ def command(spec: RunSpec, directory: Path) -> list[str | Path]:
     """What is run: the stage, or torchrun with one of it for each device. A signal to torchrun
     reaches all of them, and the end of one ends the others.
     """
-    stage = spec.stage if spec.stage in {"merge", "export"} else "train"
+    stage = spec.stage if spec.stage in {"merge", "export", "evaluate"} else "train"
     module = f"workers.stages.{stage}"
     if spec.devices == 1:
         return [settings.train_python, "-m", module, directory]
