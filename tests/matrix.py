@@ -1,7 +1,6 @@
 """What `test_matrix.py` walks: the routes, a workspace with one of everything, and a caller."""
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,17 @@ from app.accounts.tables import ApiKey, SignIn, User, Workspace
 from app.chat.tables import ChatLane, ChatMessage, ChatPreset, Conversation
 from app.datasets.rows import segments
 from app.datasets.tables import DraftAct
-from app.db import new_id, now
+from app.db import now
 from app.deployments import revisions
 from app.deployments.tables import Alias
-from app.gateway.batches.tables import Batch
 from app.gateway.dashscope.fine_tunes import id_of
-from app.gateway.files.tables import File, FileUpload
-from app.gateway.requests import entries
-from app.gateway.requests.tables import LoggedRequest
-from app.gateway.tuning.tables import TuningJob
-from app.jobs.tables import Job, JobCheckpoint
+from app.jobs.tables import JobCheckpoint
 from app.main import app
 from app.uploads.tables import Upload
 from tests import factories as make
-from tests import matrix_money, matrix_people
+from tests import matrix_gateway, matrix_money, matrix_people
 from tests.conftest import Client
+from tests.matrix_gateway import UPLOAD
 
 PUBLIC = matrix_people.PUBLIC | {
     "GET /healthz",
@@ -98,9 +93,6 @@ UPLOADS = {
     "POST /dashscope/api/v1/files",
 }
 KEYED = ("/v1/", "/inference/", "/dashscope/")  # where a browser's cookie opens nothing
-UPLOAD = (
-    b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
-)
 
 
 @dataclass(frozen=True)
@@ -270,9 +262,10 @@ def objects(
     checkpoint = make.added(
         db, JobCheckpoint(job_id=job.id, step=10, fence=1, node_id=node.id, size=1)
     )
-    file, incoming, tuning = gateway_objects(db, workspace, owner, job, tmp_path)
-    batch, logged = asked_objects(db, workspace, owner, file, key)
-    return {
+    money = matrix_money.objects(db, workspace, owner, model)
+    file, incoming, tuning = matrix_gateway.tuned(db, workspace, owner, job, tmp_path)
+    batch, logged = matrix_gateway.asked(db, workspace, owner, file, key)
+    return money | {
         "batch_id": batch.id,
         "batch_file_id": batch.input_file_id,
         "which": "input",
@@ -314,61 +307,10 @@ def objects(
         "workspace_id": workspace.id,
         "workspace": workspace.id,
         "user_id": users["member"].id,
-        "invitation_id": make.make_invitation(db, workspace, owner)[0].id,
+        **matrix_people.objects(db, workspace, owner),
         "node_id": node.id,
         "name": deployment.name,
     }
-
-
-def gateway_objects(
-    db: Session, workspace: Workspace, owner: User, job: Job, tmp_path: Path
-) -> tuple[File, FileUpload, TuningJob]:
-    mine = {"workspace_id": workspace.id, "user_id": owner.id}
-    directory = tmp_path / f"file-{workspace.id}"
-    directory.mkdir()
-    (directory / "body").write_bytes(UPLOAD)
-    artefact = storage.put(directory, f"files/{workspace.id}")
-    about = {"file_name": "rows.jsonl", "purpose": "fine-tune", "bytes": len(UPLOAD)}
-    file = make.added(db, File(**mine, **about, md5="", artefact=artefact))
-    upload = FileUpload(**mine, **about, mime_type="", expires_at=now() + timedelta(hours=1))
-    tuning = TuningJob(
-        **mine,
-        api="openai",
-        state="started",
-        model="x",
-        model_id=job.model_id,
-        stage="sft",
-        method="lora",
-        training_files=[file.id],
-        asked={},
-        seed=1,
-        job_id=job.id,
-    )
-    return file, make.added(db, upload), make.added(db, tuning)
-
-
-def asked_objects(
-    db: Session, workspace: Workspace, owner: User, file: File, key: ApiKey
-) -> tuple[Batch, LoggedRequest]:
-    mine = {"workspace_id": workspace.id, "user_id": owner.id}
-    about = {"file_name": "in.jsonl", "purpose": "batch", "bytes": file.bytes, "md5": ""}
-    asked = make.added(db, File(**mine, **about, artefact=file.artefact))
-    batch = Batch(
-        **mine,
-        input_file_id=asked.id,
-        endpoint="/v1/completions",
-        expires_at=now() + timedelta(hours=24),
-        beat_at=now() + timedelta(hours=1),  # nobody takes it up
-    )
-    line = {
-        "id": new_id("rq"), **mine, "api_key_id": key.id, "at": now().isoformat(),
-        "endpoint": "completions", "model": "x", "deployment_id": "dep_x", "status": 200,
-        "completed": True, "streamed": False, "prompt_tokens": 1, "completion_tokens": 1,
-        "first_token_ms": None, "duration_ms": 1, "cut": False, "body": {"prompt": "x"},
-        "answer": "{}", "events": [],
-    }  # fmt: skip
-    logged = LoggedRequest(**entries.row(line, full=True, days=1, redact=True))
-    return make.added(db, batch), make.added(db, logged)
 
 
 def call(client: Client, line: Line, made: World, cookie: str | None = None, key: str = "") -> Any:

@@ -2,6 +2,11 @@
 
 from typing import Any
 
+from sqlalchemy.orm import Session
+
+from app.accounts.tables import User, Workspace
+from tests import factories as make
+
 PUBLIC = {
     "GET /invitations/{token}",
     "POST /invitations/{token}",
@@ -45,3 +50,7 @@ def managed(method: str, path: str) -> str:
         return ""
     line = f"{method} {path}"
     return "viewer" if line in ANY_MEMBER else "owner" if line in OWNERS else "admin"
+
+
+def objects(db: Session, workspace: Workspace, owner: User) -> dict[str, str]:
+    return {"invitation_id": make.make_invitation(db, workspace, owner)[0].id}
