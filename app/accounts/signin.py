@@ -132,7 +132,7 @@ def start(
     )
     db.add(row)
     db.flush()
-    acting.signed_in(user.id, user.email, workspace_id)
+    acting.signed_in(user.id, user.email, found)
     audit.note(db, "sign_in", "user", user.id, name=user.email, workspace_id=workspace_id)
     return row, token
 
