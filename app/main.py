@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 from app import failures, guard, logs, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
 from app.accounts import api as accounts_api
-from app.accounts import people_api
+from app.accounts import people_api, settings_api, settings_routes
 from app.accounts import routes as accounts_routes
 from app.chat import api as chat_api
 from app.chat import routes as chat_routes
@@ -147,6 +147,8 @@ for module in (
     accounts_routes,
     accounts_api,
     people_api,
+    settings_routes,
+    settings_api,
     imports_routes,
     cleaning_routes,
     drafts_routes,

@@ -7,8 +7,11 @@ directory; anything else is an fsspec address, fetched into a content cache.
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ import fsspec
 from app.config import settings
 
 ID = re.compile(r"[a-z]+/[A-Za-z0-9._-]+\Z")
+DELETED = ".deleted"  # in a local store: what went while a backup was being made
+FRESH = 300.0  # seconds; a mark that its backup has not touched for longer stands for nothing
 
 
 def check(artefact: str) -> str:
@@ -149,6 +154,11 @@ def read(artefact: str, name: str) -> bytes:
 def delete(artefact: str) -> None:
     check(artefact)
     if root := local_root():
+        if held(root):
+            aside = root / DELETED / artefact
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # it is not there, or went once before
+                os.rename(root / artefact, aside)
         shutil.rmtree(root / artefact, ignore_errors=True)
         return
     for kept in ("artefacts", "parts"):
@@ -165,3 +175,50 @@ def size(artefact: str) -> int:
 
 def files(artefact: str) -> Iterator[Path]:
     return (path for path in fetch(artefact).rglob("*") if path.is_file())
+
+
+# -- while a backup is made --------------------------------------------------------------
+
+
+def listing(root: Path) -> list[str]:
+    """The ids of all complete artefacts in a local store, also of those deleted since `holding`."""
+    found: set[str] = set()
+    for base in (root, root / DELETED):
+        for kind in base.iterdir() if base.is_dir() else ():
+            if kind.is_dir() and not kind.name.startswith("."):
+                names = (f"{kind.name}/{one.name}" for one in kind.iterdir() if one.is_dir())
+                found.update(name for name in names if ID.match(name) and "/." not in name)
+    return sorted(found)
+
+
+def held(root: Path) -> bool:
+    """Whether a backup is being made, which may still want what is deleted now."""
+    for mark in root.glob(".backup-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - mark.stat().st_mtime < FRESH:
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def holding(root: Path) -> Iterator[None]:
+    """What is deleted meanwhile stays in DELETED, until the last who holds the store lets go."""
+    root.mkdir(parents=True, exist_ok=True)
+    mark = root / f".backup-{secrets.token_hex(8)}"
+    mark.touch()
+    done = threading.Event()
+
+    def keep_fresh() -> None:
+        while not done.wait(FRESH / 10):
+            mark.touch()
+
+    keeper = threading.Thread(target=keep_fresh, daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
+        mark.unlink(missing_ok=True)
+        if not held(root):
+            shutil.rmtree(root / DELETED, ignore_errors=True)

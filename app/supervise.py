@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 LONGEST_PAUSE = 30.0  # seconds between a death and the next start
+TAKE_OVER = signal.SIGUSR2  # to a supervisor: make way, and leave the runs alone
 MARK = "DANLU_UP"  # in the environment of our children: whose they are
 
 
@@ -121,6 +122,34 @@ def claim(home: Path, parts: Iterable[str]) -> ExitStack:
         lock.write(str(os.getpid()))
         lock.flush()
     return locks
+
+
+def take_over(home: Path, parts: Iterable[str], seconds: float = 60) -> None:
+    """Have the supervisors of these parts leave, if any run. Raises Refused if one does not."""
+    end = time.monotonic() + seconds
+    asked: set[int] = set()
+    for path in (home / f"up-{part}.lock" for part in sorted(parts)):
+        while path.exists() and (owner := owner_of(path)):
+            if owner not in asked:
+                asked.add(owner)
+                os.kill(owner, TAKE_OVER)
+            if time.monotonic() > end:
+                raise Refused(
+                    f"The Danlu in {home} (process {owner}) does not make way. · "
+                    "正在运行的 Danlu 没有退出。"
+                )
+            time.sleep(0.1)
+
+
+def owner_of(path: Path) -> int:
+    """Who holds a lock of `claim`; 0 if nobody does."""
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            return int(lock.read().strip() or 0)
+    return 0
 
 
 def claim_port(host: str, port: int) -> None:

@@ -18,7 +18,17 @@ from pathlib import Path
 
 from app import embedded
 from app.config import ROOT, settings
-from app.supervise import Child, Refused, claim, claim_port, end_marked, mark, say
+from app.supervise import (
+    TAKE_OVER,
+    Child,
+    Refused,
+    claim,
+    claim_port,
+    end_marked,
+    mark,
+    say,
+    take_over,
+)
 
 PARTS = ("web", "worker", "node", "beat")
 LOG_LIMIT = 20 * 1024 * 1024  # bytes; a larger log is put aside at the next start
@@ -29,12 +39,18 @@ def main() -> int:
     """Run until a signal asks us to stop. The exit status is not 0 if it could not start."""
     parser = argparse.ArgumentParser(prog="danlu up")
     parser.add_argument("--only")
-    chosen = parser.parse_args().only
+    parser.add_argument("--take-over", action="store_true")
+    parser.add_argument("--no-backup", action="store_true")
+    asked = parser.parse_args()
+    chosen = asked.only
+    settings.upgrade_backup = settings.upgrade_backup and not asked.no_backup
     os.umask(0o077)
     home = settings.home = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - keeps links
     try:
         parts = chosen_parts(chosen)
         make_home(home)
+        if asked.take_over:
+            take_over(home, parts)
         with claim(home, parts):
             end_marked(home, (*parts, "seed"), runs=False, grace=8)
             if "web" in parts:
@@ -73,10 +89,12 @@ class Stack:
         self.home = home
         self.to_files = to_files  # else the children write where we do, as containers want it
         self.signals = 0  # how often we were asked to stop
+        self.leaves_runs = False  # asked by who takes over
         self.began = time.monotonic()
         self.is_first = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self.heard)
+        signal.signal(TAKE_OVER, self.relieved)
         self.servers = servers(home)
         self.own = {
             name: Child(
@@ -108,6 +126,11 @@ class Stack:
     def heard(self, *_: object) -> None:
         self.signals += 1
 
+    def relieved(self, *_: object) -> None:
+        """Another one takes over: stop, and leave trainers and engines to it."""
+        self.leaves_runs = True
+        self.signals += 1
+
     def run(self) -> int:
         """Start, tend, and when asked stop everything."""
         say("Danlu 丹炉 is starting · 正在启动")
@@ -116,7 +139,10 @@ class Stack:
             while not self.signals:
                 self.tend()
                 time.sleep(0.2)
-            say("Stopping; training leaves a checkpoint first · 正在停止，训练会先保存检查点")
+            if self.leaves_runs:
+                say("Making way for another; runs go on · 正在移交，运行中的任务不受影响")
+            else:
+                say("Stopping; training leaves a checkpoint first · 正在停止，训练会先保存检查点")
             return 0
         finally:
             self.stop()
@@ -149,6 +175,8 @@ class Stack:
         self.is_first = not written.exists()
         if not self.is_first and written.read_text() == schema:
             self.activate("web")
+        elif not self.is_first or not any(one.name == "postgres" for one in self.servers):
+            self.upgrade()
         seed = self.python("seed", ["app.seed"])
         self.settle(lambda: seed.poll() is not None)
         if seed.poll() is None:
@@ -158,6 +186,22 @@ class Stack:
         else:
             written.write_text(schema)
             self.activate("web")
+
+    def upgrade(self) -> None:
+        """Tables of an older version are backed up and changed; of a newer one, refused."""
+        command = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "app.backup"]
+        child = subprocess.Popen(
+            [*command, "upgrade"],
+            cwd=ROOT,
+            env=environment(self.home) | mark(self.home, "seed"),
+            stdin=subprocess.DEVNULL,
+        )
+        self.settle(lambda: child.poll() is not None)
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+        elif child.returncode:
+            raise Refused("Danlu does not start on this data. · 无法使用这份数据启动 Danlu。")
 
     def settle(self, done: Callable[[], bool]) -> None:
         """Tend until `done`, or until we are asked to stop.
@@ -205,11 +249,13 @@ class Stack:
     def stop(self) -> None:
         """Nothing new starts, runs leave, then the servers. A second signal makes it quick."""
         heard = max(self.signals, 1)
+        leave = signal.SIGTERM if self.leaves_runs else signal.SIGUSR1
         self.finish(heard, self.some("beat", "worker"), 10)
-        self.finish(heard, self.some("node"), DRAIN, signal.SIGUSR1)
+        self.finish(heard, self.some("node"), DRAIN, leave)
         self.finish(heard, self.some("web"), 8)
         grace = 0 if self.signals > heard else 30
-        end_marked(self.home, (*self.own, "seed"), runs="node" in self.own, grace=grace)
+        runs = "node" in self.own and not self.leaves_runs
+        end_marked(self.home, (*self.own, "seed"), runs=runs, grace=grace)
         self.finish(heard, self.servers, 20)
 
     def some(self, *names: str) -> list[Child]:
@@ -293,6 +339,7 @@ def environment(home: Path) -> dict[str, str]:
         "REDIS_URL": settings.redis_url,
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
+        "DANLU_UPGRADE_BACKUP": str(settings.upgrade_backup),
     }
 
 

@@ -49,9 +49,11 @@ def catalogue(language: str) -> gettext.NullTranslations:
 
 
 def language_of(request: Request) -> str:
-    """What the reader chose here (cookie) or for their account, else what the browser prefers."""
+    """What the reader chose here (cookie) or for their account, else what the platform's settings
+    say, else what the browser prefers.
+    """
     account = getattr(getattr(request.state, "who", None), "language", None)
-    for chosen in (request.cookies.get("danlu_lang"), account):
+    for chosen in (request.cookies.get("danlu_lang"), account, general(request, "language")):
         if chosen in LANGUAGES:
             return str(chosen)
     for part in request.headers.get("accept-language", "").split(","):
@@ -59,6 +61,12 @@ def language_of(request: Request) -> str:
         if tag in LANGUAGES:
             return tag
     return "en"
+
+
+def general(request: Request, name: str) -> str:
+    """Of the platform's settings (`accounts.platform`), where they were read for this request."""
+    settings = getattr(request.state, "platform", None)
+    return str(getattr(settings.general, name)) if settings else ""
 
 
 def translate(request: Request, message: str, **params: Any) -> str:
@@ -244,7 +252,8 @@ def render(
 ) -> HTMLResponse:
     """The page `name`, or one `{% block %}` of it, in the reader's language.
 
-    Templates see `request`, `who` (the Principal or None), `lang`, `theme`, `here`, `url(name, **params)`
+    Templates see `request`, `who` (the Principal or None), `lang`, `theme`, `here`, `site` (its name),
+    `url(name, **params)`
     and `said(stored)` for stored errors and events.
     """
     env = environment(language_of(request))
@@ -253,6 +262,7 @@ def render(
         "who": getattr(request.state, "who", None),
         "here": here(request),
         "theme": theme_of(request),
+        "site": general(request, "name") or "Danlu",
         "said": lambda error: said(request, error),
         "url": partial(address, request.app),
     }

@@ -1,9 +1,9 @@
 """What the gateway costs: streams through it, beside streams without it and through LiteLLM.
 
 An engine that paces itself (64 chunks, 5 ms apart) is asked directly, through Danlu's gateway (one
-`danlu gateway`, with a key that has every kind of limit, and metering into Postgres) and through LiteLLM
-(one worker, no database), by turns in one run. The proxies have the first processor for themselves,
-everything else the second.
+`danlu gateway`, with a key that has every kind of limit, and metering into Postgres), through LiteLLM (one
+worker, no database) and through a relay that checks and counts nothing (bench/parts/relay.py), by turns
+in one run. The proxies have the first processor for themselves, everything else the second.
 
     python bench/gateway.py [requests of the memory part]
 
@@ -104,7 +104,7 @@ async def growth(target: Target, requests: int) -> float:
 
 
 async def measure(targets: list[Target], requests: int) -> dict[str, Any]:
-    direct, danlu, litellm = targets
+    direct, danlu, litellm, relay = targets
     for target in targets:  # connections, caches, compiled code
         await streams.run(target.url, target.key, streams=8, seconds=1)
     for _ in range(ROUNDS):
@@ -118,6 +118,7 @@ async def measure(targets: list[Target], requests: int) -> dict[str, Any]:
         "throughput_vs_direct": round(statistics.median(a / b for a, b in pairs), 3),
         "cpu_ms_per_request": round(statistics.median(danlu.cpu_ms), 2),
         "litellm_cpu_ms_per_request": round(statistics.median(litellm.cpu_ms), 1),
+        "relay_cpu_ms_per_request": round(statistics.median(relay.cpu_ms), 2),
         "chunks_per_response": round(statistics.median(danlu.pieces), 1),
         "upstream_chunks_per_response": round(statistics.median(direct.pieces), 1),
         "added_first_byte_ms": round(statistics.median(a - b for a, b in added), 2),
@@ -269,7 +270,7 @@ def main() -> None:
     base.chmod(0o711)
     home = base / "home"
     home.mkdir(mode=0o711)
-    ports = [free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(4)]
     engine = f"http://127.0.0.1:{ports[0]}"
     os.environ |= {"DANLU_HOME": str(home), "DANLU_PORT": str(ports[1])}
     try:
@@ -292,12 +293,16 @@ def main() -> None:
                     proxies,
                 )
             )
+            bare = [sys.executable, "bench/parts/relay.py", str(ports[3]), engine]
+            relay = stack.enter_context(running(bare, base / "relay.log", proxies))
             until(f"http://127.0.0.1:{ports[1]}/readyz", base / "edge.log")
             until(f"http://127.0.0.1:{ports[2]}/health/liveliness", base / "litellm.log")
+            until(f"http://127.0.0.1:{ports[3]}/openapi.json", base / "relay.log")
             targets = [
                 Target("direct", ports[0], "s", None),
                 Target("danlu", ports[1], key, edge),
                 Target("litellm", ports[2], MASTER_KEY, litellm),
+                Target("relay", ports[3], "-", relay),
             ]
             facts = uvloop.run(measure(targets, requests))
             tell(f"{metered(requests)} rows in the ledger")

@@ -29,6 +29,7 @@ from app.jobs.tables import Job, JobCheckpoint
 from app.main import app
 from app.uploads.tables import Upload
 from tests import factories as make
+from tests import matrix_money
 from tests.conftest import Client
 
 PUBLIC = {
@@ -41,18 +42,16 @@ PUBLIC = {
     "GET /api/v1/openapi.json",
 }
 # Members are managed by the workspace's admins: the service asks, for platform admins may as well.
-MANAGED = "/workspaces/{workspace_id}/members"
+MANAGED = ("/workspaces/{workspace_id}/members", "/quotas/{workspace}/members")
 OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
-BODIES = {
+BODIES = matrix_money.BODIES | {
     "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
-    "PUT /api/v1/quotas/{workspace}": {"devices": 1},
     "PUT /api/v1/me/language": {"language": "zh"},
     "PUT /api/v1/me/password": {"current": "x", "password": "y"},
     "POST /api/v1/users": {"email": "new@example.com", "workspace_id": "{workspace_id}"},
-    "PUT /api/v1/prices": {"hour": "1.5"},
     "PUT /api/v1/tuned-calls": {"mode": "load"},
     "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
     "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
@@ -80,7 +79,7 @@ BODIES = {
     "POST /v1/uploads/{incoming_id}/complete": {"part_ids": ["part_x"]},
     "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
 }
-FORMS = {
+FORMS = matrix_money.FORMS | {
     "POST /jobs/merge": {"model": "{adapter_id}"},
     "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
     "POST /models/import": {"preset": "qwen3-0.6b"},
@@ -284,6 +283,7 @@ def objects(
         "row": "r1",
         "row_id": "r1",
         "act": act.id,
+        "section": "general",
         "version": "1",
         "model_id": model.id,
         "adapter_id": adapter.id,
@@ -361,6 +361,11 @@ def asked_objects(
     return make.added(db, batch), make.added(db, logged)
 
 
+def managed(line: Line) -> bool:
+    """Whether the service asks for a workspace's admin, or a platform admin."""
+    return any(part in line.path for part in MANAGED)
+
+
 def call(client: Client, line: Line, made: World, cookie: str | None = None, key: str = "") -> Any:
     client.cookies.clear()
     if cookie:
@@ -373,7 +378,7 @@ def call(client: Client, line: Line, made: World, cookie: str | None = None, key
         more["files"] = {"file": ("rows.jsonl", UPLOAD)}
     elif line.machine and line.method in UNSAFE and line.method != "DELETE":
         more["json"] = {
-            name: text.format(**made.ids) if isinstance(text, str) else text
+            name: matrix_money.filled(text, made.ids)
             for name, text in BODIES.get(str(line), {}).items()
         }
     try:

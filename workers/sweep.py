@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
+from app.cluster import budgets
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
@@ -28,6 +29,7 @@ from app.jobs import checkpoints, webhook
 from app.jobs import runs as jobs
 from app.models import sweep as models
 from app.queue import SWEPT, redis, transaction
+from app.quotas import limits
 from app.uploads import service as uploads
 
 log = structlog.get_logger()
@@ -40,6 +42,8 @@ def sweep() -> None:
         idle.rest,
         wanted.reconcile,
         decide,
+        budgets.write,
+        limits.clear,
         jobs.resend,
         datasets.resend,
         rewriting.resend,

@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
-from app.accounts import limits
+from app.accounts import limits, platform
 from app.accounts.limits import NO_LIMITS, Limits
 from app.accounts.tables import ApiKey, Membership, SignIn, User, Workspace
 from app.config import settings
@@ -216,6 +216,7 @@ def identify(request: Request) -> Principal | None:
             who: Principal | None = principal_of_key(db, secret)
         else:
             who = principal_of_cookie(db, token or "")
+            request.state.platform = platform.read(db)
     if who is not None:
         check_address(request, who)
     request.state.who = who

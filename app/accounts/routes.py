@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Request, Response
 
 from app.accounts import keys as api_keys
-from app.accounts import service, signin
+from app.accounts import platform, service, signin
 from app.accounts.auth import Principal, cookie_name, identify, public, requires
 from app.accounts.schemas import (
     KeyEdit,
@@ -46,7 +46,8 @@ def client_ip(request: Request) -> str:
 
 
 @router.get("/login", name="accounts:login")
-def login(request: Request, _: Anybody) -> Response:
+def login(request: Request, _: Anybody, db: Db) -> Response:
+    request.state.platform = platform.read(db)
     back = here(request.query_params.get("next", "/"))
     if identify(request):
         return redirect(request, back)
@@ -57,6 +58,7 @@ def login(request: Request, _: Anybody) -> Response:
 def sign_in(
     request: Request, _: Anybody, form: Annotated[Parsed[SignInForm], parsed(SignInForm)], db: Db
 ) -> Response:
+    request.state.platform = platform.read(db)
     back = here(str(form.values.get("next", "/")))
     if form.data is None:
         return render(request, "accounts/login.html", form=form, next=back, status=422)

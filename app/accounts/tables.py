@@ -1,6 +1,7 @@
 """Who may do what: users, workspaces, memberships, sessions, API keys."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -83,3 +84,14 @@ class ApiKey(Base):
     used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class PlatformSettings(Base):
+    """One row, 1: what `accounts.platform` keeps."""
+
+    __tablename__ = "platform_settings"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sections: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    updated_at: Mapped[Created]
+    updated_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))

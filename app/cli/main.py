@@ -51,10 +51,66 @@ def up(
             help=_("Some of web,worker,node,beat, on a DATABASE_URL and REDIS_URL of yours."),
         ),
     ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help=_("In place of the Danlu that runs here, whose trainers and engines go on."),
+        ),
+    ] = False,
+    no_backup: Annotated[
+        bool, typer.Option("--no-backup", help=_("Change older tables without a backup of them."))
+    ] = False,
 ) -> None:
     # A program of its own: this one knows the API and nothing behind it.
     chosen = ["--only", only] if only is not None else []
+    chosen += ["--take-over"] if take_over else []
+    chosen += ["--no-backup"] if no_backup else []
     os.execv(sys.executable, [sys.executable, "-m", "app.up", *chosen])
+
+
+@app.command(help=_("Everything into one file, while it runs; in a directory under a new name."))
+def backup(
+    place: Annotated[Path, typer.Argument(metavar="FILE|DIR")],
+    without_artefacts: Annotated[
+        bool, typer.Option("--without-artefacts", help=_("Only the database and the key."))
+    ] = False,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help=_("The secret key is kept elsewhere."))
+    ] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help=_("Say which backups are in a directory."))
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help=_("Read a backup and compare it with its manifest."))
+    ] = False,
+) -> None:
+    flags = {
+        "--without-artefacts": without_artefacts,
+        "--without-key": without_key,
+        "--list": list_,
+        "--verify": verify,
+    }
+    run_backup("backup", *(flag for flag, given in flags.items() if given), "--", str(place))
+
+
+@app.command(help=_("A backup into an empty home (and an empty DATABASE_URL, if one is set)."))
+def restore(
+    file: Path,
+    home: Annotated[
+        Path | None, typer.Option(help=_("An empty directory; DANLU_HOME if left out."))
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help=_("The secret key, where the backup has none."))
+    ] = None,
+) -> None:
+    chosen = ["--home", str(home)] if home else []
+    chosen += ["--key-file", str(key_file)] if key_file else []
+    run_backup("restore", *chosen, "--", str(file))
+
+
+def run_backup(*arguments: str) -> None:
+    os.execv(sys.executable, [sys.executable, "-m", "app.backup", *arguments])
 
 
 @app.command(help=_("Serve /v1 alone, without pages, on DANLU_HOST and DANLU_PORT."))

@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
+from app.cluster import metering
 from app.cluster.placement import QUOTA, Slot, place, refuse_impossible
 from app.cluster.tables import Device, Lease, Node, Request
 from app.config import settings
@@ -17,6 +18,15 @@ from app.quotas import service as quotas
 
 SILENT = timedelta(seconds=150)  # a node unheard of for so long is unreachable
 LOCK = 7_238_001  # the advisory lock under which leases change
+LOW, NORMAL, HIGH, URGENT = range(4)
+
+
+@dataclass(frozen=True)
+class Place:
+    """In the queue: what somebody who must wait again takes along."""
+
+    since: datetime
+    preemptions: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,13 +59,20 @@ def ask(
     owner_id: str,
     workspace_id: str,
     devices: int,
+    user_id: str | None = None,
     memory: int | None = None,
     kind: str | None = None,
+    model: str | None = None,
     node_id: str | None = None,
-    priority: int = 0,
+    priority: int = NORMAL,
     preemptible: bool = False,
+    seconds: float | None = None,
+    place: Place | None = None,
 ) -> Request:
     """Ask for `devices` on one node: whole ones, or `memory` bytes on each. Asking twice is once.
+
+    `seconds` is how long they will be held, by an estimate. `place` is the one that it had in the
+    queue before, if it must wait again.
 
     Raises Invalid for what could never be granted, naming what could be.
     """
@@ -65,12 +82,17 @@ def ask(
         owner_kind=owner_kind,
         owner_id=owner_id,
         workspace_id=workspace_id,
+        user_id=user_id,
         devices=devices,
         memory=memory,
         kind=kind,
+        model=model,
         node_id=node_id,
         priority=priority,
         preemptible=preemptible,
+        seconds=seconds,
+        created_at=place.since if place else now(),
+        preemptions=place.preemptions if place else 0,
     )
     known = db.scalars(
         select(Device).join(Node).where(Node.dead_at.is_(None)).order_by(Device.memory.desc())
@@ -112,21 +134,7 @@ def release(db: Session, owner_kind: str, owner_id: str) -> None:
     leases = leases_of(db, owner_kind, owner_id)
     for lease in leases:
         lease.released_at = at
-    quotas.record(
-        db,
-        [
-            {
-                "id": lease.id,
-                "at": at,
-                "kind": "device",
-                "workspace_id": lease.workspace_id,
-                "owner_kind": owner_kind,
-                "owner_id": owner_id,
-                "device_ms": round((at - lease.created_at).total_seconds() * 1000),
-            }
-            for lease in leases
-        ],
-    )
+    metering.settle(db, leases, at)
     db.execute(
         delete(Request).where(Request.owner_kind == owner_kind, Request.owner_id == owner_id)
     )
@@ -231,6 +239,7 @@ def grant(db: Session, request: Request, slots: list[Slot]) -> Grant:
             device_id=slot.device.id,
             node_id=slot.device.node_id,
             workspace_id=request.workspace_id,
+            user_id=request.user_id,
             owner_kind=request.owner_kind,
             owner_id=request.owner_id,
             bytes=slot.take(request.memory),

@@ -55,15 +55,27 @@ class Request(Base):
     owner_kind: Mapped[str]  # job or replica
     owner_id: Mapped[str]
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), index=True)
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))  # for whom
     devices: Mapped[int]
     memory: Mapped[int | None] = mapped_column(BigInteger)  # bytes on each; None: whole devices
     kind: Mapped[str | None]  # cpu or cuda; None: either
+    model: Mapped[str | None]  # of the devices, as they call themselves; None: any
     node_id: Mapped[str | None]  # must run there; None: anywhere
-    priority: Mapped[int] = mapped_column(default=0)
-    preemptible: Mapped[bool] = mapped_column(default=False)
-    reason: Mapped[str] = mapped_column(default="new")  # new, quota, devices, memory, node
-    created_at: Mapped[Created]
+    priority: Mapped[int] = mapped_column(default=1)  # 0..3: low, normal, high, urgent
+    preemptible: Mapped[bool] = mapped_column(default=False)  # may be told to make room
+    seconds: Mapped[float | None]  # that it will hold them, by an estimate; None: no end in sight
+    reason: Mapped[str] = mapped_column(default="new")  # why it waits: see app.cluster.scheduling
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what the reason's sentence names
+    position: Mapped[int | None]  # in the queue, from 1
+    starts_at: Mapped[datetime | None]  # when the last decision expects it to start
+    created_at: Mapped[
+        Created
+    ]  # its place among equals; kept when it must make room and wait again
     granted_at: Mapped[datetime | None]
+    saved_at: Mapped[datetime | None]  # its last checkpoint: what came after would be lost
+    preempted_at: Mapped[datetime | None]  # it was told to make room
+    preempted_for: Mapped[str | None]  # the request that it makes room for
+    preemptions: Mapped[int] = mapped_column(default=0)  # how often it had to, in all
 
 
 class Lease(Base):
@@ -79,11 +91,28 @@ class Lease(Base):
     device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"))
     node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"), index=True)
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), index=True)
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))  # for whom
     owner_kind: Mapped[str]
     owner_id: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     exclusive: Mapped[bool]
     created_at: Mapped[Created]
+    metered_at: Mapped[datetime | None]  # up to then the ledger has it: see metering.py
     released_at: Mapped[datetime | None]
 
     device: Mapped[Device] = relationship(lazy="raise")
+
+
+class FairShare(Base):
+    """What a workspace has had of the devices lately, against what it is due.
+
+    A workspace without a row has a weight of 1, and has had nothing.
+    """
+
+    __tablename__ = "fair_shares"
+
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
+    weight: Mapped[float] = mapped_column(default=1.0)
+    priority: Mapped[int] = mapped_column(default=1)  # the highest that its members may ask for
+    used: Mapped[float] = mapped_column(default=0.0)  # device-seconds given back, decayed to `at`
+    at: Mapped[Created]

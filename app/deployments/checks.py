@@ -1,8 +1,9 @@
 """What a deployment may be called, and how much it may ask for."""
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.cluster import budgets
 from app.deployments import aliases
 from app.deployments.tables import Deployment
 from app.errors import N_, Conflict, Invalid
@@ -31,6 +32,20 @@ def check_name(db: Session, workspace_id: str, name: str) -> None:
             field="name",
             name=name,
         )
+
+
+def check_count(db: Session, workspace_id: str, user_id: str) -> None:
+    """Raises Invalid if it would be one deployment too many. Under the cluster's lock."""
+    have: dict[str | None, int] = dict(
+        db.execute(
+            select(Deployment.created_by, func.count())
+            .where(Deployment.workspace_id == workspace_id, Deployment.deleted_at.is_(None))
+            .group_by(Deployment.created_by)
+        ).all()
+    )
+    have[None] = sum(have.values())
+    budgets.refuse_never(db, workspace_id, user_id, 1)
+    budgets.refuse_count(db, workspace_id, user_id, "deployments", have)
 
 
 def check_quota(db: Session, workspace_id: str, devices: int) -> None:

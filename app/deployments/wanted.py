@@ -94,6 +94,7 @@ def ask(db: Session, deployment: Deployment, replica: Replica) -> None:
         owner_kind="replica",
         owner_id=replica.id,
         workspace_id=deployment.workspace_id,
+        user_id=deployment.created_by,
         devices=settings.devices,
         memory=settings.asked,
         kind=options.kind_for(settings.quantization, settings.arguments),

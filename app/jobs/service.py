@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app import paging
 from app.accounts.auth import Principal
+from app.cluster import budgets
 from app.cluster import service as cluster
 from app.cluster.tables import Device
 from app.datasets import service as datasets
@@ -19,6 +20,7 @@ from app.jobs.tables import Job
 from app.models import service as models
 from app.models.tables import Model
 from app.queue import send
+from app.quotas.kinds import HOUR
 
 SWEEP = "workers.sweep"
 STREAMED = ("merge", "export")  # a share of a device, for a short time
@@ -148,6 +150,7 @@ def default_name(db: Session, workspace_id: str, made_from: str) -> str:
 
 def enqueue(db: Session, job: Job) -> None:
     job.state = "queued"
+    reserve(db, job)
     db.add(job)
     db.flush()
     models.pin(db, job.model_id, "job", job.id, job.name)
@@ -155,8 +158,25 @@ def enqueue(db: Session, job: Job) -> None:
     ask(db, job)
 
 
-def ask(db: Session, job: Job) -> None:
-    """Request the job's devices. One that has checkpoints goes back to the node that has them,
+def reserve(db: Session, job: Job) -> None:
+    """Hold its place in the queue and, by its estimate, the device time that it has yet to take.
+    Raises Invalid where a budget has less left.
+    """
+    hours = float((job.estimate or {}).get("device_hours") or 0)
+    if job.total:
+        hours *= max(0.0, 1 - job.step / job.total)
+    budgets.reserve(
+        db,
+        owner_id=job.id,
+        workspace_id=job.workspace_id,
+        user_id=job.created_by,
+        devices=job.devices,
+        device_ms=round(hours * HOUR),
+    )
+
+
+def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
+    """Request the job's devices, at its former `place` in the queue if it had one. One that has checkpoints goes back to the node that has them,
     as long as that node may be expected to work. One that waits for a checkpoint has no use for
     devices yet. Raises Invalid, and what `starts.ready` raises.
     """
@@ -172,12 +192,26 @@ def ask(db: Session, job: Job) -> None:
         owner_kind="job",
         owner_id=job.id,
         workspace_id=job.workspace_id,
+        user_id=job.created_by,
         devices=job.devices,
         memory=memory,
         kind=methods.device_kind(job.stage, job.method),
+        model=job.device_model,
         node_id=job.node_id if job.step and cluster.usable(db, job.node_id) else None,
+        priority=job.priority,
+        preemptible=job.stage not in STREAMED,
+        seconds=left(job),
+        place=place,
     )
     send(db, SWEEP)
+
+
+def left(job: Job) -> float | None:
+    """Seconds that it will still hold its devices, by its estimate; None if there is none."""
+    whole = (job.estimate or {}).get("seconds")
+    if not whole:
+        return None
+    return float(whole) * (1 - min(1.0, job.step / job.total) if job.total else 1.0)
 
 
 # -- looking -----------------------------------------------------------------------------
@@ -279,6 +313,7 @@ def finish(db: Session, workspace_id: str, job_id: str) -> Job:
         job.finishing = True
         note(db, job, "finish", N_("Asked to stop at the next step and keep the result."), {})
     if job.state == "paused":
+        reserve(db, job)
         switch(db, job, "queued")
         ask(db, job)
     return job
@@ -288,6 +323,7 @@ def resume(db: Session, workspace_id: str, job_id: str) -> Job:
     """Queue a paused job again; it goes on from its last checkpoint."""
     job = locked(db, workspace_id, job_id)
     if job.state == "paused":
+        reserve(db, job)
         switch(db, job, "queued")
         ask(db, job)
         return job

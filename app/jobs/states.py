@@ -4,6 +4,7 @@ from typing import Literal
 
 from sqlalchemy.orm import Session
 
+from app.cluster import budgets
 from app.datasets import service as datasets
 from app.db import now
 from app.errors import N_, Conflict
@@ -61,6 +62,10 @@ def switch(db: Session, job: Job, state: str, reason: str = "", message: str | N
     old, job.state, job.reason = job.state, state, reason
     if state == "running" and job.started_at is None:
         job.started_at = now()
+    if state in (*FINAL, "paused"):
+        budgets.drop(db, job.id)
+    elif state in ("queued", "scheduled"):
+        budgets.waits(db, job.id, state == "queued")
     if state in FINAL:
         job.finished_at = now()
         for version_id in sorted(versions_of(job)):

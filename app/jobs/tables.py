@@ -31,6 +31,8 @@ class Job(Base):
     mix: Mapped[dict[str, Any]] = mapped_column(default=dict)
     spec: Mapped[dict[str, Any]]  # app.jobs.spec: the hyperparameters, complete
     devices: Mapped[int] = mapped_column(default=1)
+    device_model: Mapped[str | None]  # as the devices call themselves; None: any
+    priority: Mapped[int] = mapped_column(default=1)  # 0..3: low, normal, high, urgent
 
     state: Mapped[str] = mapped_column(default="queued")  # see states.py
     reason: Mapped[str] = mapped_column(default="")  # why it waits, or what asked it to stop

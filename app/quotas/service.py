@@ -7,27 +7,28 @@ from typing import Any
 
 import orjson
 from sqlalchemy import ColumnDefault, func, or_, select, text
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
-from app.accounts.tables import Workspace
+from app.accounts.tables import Membership, Workspace
 from app.db import now
-from app.errors import N_, Invalid, NotFound
-from app.quotas.tables import Quota, Usage
+from app.errors import N_, Forbidden, NotFound
+from app.quotas import limits as limits_of
+from app.quotas.tables import Usage
 
 MOST_DEVICES = 100_000
 
 
 def limit(db: Session, workspace_id: str) -> int | None:
-    """How many devices the workspace may hold at once; None is no limit."""
-    return db.scalar(select(Quota.devices).where(Quota.workspace_id == workspace_id))
+    """How many devices the workspace may hold at once, of any kind; None is no limit."""
+    return limits_of.concurrent(db).workspace(workspace_id).devices
 
 
 def limits(db: Session) -> dict[str, int]:
-    """Workspace id → limit, for the workspaces that have one."""
-    rows = db.execute(select(Quota.workspace_id, Quota.devices).where(Quota.devices.is_not(None)))
-    return {workspace_id: devices for workspace_id, devices in rows if devices is not None}
+    """Workspace id → how many devices at once, for those that have a limit."""
+    found = limits_of.concurrent(db)
+    ids = db.scalars(select(Workspace.id))
+    return {one: most for one in ids if (most := found.workspace(one).devices) is not None}
 
 
 def workspace(db: Session, who: Principal, id_or_slug: str) -> Workspace:
@@ -43,22 +44,26 @@ def workspace(db: Session, who: Principal, id_or_slug: str) -> Workspace:
     return found
 
 
-def put(db: Session, workspace_id: str, devices: int | None) -> None:
-    """Set the limit; None lifts it. What is held already stays held: a lower limit lets
-    running work end, and holds back what asks next. Raises Invalid.
+def member(
+    db: Session, who: Principal, id_or_slug: str, user_id: str, *, reads: bool = False
+) -> Workspace:
+    """The workspace in which `who` may change (or see: `reads`) the quota of this member: its
+    admins and platform admins, and everybody sees their own. Raises NotFound, Forbidden.
     """
-    if devices is not None and not 0 <= devices <= MOST_DEVICES:
-        raise Invalid(
-            N_("A quota is a whole number from 0 to %(most)s, or empty for no limit."),
-            field="devices",
-            most=MOST_DEVICES,
-        )
-    row = {"workspace_id": workspace_id, "devices": devices, "updated_at": now()}
-    db.execute(
-        insert(Quota)
-        .values(**row)
-        .on_conflict_do_update(index_elements=[Quota.workspace_id], set_=row)
-    )
+    found = workspace(db, who, id_or_slug)
+    if db.get(Membership, (found.id, user_id)) is None:
+        raise NotFound(N_("There is no such member."))
+    leads = who.is_platform_admin or (found.id == who.workspace_id and who.may("admin"))
+    if not leads and not (reads and user_id == who.user_id):
+        raise Forbidden(N_("Only the workspace's admins may do this."))
+    return found
+
+
+def put(db: Session, workspace_id: str, devices: int | None) -> None:
+    """Set how many devices at once; None lifts the limit. What is held already stays held: a lower
+    limit lets running work end, and holds back what asks next. Raises Invalid.
+    """
+    limits_of.change(db, workspace_id, None, {"devices": devices})
 
 
 def record(db: Session, rows: list[dict[str, Any]]) -> None:

@@ -3,20 +3,57 @@
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Numeric
+from sqlalchemy import BigInteger, ForeignKey, Index, Numeric, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db import Base, Created, now
+from app.db import Base, Created, new_id, now
 
 
 class Quota(Base):
-    """A workspace without a row has the platform's default: no limit."""
+    """One limit: of every workspace (the platform's default), of one, or of a member in one.
+
+    What stands nearest counts. A row with `until` is a raise (or a cut) that ends by itself, and
+    comes before the lasting one beside it.
+    """
 
     __tablename__ = "quotas"
+    __table_args__ = (
+        UniqueConstraint(
+            "workspace_id",
+            "user_id",
+            "name",
+            "device",
+            "temporary",
+            name="uq_quotas_of",
+            postgresql_nulls_not_distinct=True,
+        ),
+    )
 
-    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
-    devices: Mapped[int | None]  # held at once, jobs and deployments together; None: no limit
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("quo"))
+    workspace_id: Mapped[str | None] = mapped_column(ForeignKey("workspaces.id"))  # None: all
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]  # see kinds.py
+    device: Mapped[str] = mapped_column(default="")  # a model's name, of `devices` by type
+    amount: Mapped[int | None] = mapped_column(BigInteger)  # None: no limit; hours in milliseconds
+    until: Mapped[datetime | None]
+    temporary: Mapped[bool] = mapped_column(default=False)  # whether it has an end
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
+
+
+class Reservation(Base):
+    """Device time that a job will likely take, held from its submission until it is over."""
+
+    __tablename__ = "reservations"
+    __table_args__ = (Index("ix_reservations_workspace_id", "workspace_id"),)
+
+    owner_kind: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    devices: Mapped[int]
+    device_ms: Mapped[int] = mapped_column(BigInteger)  # milliseconds x devices, still to come
+    waiting: Mapped[bool] = mapped_column(default=True)  # queued; else it has its devices
+    created_at: Mapped[Created]
 
 
 class Price(Base):
@@ -41,6 +78,12 @@ class Usage(Base):
         Index("ix_usage_workspace_id_at", "workspace_id", "at"),
         Index("ix_usage_owner_id_at", "owner_id", "at"),
         Index("ix_usage_api_key_id_at", "api_key_id", "at"),
+        Index(  # the few among the many requests
+            "ix_usage_devices",
+            "workspace_id",
+            "at",
+            postgresql_where=text("kind <> 'tokens'"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)  # request id or lease id: idempotent
@@ -56,6 +99,7 @@ class Usage(Base):
     completion_tokens: Mapped[int] = mapped_column(default=0)
     cached_tokens: Mapped[int] = mapped_column(default=0)  # of the prompt
     reasoning_tokens: Mapped[int] = mapped_column(default=0)  # of the completion
+    device: Mapped[str] = mapped_column(default="")  # the device's model
     device_ms: Mapped[int] = mapped_column(BigInteger, default=0)  # milliseconds x devices
     first_token_ms: Mapped[int | None]
     duration_ms: Mapped[int | None]

@@ -54,6 +54,7 @@ def test_create_queues_pins_and_asks(db: Session, workspace: Workspace, who: Pri
     request = cluster.waiting(db, "job", job.id)
     assert request is not None
     assert (request.devices, request.memory, request.workspace_id) == (1, None, workspace.id)
+    assert (request.user_id, request.preemptible) == (who.user_id, True)
     assert set(db.scalars(select(DatasetPin.version_id))) == {data.id, held_out.id}
     assert set(db.scalars(select(ModelPin.owner_id))) == {job.id}
     assert db.info["outbox"][-1][0] == "workers.sweep"

@@ -1,0 +1,160 @@
+"""The platform's settings: what an administrator changes while it runs. Environment variables
+(`app.config`) are for what must be known before there is a database.
+
+One pydantic model of sections, kept in one row. A section is a small model whose fields all have
+defaults; adding one means a field of `Platform` and a template `settings/<section>.html` with its
+inputs. A field of type `Secret` holds ciphertext in memory as in the row: `reveal` gives the text.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationError,
+)
+from sqlalchemy.orm import Session
+
+from app import sealing
+from app.accounts.tables import PlatformSettings
+from app.db import now
+from app.errors import N_, Invalid, NotFound
+
+if TYPE_CHECKING:  # `auth` reads settings with every request
+    from app.accounts.auth import Principal
+
+STORED = {"stored": True}  # the context in which secrets are written as they are kept
+HIDDEN = "••••••••"  # what is shown of a secret, and sent back by who leaves it as it is
+
+
+def hidden(value: str, info: SerializationInfo) -> str:
+    return value if info.context == STORED else HIDDEN if value else ""
+
+
+class SecretMark:
+    """Says of a field that its value is sealed."""
+
+
+Secret = Annotated[
+    str, Field(max_length=4000), SecretMark(), PlainSerializer(hidden, when_used="json-unless-none")
+]
+
+
+class Section(BaseModel):
+    """The base of all sections."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+
+class General(Section):
+    """What everybody sees."""
+
+    name: str = Field("Danlu", min_length=1, max_length=40, description="What pages call this.")
+    language: Literal["", "zh", "en"] = Field(
+        "", description="For who has chosen none; empty: what the browser asks for."
+    )
+
+
+class Platform(BaseModel):
+    """Every setting of the platform, by section."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    general: General = General()
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in Platform.model_fields.items()
+    if isinstance(field.annotation, type)
+}
+
+
+def read(db: Session) -> Platform:
+    """The settings; a look-up by primary key, once per session."""
+    row = db.get(PlatformSettings, 1)
+    return of(row.sections if row else {})
+
+
+def of(sections: dict[str, Any]) -> Platform:
+    """From the row. What a newer or an older version wrote and this one does not know, is left out,
+    and what it refuses stands at its default: a setting never stops the platform.
+    """
+    known: dict[str, Section] = {}
+    for name, section in SECTIONS.items():
+        values = {
+            key: sections.get(name, {})[key]
+            for key in section.model_fields
+            if key in sections.get(name, {})
+        }
+        try:
+            known[name] = section.model_validate(values)
+        except ValidationError as error:
+            wrong = {one["loc"][0] for one in error.errors() if one["loc"]}
+            kept = {key: value for key, value in values.items() if key not in wrong}
+            known[name] = section.model_validate(kept) if wrong else section()
+    return Platform(**known)
+
+
+def change(db: Session, who: "Principal | None", **sections: dict[str, Any]) -> Platform:
+    """Set some fields of some sections: `change(db, who, general={"name": "Lab"})`.
+
+    Of a secret, HIDDEN leaves it and "" forgets it. Raises Invalid (`field` is section.name) and
+    NotFound for a section that is none.
+    """
+    row = locked(db)
+    kept = of(row.sections).model_dump(context=STORED, mode="json")
+    for name, values in sections.items():
+        if name not in SECTIONS:
+            raise NotFound(N_("There is no such section of settings."))
+        kept[name] = merged(name, kept[name], values)
+    row.sections = kept
+    row.updated_at = now()
+    row.updated_by = who.user_id if who else None
+    db.flush()
+    return of(kept)
+
+
+def locked(db: Session) -> PlatformSettings:
+    """The row, locked, so that two who change different sections lose nothing."""
+    row = db.get(PlatformSettings, 1, with_for_update=True, populate_existing=True)
+    if row is None:
+        row = PlatformSettings(id=1, sections={})
+        db.add(row)
+        db.flush()
+    return row
+
+
+def merged(name: str, old: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A section's values, the new over the old, as they are kept."""
+    section = SECTIONS[name]
+    fresh = {
+        key: sealing.seal(value.strip()) if is_secret(section, key) and value else value
+        for key, value in values.items()
+        if not (is_secret(section, key) and value in (HIDDEN, None))
+    }
+    try:
+        return section.model_validate(old | fresh).model_dump(context=STORED, mode="json")
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in (name, *first["loc"]))
+        raise Invalid(first["msg"].removeprefix("Value error, "), field=field) from error
+
+
+def is_secret(section: type[Section], field: str) -> bool:
+    known = section.model_fields.get(field)
+    return known is not None and any(isinstance(one, SecretMark) for one in known.metadata)
+
+
+def reveal(secret: str) -> str:
+    """The text of a Secret; empty if there is none. Raises sealing.WrongKey."""
+    return sealing.unseal(secret) if secret else ""
+
+
+def is_flag(section: type[Section], field: str) -> bool:
+    """Whether a form says no by leaving it out."""
+    annotation = section.model_fields[field].annotation
+    return annotation is bool or bool in get_args(annotation)

@@ -1,0 +1,292 @@
+"""What is left of device hours and places in the queue; reserved when a job is submitted.
+
+Used is what the ledger has, what running leases have not yet written there, and what was reserved
+for jobs that are not over. One submission of a workspace at a time.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.cluster import metering
+from app.cluster import service as cluster
+from app.cluster.metering import Live
+from app.cluster.tables import Device, Lease
+from app.db import now
+from app.errors import N_, Invalid
+from app.quotas import limits
+from app.quotas.kinds import HOUR, KINDS
+from app.quotas.tables import Reservation, Usage
+
+LOCK = 7_238_002  # the advisory lock of a workspace's budgets
+PIECE = timedelta(hours=1)  # after so long what is held goes to the ledger
+DAY, MONTH = "device_hours_day", "device_hours_month"
+
+
+@dataclass(frozen=True)
+class Period:
+    """A day or a month, UTC, in which a budget counts."""
+
+    start: datetime
+    end: datetime
+
+    @classmethod
+    def of(cls, name: str, at: datetime) -> "Period":
+        start = at.replace(hour=0, minute=0, second=0, microsecond=0)
+        if name.endswith("_day"):
+            return cls(start, start + timedelta(days=1))
+        start = start.replace(day=1)
+        return cls(start, (start + timedelta(days=32)).replace(day=1))
+
+
+def lock(db: Session, workspace_id: str) -> None:
+    """Submissions of a workspace wait here for each other, until the transaction's end."""
+    db.execute(
+        text("SELECT pg_advisory_xact_lock(:key, hashtext(:workspace))"),
+        {"key": LOCK, "workspace": workspace_id},
+    )
+
+
+def live(db: Session, workspace_id: str, user_id: str | None = None) -> list[Live]:
+    """What is held just now."""
+    query = (
+        select(Lease, Device)
+        .join(Device, Device.id == Lease.device_id)
+        .where(Lease.workspace_id == workspace_id, Lease.released_at.is_(None))
+    )
+    if user_id:
+        query = query.where(Lease.user_id == user_id)
+    return [Live(lease, device) for lease, device in db.execute(query)]
+
+
+def used(db: Session, workspace_id: str, user_id: str | None, period: Period) -> int:
+    """Device milliseconds of the period: the ledger's, and what runs up to now."""
+    query = select(func.coalesce(func.sum(Usage.device_ms), 0)).where(
+        Usage.workspace_id == workspace_id, Usage.kind == "device", Usage.at >= period.start
+    )
+    if user_id:
+        query = query.where(Usage.user_id == user_id)
+    at = now()
+    running = sum(one.ms(period.start, at) for one in live(db, workspace_id, user_id))
+    return int(db.scalar(query) or 0) + running
+
+
+def reserved(db: Session, workspace_id: str, user_id: str | None, period: Period) -> int:
+    """Device milliseconds that are promised to jobs and not used yet; of a day no more than its
+    rest has.
+    """
+    at = now()
+    had: Counter[str] = Counter()
+    for one in live(db, workspace_id, user_id):
+        had[one.lease.owner_id] += one.ms(one.since, at)
+    query = select(Reservation).where(Reservation.workspace_id == workspace_id)
+    if user_id:
+        query = query.where(Reservation.user_id == user_id)
+    return sum(
+        part(max(0, one.device_ms - had[one.owner_id]), one.devices, period, at)
+        for one in db.scalars(query)
+    )
+
+
+def part(device_ms: int, devices: int, period: Period, at: datetime) -> int:
+    """What of it can fall into the period."""
+    return min(device_ms, round(devices * (period.end - at).total_seconds() * 1000))
+
+
+# -- when something is submitted ---------------------------------------------------------
+
+
+def reserve(
+    db: Session,
+    *,
+    owner_id: str,
+    workspace_id: str,
+    user_id: str | None,
+    devices: int,
+    device_ms: int = 0,
+    owner_kind: str = "job",
+) -> None:
+    """Hold a place in the queue and the device time that it will likely take.
+
+    Raises Invalid with a sentence that says what is left, and until when.
+    """
+    lock(db, workspace_id)
+    refuse_never(db, workspace_id, user_id, devices)
+    refuse_queue(db, workspace_id, user_id)
+    for name in (DAY, MONTH):
+        refuse_hours(db, workspace_id, user_id, name, devices, device_ms)
+    values = {
+        "owner_kind": owner_kind,
+        "owner_id": owner_id,
+        "workspace_id": workspace_id,
+        "user_id": user_id,
+        "devices": devices,
+        "device_ms": device_ms,
+        "waiting": True,
+        "created_at": now(),
+    }
+    db.execute(
+        insert(Reservation)
+        .values(**values)
+        .on_conflict_do_update(
+            constraint="pk_reservations", set_={"waiting": True, "device_ms": device_ms}
+        )
+    )
+
+
+def refuse_never(db: Session, workspace_id: str, user_id: str | None, devices: int) -> None:
+    """A member's own limit that this exceeds whatever happens."""
+    most = limits.concurrent(db).member(workspace_id, user_id).devices
+    if most is not None and devices > most:
+        raise Invalid(
+            N_(
+                "You may hold %(most)s devices at once in this workspace, so %(devices)s can "
+                "never be granted. Ask for %(most)s at most."
+            ),
+            code="quota",
+            field="devices",
+            devices=devices,
+            most=most,
+        )
+
+
+def refuse_queue(db: Session, workspace_id: str, user_id: str | None) -> None:
+    for whose, limit in limits.caps(db, workspace_id, user_id, "queued_jobs"):
+        query = select(func.count()).where(
+            Reservation.workspace_id == workspace_id, Reservation.waiting
+        )
+        if whose:
+            query = query.where(Reservation.user_id == whose)
+        waiting = db.scalar(query) or 0
+        assert limit.amount is not None
+        if waiting >= limit.amount:
+            raise Invalid(
+                N_(
+                    "Your limit is %(limit)s queued jobs, and %(waiting)s of yours wait already. "
+                    "Submit this one when one of them has started."
+                )
+                if whose
+                else N_(
+                    "This workspace may have %(limit)s queued jobs, and %(waiting)s wait already. "
+                    "Submit this one when one of them has started."
+                ),
+                code="quota",
+                field="quota",
+                limit=limit.amount,
+                waiting=waiting,
+            )
+
+
+def refuse_hours(
+    db: Session, workspace_id: str, user_id: str | None, name: str, devices: int, device_ms: int
+) -> None:
+    at = now()
+    period = Period.of(name, at)
+    for whose, limit in limits.caps(db, workspace_id, user_id, name):
+        assert limit.amount is not None
+        taken = used(db, workspace_id, whose, period) + reserved(db, workspace_id, whose, period)
+        left = max(0, limit.amount - taken)
+        asked = part(device_ms, devices, period, at) if name == DAY else device_ms
+        if asked > left or not left:
+            raise Invalid(
+                SENTENCES[name, bool(whose)],
+                code="quota",
+                field="quota",
+                asked=hours(asked),
+                left=hours(left),
+                limit=hours(limit.amount),
+                until=f"{period.end:%Y-%m-%d %H:%M} UTC",
+            )
+
+
+SENTENCES = {
+    (DAY, False): N_(
+        "This would take about %(asked)s GPU-hours today, and %(left)s are left of this "
+        "workspace's %(limit)s a day, counting what runs and waits. The day ends at %(until)s."
+    ),
+    (DAY, True): N_(
+        "This would take about %(asked)s GPU-hours today, and %(left)s are left of your "
+        "%(limit)s a day, counting what runs and waits. The day ends at %(until)s."
+    ),
+    (MONTH, False): N_(
+        "This would take about %(asked)s GPU-hours, and %(left)s are left of this workspace's "
+        "%(limit)s a month, counting what runs and waits. The month ends at %(until)s."
+    ),
+    (MONTH, True): N_(
+        "This would take about %(asked)s GPU-hours, and %(left)s are left of your %(limit)s a "
+        "month, counting what runs and waits. The month ends at %(until)s."
+    ),
+}
+
+
+def hours(device_ms: int) -> str:
+    return f"{device_ms / HOUR:.4g}"
+
+
+def refuse_count(
+    db: Session, workspace_id: str, user_id: str | None, name: str, have: dict[str | None, int]
+) -> None:
+    """One more of what is counted would be too many. `have`: by member, and of all under None."""
+    for whose, limit in limits.caps(db, workspace_id, user_id, name):
+        if have.get(whose, 0) >= (limit.amount or 0):
+            raise Invalid(
+                N_("This workspace may have %(limit)s deployments, and has %(have)s. Delete one.")
+                if whose is None
+                else N_("You may have %(limit)s deployments, and have %(have)s. Delete one."),
+                code="quota",
+                field="quota",
+                limit=limit.amount,
+                have=have.get(whose, 0),
+            )
+
+
+# -- afterwards --------------------------------------------------------------------------
+
+
+def waits(db: Session, owner_id: str, waiting: bool) -> None:
+    """It is queued, or has got its devices."""
+    db.execute(update(Reservation).where(Reservation.owner_id == owner_id).values(waiting=waiting))
+
+
+def drop(db: Session, owner_id: str) -> None:
+    """It is over, or paused: nothing is reserved for it."""
+    db.execute(delete(Reservation).where(Reservation.owner_id == owner_id))
+
+
+def write(db: Session) -> None:
+    """What has been held for an hour, or over midnight, goes to the ledger. Under the cluster's
+    lock.
+    """
+    at = now()
+    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
+    due = max(at - PIECE, midnight)
+    cluster.lock(db)
+    for lease in db.scalars(
+        cluster.held().where(
+            or_(Lease.metered_at < due, Lease.metered_at.is_(None) & (Lease.created_at < due))
+        )
+    ):
+        metering.record(db, metering.rows(Live(lease, lease.device), at, ends=False))
+        lease.metered_at = at
+    db.flush()
+
+
+def standing(
+    db: Session, workspace_id: str, user_id: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Name → {used, reserved} of the device hours, as shown."""
+    found = {}
+    for name in (DAY, MONTH):
+        period = Period.of(name, now())
+        kind = KINDS[name]
+        found[name] = {
+            "used": kind.shown(used(db, workspace_id, user_id, period)),
+            "reserved": kind.shown(reserved(db, workspace_id, user_id, period)),
+            "until": period.end,
+        }
+    return found

@@ -1,0 +1,257 @@
+"""What a workspace and its members may have: the platform's default, then the workspace's own, and
+for a member both theirs and the workspace's.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.db import new_id, now
+from app.errors import N_, Invalid
+from app.quotas.kinds import KINDS
+from app.quotas.tables import Quota
+
+INHERIT = "inherit"  # in place of an amount: no row of one's own
+PLATFORM, WORKSPACE, MEMBER = "platform", "workspace", "member"
+Name = tuple[str, str]  # of a limit, and for `devices` of one type the device's model
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What counts now: so many (None: no limit), where it comes from, and when it ends."""
+
+    amount: int | None
+    source: str = PLATFORM
+    until: datetime | None = None
+
+
+NO_LIMIT = Limit(None)
+
+
+def now_in_force(db: Session, *where: Any) -> Iterable[Quota]:
+    """Rows in force, so ordered that of one limit the last counts."""
+    return db.scalars(
+        select(Quota)
+        .where(or_(Quota.until.is_(None), Quota.until > now()), *where)
+        .order_by(
+            Quota.workspace_id.nulls_first(), Quota.user_id.nulls_first(), Quota.temporary, Quota.id
+        )
+        .execution_options(populate_existing=True)
+    )
+
+
+def source(row: Quota) -> str:
+    return MEMBER if row.user_id else WORKSPACE if row.workspace_id else PLATFORM
+
+
+def effective(db: Session, workspace_id: str | None) -> dict[Name, Limit]:
+    """Of a workspace, or with None the platform's default for all."""
+    whose = or_(Quota.workspace_id.is_(None), Quota.workspace_id == workspace_id)
+    rows = now_in_force(db, whose, Quota.user_id.is_(None))
+    return {(row.name, row.device): Limit(row.amount, source(row), row.until) for row in rows}
+
+
+def of_member(db: Session, workspace_id: str, user_id: str) -> dict[Name, Limit]:
+    """A member's own, which hold beside the workspace's."""
+    rows = now_in_force(db, Quota.workspace_id == workspace_id, Quota.user_id == user_id)
+    return {(row.name, row.device): Limit(row.amount, MEMBER, row.until) for row in rows}
+
+
+def caps(
+    db: Session, workspace_id: str, user_id: str | None, name: str
+) -> list[tuple[str | None, Limit]]:
+    """What holds for a member at once: (None, the workspace's) and (their id, their own), of those
+    that are limits at all.
+    """
+    found: list[tuple[str | None, Limit]] = [
+        (None, effective(db, workspace_id).get((name, ""), NO_LIMIT))
+    ]
+    if user_id:
+        found.append((user_id, of_member(db, workspace_id, user_id).get((name, ""), NO_LIMIT)))
+    return [(whose, limit) for whose, limit in found if limit.amount is not None]
+
+
+# -- what may run at once ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What may be held at once. None is no limit."""
+
+    devices: int | None = None
+    by_model: Mapping[str, int] = field(default_factory=dict)  # a device's model → so many
+    jobs: int | None = None
+
+
+OPEN = Ceiling()
+
+
+@dataclass
+class Held:
+    """What is held just now, by workspace and by member, and of each the devices by model."""
+
+    devices: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    jobs: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def take(self, workspace_id: str, user_id: str | None, model: str, devices: int = 1) -> None:
+        """`devices` negative gives them back."""
+        for user in {"", user_id or ""}:
+            for one in {"", model}:
+                self.devices[workspace_id, user, one] += devices
+
+    def run(self, workspace_id: str, user_id: str | None, jobs: int = 1) -> None:
+        """A job has got its devices; negative: it has given them back."""
+        for user in {"", user_id or ""}:
+            self.jobs[workspace_id, user] += jobs
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on what runs at once, of everybody: pure, for the scheduler's decision."""
+
+    default: Ceiling = OPEN
+    workspaces: Mapping[str, Ceiling] = field(default_factory=dict)
+    members: Mapping[tuple[str, str], Ceiling] = field(default_factory=dict)
+
+    def workspace(self, workspace_id: str) -> Ceiling:
+        return self.workspaces.get(workspace_id, self.default)
+
+    def member(self, workspace_id: str, user_id: str | None) -> Ceiling:
+        return self.members.get((workspace_id, user_id or ""), OPEN)
+
+    def room(
+        self, held: Held, workspace_id: str, user_id: str | None = None, model: str = ""
+    ) -> int | None:
+        """How many more devices of `model` (empty: as far as models do not matter) may be taken;
+        None is no limit.
+        """
+        found = []
+        whose = [("", self.workspace(workspace_id))]
+        if user_id:
+            whose.append((user_id, self.member(workspace_id, user_id)))
+        for user, ceiling in whose:
+            if ceiling.devices is not None:
+                found.append(ceiling.devices - held.devices[workspace_id, user, ""])
+            if model and model in ceiling.by_model:
+                found.append(ceiling.by_model[model] - held.devices[workspace_id, user, model])
+        return max(0, min(found)) if found else None
+
+    def may_run(self, held: Held, workspace_id: str, user_id: str | None = None) -> bool:
+        """Whether one more job may run at once."""
+        whose = [("", self.workspace(workspace_id))]
+        if user_id:
+            whose.append((user_id, self.member(workspace_id, user_id)))
+        return all(
+            ceiling.jobs is None or held.jobs[workspace_id, user] < ceiling.jobs
+            for user, ceiling in whose
+        )
+
+    def most(
+        self, workspace_id: str, user_id: str | None = None, models: Iterable[str] = ()
+    ) -> int | None:
+        """What one request could ever get, of the best of `models`; None is no limit."""
+        rooms = [self.room(Held(), workspace_id, user_id, one) for one in set(models) or {""}]
+        known = [room for room in rooms if room is not None]
+        return max(known) if len(known) == len(rooms) else None
+
+
+def concurrent(db: Session) -> Limits:
+    """All that is set of what may run at once, in one query."""
+    found: dict[tuple[str, str], dict[Name, int | None]] = {("", ""): {}}
+    for row in now_in_force(db, Quota.name.in_(("devices", "running_jobs"))):
+        whose = (row.workspace_id or "", row.user_id or "")
+        found.setdefault(whose, {})[row.name, row.device] = row.amount
+    default = found.pop(("", ""))
+    return Limits(
+        default=ceiling(default),
+        workspaces={
+            whose[0]: ceiling(default | own) for whose, own in found.items() if not whose[1]
+        },
+        members={whose: ceiling(own) for whose, own in found.items() if whose[1]},
+    )
+
+
+def ceiling(amounts: Mapping[Name, int | None]) -> Ceiling:
+    return Ceiling(
+        devices=amounts.get(("devices", "")),
+        by_model={
+            device: amount
+            for (name, device), amount in amounts.items()
+            if name == "devices" and device and amount is not None
+        },
+        jobs=amounts.get(("running_jobs", "")),
+    )
+
+
+# -- setting them ------------------------------------------------------------------------
+
+
+def change(
+    db: Session,
+    workspace_id: str | None,
+    user_id: str | None,
+    amounts: Mapping[str, Any],
+    until: datetime | None = None,
+) -> None:
+    """Set the limits named, as people write them: {name: so many, None (no limit) or "inherit"};
+    `devices_by_model` is {a device's model: the same}. With `until` they end by themselves, and what
+    was set before counts again. Raises Invalid, with the field.
+    """
+    if until is not None and until <= now():
+        raise Invalid(N_("This time is over already."), field="until")
+    for name, amount in amounts.items():
+        if name == "devices_by_model":
+            for device, most in amount.items():
+                put(db, workspace_id, user_id, ("devices", device), most, until)
+        else:
+            put(db, workspace_id, user_id, (name, ""), amount, until)
+    db.flush()
+
+
+def put(
+    db: Session,
+    workspace_id: str | None,
+    user_id: str | None,
+    name: Name,
+    amount: Any,
+    until: datetime | None,
+) -> None:
+    kind = KINDS[name[0]]
+    row = {
+        "workspace_id": workspace_id,
+        "user_id": user_id,
+        "name": kind.name,
+        "device": name[1],
+        "temporary": until is not None,
+    }
+    if amount == INHERIT:
+        same = [getattr(Quota, key).is_not_distinct_from(value) for key, value in row.items()]
+        db.execute(delete(Quota).where(*same))
+        return
+    if amount is not None and not 0 <= amount <= kind.most:
+        raise Invalid(
+            N_("A quota is a number from 0 to %(most)s, or empty for no limit."),
+            field="devices_by_model" if name[1] else kind.name,
+            most=kind.most,
+        )
+    stored = None if amount is None else kind.stored(amount)
+    values = row | {"id": new_id("quo"), "amount": stored, "until": until, "updated_at": now()}
+    db.execute(
+        insert(Quota)
+        .values(**values)
+        .on_conflict_do_update(
+            constraint="uq_quotas_of",
+            set_={"amount": stored, "until": until, "updated_at": now()},
+        )
+    )
+
+
+def clear(db: Session) -> None:
+    """Drop what has ended."""
+    db.execute(delete(Quota).where(Quota.until <= now()))
