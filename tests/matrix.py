@@ -29,7 +29,7 @@ from app.jobs.tables import Job, JobCheckpoint
 from app.main import app
 from app.uploads.tables import Upload
 from tests import factories as make
-from tests import matrix_money
+from tests import matrix_evaluations, matrix_money
 from tests.conftest import Client
 
 PUBLIC = {
@@ -46,7 +46,7 @@ MANAGED = ("/workspaces/{workspace_id}/members", "/quotas/{workspace}/members")
 OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
-BODIES = matrix_money.BODIES | {
+BODIES = matrix_money.BODIES | matrix_evaluations.BODIES | {
     "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
     "PUT /api/v1/me/language": {"language": "zh"},
@@ -265,6 +265,7 @@ def objects(
     file, incoming, tuning = gateway_objects(db, workspace, owner, job, tmp_path)
     batch, logged = asked_objects(db, workspace, owner, file, key)
     return {
+        "evaluation_id": matrix_evaluations.evaluated(db, workspace, owner, version.id),
         "batch_id": batch.id,
         "batch_file_id": batch.input_file_id,
         "which": "input",

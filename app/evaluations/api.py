@@ -106,7 +106,9 @@ def get_rows(
 
 @router.get(f"{BASE}/{{evaluation_id}}/export", name="api:evaluations:export")
 def get_export(
-    evaluation_id: str, who: Reader, format: Literal["csv", "json"] = "json"  # noqa: A002
+    evaluation_id: str,
+    who: Reader,
+    format: Literal["csv", "json"] = "json",  # noqa: A002
 ) -> StreamingResponse:
     """All rows with answers and scores, as CSV or as one JSON document with the figures."""
     with transaction() as db:
@@ -123,9 +125,7 @@ def make_dataset(evaluation_id: str, body: DatasetFrom, who: Maker) -> DatasetMa
 
 
 @router.post(f"{BASE}/{{evaluation_id}}/cancel", name="api:evaluations:cancel")
-def cancel_evaluation(
-    request: Request, evaluation_id: str, who: Writer, db: Db
-) -> EvaluationOut:
+def cancel_evaluation(request: Request, evaluation_id: str, who: Writer, db: Db) -> EvaluationOut:
     """Stop for good. What was answered by then is kept and scored."""
     return view.out(request, db, [service.cancel(db, who.workspace_id, evaluation_id)])[0]
 

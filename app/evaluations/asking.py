@@ -48,7 +48,7 @@ class RowAsking(Asking):
             self.references[number] = question.reference
             yield Line(number, "", prompts.body(name, question, settings))
 
-    def answered(self, line: Line, status: int, request_id: str, answer: Any) -> Outcome:
+    def answered(self, line: Line, status: int, request_id: str, answer: Any) -> Outcome:  # noqa: ARG002 - a batch's has it
         return answers.of_chat(line.number, status, answer)
 
     def unasked(self, line: Line, error: DomainError) -> Outcome:
@@ -58,8 +58,6 @@ class RowAsking(Asking):
         for one in outcomes:
             if not one.scores:  # not yet, where the database was away
                 answers.score(one, self.references[one.number], self.scorers)
-        holding.store(
-            self.evaluation.id, self.evaluation.fence, self.candidate.id, outcomes
-        )
+        holding.store(self.evaluation.id, self.evaluation.fence, self.candidate.id, outcomes)
         for one in outcomes:
             self.references.pop(one.number, None)

@@ -40,7 +40,7 @@ def draws(counts: Array, resamples: int, seed: int) -> Any:
     """
     rng = np.random.default_rng(seed)
     kinds, rows = len(counts), int(counts.sum())
-    step = max(1, min(resamples, CELLS // max(kinds if kinds < rows else rows, 1)))
+    step = max(1, min(resamples, CELLS // max(min(kinds, rows), 1)))
     for start in range(0, resamples, step):
         some = min(step, resamples - start)
         if kinds < rows:

@@ -15,7 +15,7 @@ def end(evaluation: Evaluation, error: DomainError | None = None) -> Evaluation:
     found = holding.candidates(evaluation.id)
     for one in found:
         engines.release(one.id)
-    verdicts = figures_of(evaluation)
+    verdicts = figures_of(evaluation) if error is None else {}
     if error is None and all(one.done == one.failed for one in found):
         error = Conflict(NO_ANSWERS, code="no_answers")
     state = "failed" if error else "succeeded"

@@ -148,7 +148,11 @@ def choose(db: Session, workspace_id: str, kind: str, target: str) -> tuple[str,
         return model.id, model.name, model.id
     start = starts.find(db, workspace_id, target)
     made = None if start.waits else start.model.id
-    return target, f"{start.name} · {target.rpartition('-')[2]}" if start.waits else start.name, made
+    return (
+        target,
+        f"{start.name} · {target.rpartition('-')[2]}" if start.waits else start.name,
+        made,
+    )
 
 
 def served(db: Session, workspace_id: str, name: str) -> str | None:

@@ -1,5 +1,6 @@
 """What an evaluation will take, before it starts: said to be an estimate, and stored beside what it took."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -28,7 +29,7 @@ def estimate(
     version: DatasetVersion,
     settings: Settings,
     rows: int,
-    candidates: list[tuple[str, str, str | None]],
+    candidates: Sequence[tuple[str, str, str | None]],
 ) -> dict[str, Any]:
     """{rows, tokens, seconds, device_hours, cost, currency, measured}. `candidates`: kind, target
     and model of each. `measured`: by what the same models took before.

@@ -44,10 +44,7 @@ def as_csv(evaluation: Evaluation, candidates: Sequence[Candidate]) -> Iterator[
         columns += [one.label, *(f"{one.label} · {key}" for key in keys)]
     yield "\ufeff".encode() + line(columns)  # so that spreadsheets read UTF-8
     for row in every(evaluation, candidates):
-        prompt = "\n".join(
-            f"{one['role']}: {one.get('content') or ''}"
-            for one in row.messages
-        )
+        prompt = "\n".join(f"{one['role']}: {one.get('content') or ''}" for one in row.messages)
         cells: list[Any] = [row.number, prompt, row.reference, row.label]
         for given in row.answers:
             text = (given.text or "") if given else ""
@@ -82,16 +79,18 @@ def as_json(evaluation: Evaluation, candidates: Sequence[Candidate]) -> Iterator
     yield orjson.dumps(head)[:-1] + b',"rows":['
     before = b"\n"
     for row in every(evaluation, candidates):
-        yield before + orjson.dumps({
-            "number": row.number,
-            "messages": row.messages,
-            "reference": row.reference,
-            "label": row.label,
-            "answers": {
-                one.id: {"text": given.text, "error": given.error, "scores": given.scores}
-                for one, given in zip(candidates, row.answers, strict=True)
-                if given is not None
-            },
-        })
+        yield before + orjson.dumps(
+            {
+                "number": row.number,
+                "messages": row.messages,
+                "reference": row.reference,
+                "label": row.label,
+                "answers": {
+                    one.id: {"text": given.text, "error": given.error, "scores": given.scores}
+                    for one, given in zip(candidates, row.answers, strict=True)
+                    if given is not None
+                },
+            }
+        )
         before = b",\n"
     yield b"\n]}\n"

@@ -33,9 +33,7 @@ class Scores:
 
 def load(db: Session, candidate_id: str, scorers: Sequence[Mapping[str, Any]]) -> dict[str, Scores]:
     """By the scorer's key."""
-    found = {
-        one["key"]: Scores(one["kind"], tuple(one.get("labels") or ())) for one in scorers
-    }
+    found = {one["key"]: Scores(one["kind"], tuple(one.get("labels") or ())) for one in scorers}
     query = select(
         EvaluationAnswer.number,
         EvaluationAnswer.scores,

@@ -98,9 +98,7 @@ def field_of(path: str) -> str:
 def offered(db: Session, who: Principal) -> dict[str, Any]:
     """What can be chosen."""
     versions = [
-        one
-        for one in datasets.list_published(db, who.workspace_id)
-        if one.kind in ROW_KINDS
+        one for one in datasets.list_published(db, who.workspace_id) if one.kind in ROW_KINDS
     ]
     names = [one.name for one in deployments.names(db, who.workspace_id) if not one.embeds]
     registry = models.visible(db, who.workspace_id, limit=200)

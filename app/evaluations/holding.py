@@ -21,12 +21,13 @@ from app.gateway.batches.holding import SILENT, Lost, caller_of, may_call
 from app.gateway.service import Caller
 from app.queue import transaction
 
+ALONE: Any = {"key_share": True}  # events, which name the row, may be written beside it
 GONE_KEY = N_("The API key or the account that started this may no longer call models.")
 
 
 def held(db: Session, evaluation_id: str, fence: int) -> Evaluation:
     """The row, locked. Raises Lost, also once it was let go: a beat may come too late."""
-    found = db.get(Evaluation, evaluation_id, with_for_update=True, populate_existing=True)
+    found = db.get(Evaluation, evaluation_id, with_for_update=ALONE, populate_existing=True)
     if found is None or found.fence != fence or not found.beat_at or found.state not in OPEN:
         raise Lost(evaluation_id)
     return found
@@ -54,7 +55,7 @@ def claim(runner: str) -> Evaluation | None:
             )
             .order_by(busy, Evaluation.created_at, Evaluation.id)
             .limit(1)
-            .with_for_update(skip_locked=True, of=Evaluation)
+            .with_for_update(skip_locked=True, of=Evaluation, key_share=True)
         )
         found = db.scalar(query)
         if found is not None:
@@ -64,9 +65,7 @@ def claim(runner: str) -> Evaluation | None:
         return found
 
 
-def beat(
-    evaluation_id: str, fence: int, waits: dict[str, Any] | None
-) -> tuple[Evaluation, Caller]:
+def beat(evaluation_id: str, fence: int, waits: dict[str, Any] | None) -> tuple[Evaluation, Caller]:
     """Say that it is being worked on, and why nothing goes on; look who wants what. Raises Lost."""
     with transaction() as db:
         found = held(db, evaluation_id, fence)

@@ -1,5 +1,6 @@
 """What a row asks, and what should be answered. Pure."""
 
+import contextlib
 import random
 import re
 from collections.abc import Sequence
@@ -70,10 +71,8 @@ def said(message: Row) -> str:
         for call in calls:
             arguments = call["function"].get("arguments")
             if isinstance(arguments, str):
-                try:
+                with contextlib.suppress(orjson.JSONDecodeError):
                     arguments = orjson.loads(arguments)
-                except orjson.JSONDecodeError:
-                    pass
             found.append({"name": call["function"].get("name"), "arguments": arguments})
         return orjson.dumps(found[0] if len(found) == 1 else found).decode()
     return str(content)

@@ -32,7 +32,9 @@ TOO_MANY_LABELS = N_(
 
 
 def rows(
-    version: DatasetVersion, settings: Settings, but: set[int] = frozenset()  # type: ignore[assignment]
+    version: DatasetVersion,
+    settings: Settings,
+    but: set[int] = frozenset(),  # type: ignore[assignment]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows that are asked, each with its number; without those of `but`. Raises NotFound."""
     chosen = prompts.numbers(version.rows, settings.limit, settings.seed)
@@ -42,7 +44,9 @@ def rows(
 
 
 def questions(
-    version: DatasetVersion, settings: Settings, but: set[int] = frozenset()  # type: ignore[assignment]
+    version: DatasetVersion,
+    settings: Settings,
+    but: set[int] = frozenset(),  # type: ignore[assignment]
 ) -> Iterator[tuple[int, Question]]:
     for number, row in rows(version, settings, but):
         yield number, question(row, settings.system)
@@ -60,9 +64,7 @@ def settled(
         return scorers
     given = {tuple(sorted(set(one.labels))) for one in of_labels if one.labels}
     if len(given) > 1:
-        raise Invalid(
-            N_("All scorers of labels must have the same labels."), field="scorers"
-        )
+        raise Invalid(N_("All scorers of labels must have the same labels."), field="scorers")
     found = list(given.pop()) if given else found_labels(version, settings)
     for one in of_labels:
         one.labels = found
@@ -76,11 +78,11 @@ def found_labels(version: DatasetVersion, settings: Settings) -> list[str]:
         if text:
             labels.add(text)
         if len(labels) > MOST_LABELS or len(text) > LONGEST_LABEL:
-            raise Invalid(
-                TOO_MANY_LABELS, code="no_labels", field="scorers", most=MOST_LABELS
-            )
+            raise Invalid(TOO_MANY_LABELS, code="no_labels", field="scorers", most=MOST_LABELS)
     if not labels:
-        raise Invalid(N_("The rows of this dataset have no answers to compare with."), field="dataset")
+        raise Invalid(
+            N_("The rows of this dataset have no answers to compare with."), field="dataset"
+        )
     return sorted(labels)
 
 
@@ -115,7 +117,10 @@ def prepare(
 
 
 def answered(
-    version: DatasetVersion, settings: Settings, target: str, other: DatasetVersion | None,
+    version: DatasetVersion,
+    settings: Settings,
+    target: str,
+    other: DatasetVersion | None,
     but: set[int],
 ) -> Iterator[tuple[Outcome, str]]:
     """What the rows' own field says, or what `other` answers to the same prompts, each with its
@@ -127,7 +132,11 @@ def answered(
         reference = question(row, settings.system).reference
         text = said.get(prompt_mark(row)) if other is not None else own(row, target)
         if text is None:
-            missing = {"code": "no_answer", "message": N_("There is no answer to this row."), "params": {}}
+            missing = {
+                "code": "no_answer",
+                "message": N_("There is no answer to this row."),
+                "params": {},
+            }
             yield Outcome(number, None, error=missing), reference
         else:
             found += 1

@@ -58,9 +58,7 @@ def page(
     gap = mine - cast(base.scores[scorer].astext, Float)
     query = (
         select(EvaluationRow.number, EvaluationRow.label, gap.label("gap"))
-        .outerjoin(
-            ours, (ours.number == EvaluationRow.number) & (ours.candidate_id == chosen.id)
-        )
+        .outerjoin(ours, (ours.number == EvaluationRow.number) & (ours.candidate_id == chosen.id))
         .outerjoin(
             base,
             (base.number == EvaluationRow.number) & (base.candidate_id == candidates[0].id),

@@ -121,9 +121,7 @@ async def carry(hold: Hold) -> None:
     await beat(hold)
     if not hold.ended.is_set():
         version = await run_in_threadpool(version_of, evaluation)
-        await run_in_threadpool(
-            reading.prepare, evaluation, version, hold.settings, hold.scorers
-        )
+        await run_in_threadpool(reading.prepare, evaluation, version, hold.settings, hold.scorers)
         for one in await run_in_threadpool(holding.candidates, evaluation.id):
             if one.state not in ("done", "failed") and not hold.ended.is_set():
                 await answer(hold, one, version)

@@ -164,7 +164,12 @@ def set_of(one: Evaluation) -> str:
     """What two evaluations must have in common to stand on one leaderboard."""
     rows = {"limit": one.settings["limit"], "seed": one.settings["seed"]}
     said = orjson.dumps(
-        [one.dataset_version_id, one.scorers, rows if rows["limit"] else None, one.settings["system"]],
+        [
+            one.dataset_version_id,
+            one.scorers,
+            rows if rows["limit"] else None,
+            one.settings["system"],
+        ],
         option=orjson.OPT_SORT_KEYS,
     )
     return hashlib.blake2b(said, digest_size=10).hexdigest()
@@ -206,9 +211,7 @@ def list_evaluations(
                 )
             )
         )
-    query = paging.behind(
-        db, query, here, [Evaluation.created_at.desc()], Evaluation.id, after
-    )
+    query = paging.behind(db, query, here, [Evaluation.created_at.desc()], Evaluation.id, after)
     found = list(db.scalars(query.offset(offset).limit(limit + 1)))
     return found[:limit], len(found) > limit
 

@@ -61,7 +61,5 @@ def note(
     db: Session, evaluation_id: str, kind: str, message: str, params: dict[str, object]
 ) -> None:
     """An event. `message` is a msgid."""
-    db.add(
-        EvaluationEvent(evaluation_id=evaluation_id, kind=kind, message=message, params=params)
-    )
+    db.add(EvaluationEvent(evaluation_id=evaluation_id, kind=kind, message=message, params=params))
     db.flush()

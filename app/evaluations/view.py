@@ -91,7 +91,9 @@ def confusions(candidates: Sequence[Candidate], key: str) -> list[dict[str, Any]
             rows = [
                 {
                     "name": name,
-                    "cells": [(count, count / sum(cells) if sum(cells) else 0.0) for count in cells],
+                    "cells": [
+                        (count, count / sum(cells) if sum(cells) else 0.0) for count in cells
+                    ],
                     "precision": precision,
                     "recall": recall,
                     "f1": f1,

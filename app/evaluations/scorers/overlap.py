@@ -68,14 +68,14 @@ def common(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
 
 @lru_cache(maxsize=2)
 def bleu_metric(tokenize: str) -> Any:
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(tokenize=tokenize, effective_order=True)
 
 
 @lru_cache(maxsize=1)
 def chrf_metric() -> Any:
-    from sacrebleu.metrics import CHRF
+    from sacrebleu.metrics.chrf import CHRF
 
     return CHRF()
 

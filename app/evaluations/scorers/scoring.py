@@ -19,6 +19,7 @@ from app.evaluations.scorers.schemas import (
 )
 
 Array = Any  # numpy's, which mypy does not look into
+WIDTHS = {"bleu": 10, "perplexity": 2}  # of what sums up, where that is not value and count
 LOWER_IS_BETTER = ("perplexity",)
 
 
@@ -65,9 +66,7 @@ def score(scorer: Options, answer: str, reference: str) -> Scored:
             )
         case JsonMatch():
             return Scored(
-                rules.json_match(
-                    answer, reference, schema=scorer.schema_text, fields=scorer.fields
-                )
+                rules.json_match(answer, reference, schema=scorer.schema_text, fields=scorer.fields)
             )
         case Label():
             said = labels.label_of(answer, scorer.labels, last=scorer.last)
@@ -90,7 +89,9 @@ def score(scorer: Options, answer: str, reference: str) -> Scored:
 
 def summed(kind: str, values: Sequence[float], parts: Sequence[Any]) -> Array:
     """What adds up over rows, (rows, d): `figure` makes one number of any sum of these."""
-    if kind in ("bleu", "perplexity", "f1"):
+    if not values and not parts:
+        return np.zeros((0, WIDTHS.get(kind, 2)))
+    if kind in WIDTHS:
         return np.asarray(parts, dtype=np.float64).reshape(len(parts), -1)
     each = np.asarray(values, dtype=np.float64)
     return np.stack([each, np.ones_like(each)], axis=-1)
