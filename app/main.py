@@ -11,15 +11,15 @@ from starlette.staticfiles import StaticFiles
 
 from app import failures, guard, logs, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
+from app.accounts import acting, audit_api, audit_routes, people_api, settings_api, settings_routes
 from app.accounts import api as accounts_api
-from app.accounts import people_api, settings_api, settings_routes
 from app.accounts import routes as accounts_routes
 from app.chat import api as chat_api
 from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
 from app.dashboard import api as dashboard_api
-from app.dashboard import openapi
+from app.dashboard import devices_routes, openapi
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
 from app.datasets import routes as datasets_routes
@@ -73,6 +73,8 @@ from app.gateway.tuning import calls_api, calls_routes
 from app.idempotency.middleware import Once
 from app.jobs import api as jobs_api
 from app.jobs import (
+    benchmarks_api,
+    benchmarks_routes,
     checkpoints_api,
     checkpoints_routes,
     exports_api,
@@ -127,6 +129,7 @@ app = FastAPI(
     middleware=[
         Middleware(guard.Trace),
         Middleware(guard.Proxies),
+        Middleware(acting.Actors),
         Middleware(guard.Aliases),
         Middleware(GZipMiddleware, compresslevel=5, exclude_content_types=UNZIPPED),
         Middleware(guard.Catch),
@@ -143,10 +146,13 @@ app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
 
 for module in (
     dashboard_routes,
+    devices_routes,
     dashboard_api,
     accounts_routes,
     accounts_api,
     people_api,
+    audit_routes,
+    audit_api,
     settings_routes,
     settings_api,
     imports_routes,
@@ -172,6 +178,8 @@ for module in (
     models_api,
     exports_routes,
     exports_api,
+    benchmarks_routes,
+    benchmarks_api,
     checkpoints_api,
     checkpoints_routes,
     script_api,

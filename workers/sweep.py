@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from app.cluster import budgets
+from app.accounts import audit
+from app.cluster import budgets, readings
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
@@ -52,12 +53,14 @@ def sweep() -> None:
         models.resend,
         webhook.resend,
         metrics.clear,
+        readings.clear,
         preparing.resend,
         results.settle_all,
         file_uploads.clear,
         files.clear,
         flush,
         requests.clear,
+        audit.clear,
     ):
         run(step)
 
