@@ -72,7 +72,7 @@ def verdicts(one: Evaluation, candidates: Sequence[Candidate]) -> list[dict[str,
     return [
         {
             "candidate": each,
-            "baseline": candidates[0],
+            "base": candidates[0],
             "key": key,
             "lower": kind in LOWER_IS_BETTER,
             **one.verdicts[each.id][key],

@@ -1,5 +1,6 @@
 """Datasets and evaluations for tests, and an engine that knows moods."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,11 +12,12 @@ from app.datasets import work
 from app.datasets.tables import DatasetVersion
 from app.evaluations import holding, runner, service
 from app.evaluations.schemas import EvaluationCreate
+from app.evaluations.states import OPEN
 from app.evaluations.tables import Evaluation
 from app.gateway import upstream
 from app.gateway.requests.making import written
 from app.queue import transaction
-from tests.gateway.engines import Engine, until
+from tests.gateway.engines import Engine
 
 GOOD, BAD = "正面", "负面"
 SCORERS = [{"kind": "accuracy"}, {"kind": "f1"}, {"kind": "bleu"}]
@@ -99,5 +101,8 @@ def candidates(one: Evaluation) -> list[Any]:
 
 
 async def ended(one: Evaluation) -> Evaluation:
-    await until(lambda: now_of(one).state in ("succeeded", "failed", "cancelled", "paused"))
+    """Once nothing goes on. Cutting Chinese takes seconds to begin with, on a busy machine many."""
+    async with asyncio.timeout(90):
+        while now_of(one).state in OPEN:  # noqa: ASYNC110 - it is a row
+            await asyncio.sleep(0.05)
     return now_of(one)
