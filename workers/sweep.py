@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from app.accounts import audit
+from app.accounts import audit, platform
 from app.cluster import budgets, readings
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
@@ -95,6 +95,9 @@ def flush(_: Session) -> None:
 
 def decide(db: Session) -> None:
     """Grant devices, and hand each grant to its owner, in one transaction."""
+    if platform.read(db).maintenance.active:
+        cluster.rest(db)
+        return
     for grant in cluster.decide(db):
         owner = jobs if grant.owner_kind == "job" else replicas
         owner.grant(db, grant.owner_id, grant.node_id)

@@ -11,6 +11,7 @@ from app.cluster.tables import Device, Request
 from app.errors import N_, Invalid
 
 QUOTA, DEVICES, MEMORY, NODE = "quota", "devices", "memory", "node"
+MAINTENANCE = "maintenance"  # of the whole platform
 
 
 @dataclass

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session, joinedload
 
 from app.cluster import metering
-from app.cluster.placement import QUOTA, Slot, place, refuse_impossible
+from app.cluster.placement import MAINTENANCE, QUOTA, Slot, place, refuse_impossible
 from app.cluster.tables import Device, Lease, Node, Request
 from app.config import settings
 from app.db import now
@@ -166,6 +166,12 @@ def held() -> Any:
 
 
 # -- deciding ----------------------------------------------------------------------------
+
+
+def rest(db: Session) -> None:
+    """While the platform is maintained nothing is granted, and what waits says why."""
+    waiting = (Request.granted_at.is_(None), Request.reason != MAINTENANCE)
+    db.execute(update(Request).where(*waiting).values(reason=MAINTENANCE))
 
 
 def decide(db: Session) -> list[Grant]:

@@ -33,6 +33,10 @@ SENTENCES = {
         "Waiting for a node: none that could run this job is ready. "
         "It may be switched off, set aside for maintenance, or out of reach."
     ),
+    "maintenance": N_(
+        "Waiting for the end of the platform's maintenance: nothing new is started meanwhile. "
+        "The job starts by itself afterwards."
+    ),
     "checkpoint": N_(
         "Waiting for the checkpoint that it starts from: its files are being put into the store. "
         "The job starts by itself when they are there."
