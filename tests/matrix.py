@@ -50,7 +50,6 @@ BODIES = matrix_money.BODIES | {
     **matrix_evaluations.BODIES,
     "POST /api/v1/secrets": {"kind": "wandb", "value": "0123456789abcdef"},
     "PUT /api/v1/secrets/{secret_id}": {"value": "0123456789abcdef"},
-    "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
     "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
     "PUT /api/v1/me/language": {"language": "zh"},
@@ -269,10 +268,15 @@ def objects(
     checkpoint = make.added(
         db, JobCheckpoint(job_id=job.id, step=10, fence=1, node_id=node.id, size=1)
     )
+    money = matrix_money.objects(db, workspace, owner, model)
     file, incoming, tuning = gateway_objects(db, workspace, owner, job, tmp_path)
     batch, logged = asked_objects(db, workspace, owner, file, key)
+<<<<<<< HEAD
     return {
         "evaluation_id": matrix_evaluations.evaluated(db, workspace, owner, version.id),
+=======
+    return money | {
+>>>>>>> main
         "batch_id": batch.id,
         "batch_file_id": batch.input_file_id,
         "which": "input",

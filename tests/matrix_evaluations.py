@@ -1,4 +1,4 @@
-"""What the matrix needs to know of evaluations."""
+"""What the matrix needs to know of evaluations and benchmarks."""
 
 from typing import Any
 
@@ -14,6 +14,7 @@ NEW = {
     "scorers": [{"kind": "exact"}],
 }
 BODIES: dict[str, dict[str, Any]] = {
+    "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
     "POST /api/v1/evaluations": NEW,
     "POST /api/v1/evaluations/preview": NEW,
     "POST /api/v1/evaluations/{evaluation_id}/dataset": {"rows": [0]},
