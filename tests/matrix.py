@@ -271,12 +271,8 @@ def objects(
     money = matrix_money.objects(db, workspace, owner, model)
     file, incoming, tuning = gateway_objects(db, workspace, owner, job, tmp_path)
     batch, logged = asked_objects(db, workspace, owner, file, key)
-<<<<<<< HEAD
-    return {
-        "evaluation_id": matrix_evaluations.evaluated(db, workspace, owner, version.id),
-=======
     return money | {
->>>>>>> main
+        "evaluation_id": matrix_evaluations.evaluated(db, workspace, owner, version.id),
         "batch_id": batch.id,
         "batch_file_id": batch.input_file_id,
         "which": "input",
