@@ -21,8 +21,8 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-def evaluated(db: Session, workspace: Workspace, owner: User, version_id: str) -> str:
-    """The id of an evaluation that is over."""
+def ids(db: Session, workspace: Workspace, owner: User, version_id: str) -> dict[str, str]:
+    """Of an evaluation that is over."""
     made = make.added(
         db,
         Evaluation(
@@ -41,4 +41,4 @@ def evaluated(db: Session, workspace: Workspace, owner: User, version_id: str) -
         db,
         Candidate(evaluation_id=made.id, position=0, kind="answers", target="last", label="last"),
     )
-    return made.id
+    return {"evaluation_id": made.id}

@@ -91,7 +91,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name="pk_evaluation_candidates"),
         sa.UniqueConstraint(
-            "evaluation_id", "position", name="uq_evaluation_candidates_evaluation_id"
+            "evaluation_id", "position", name="uq_evaluation_candidates_evaluation_id_position"
         ),
     )
     op.create_index("ix_evaluation_candidates_model_id", "evaluation_candidates", ["model_id"])
