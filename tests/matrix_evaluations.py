@@ -1,4 +1,4 @@
-"""What the matrix needs to know of evaluations and benchmarks."""
+"""What the matrix needs to know of evaluations, benchmarks and batches."""
 
 from typing import Any
 
@@ -14,6 +14,7 @@ NEW = {
     "scorers": [{"kind": "exact"}],
 }
 BODIES: dict[str, dict[str, Any]] = {
+    "POST /v1/batches": {"input_file_id": "{batch_file_id}", "endpoint": "/v1/completions"},
     "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
     "POST /api/v1/evaluations": NEW,
     "POST /api/v1/evaluations/preview": NEW,
