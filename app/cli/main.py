@@ -8,7 +8,11 @@ from typing import Annotated
 
 import typer
 
+<<<<<<< HEAD
 from app.cli import admin, chat, client, datasets, deployments, evaluations, jobs, keys, models
+=======
+from app.cli import admin, chat, client, datasets, deployments, jobs, keys, models, workspaces
+>>>>>>> main
 from app.cli.client import Api, Failed, connect
 from app.cli.output import Json, say, show, tell
 from app.cli.text import _
@@ -33,6 +37,7 @@ app.command(help=_("Ask models the rows of a dataset, and say which is better.")
 app.add_typer(evaluations.app, name="evaluations")
 app.command(help=_("Talk to a model; answers come as they are written."))(chat.chat)
 app.add_typer(keys.app, name="keys")
+app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(admin.app, name="admin")
 
 
