@@ -8,11 +8,18 @@ from typing import Annotated
 
 import typer
 
-<<<<<<< HEAD
-from app.cli import admin, chat, client, datasets, deployments, evaluations, jobs, keys, models
-=======
-from app.cli import admin, chat, client, datasets, deployments, jobs, keys, models, workspaces
->>>>>>> main
+from app.cli import (
+    admin,
+    chat,
+    client,
+    datasets,
+    deployments,
+    evaluations,
+    jobs,
+    keys,
+    models,
+    workspaces,
+)
 from app.cli.client import Api, Failed, connect
 from app.cli.output import Json, say, show, tell
 from app.cli.text import _
