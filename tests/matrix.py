@@ -268,9 +268,10 @@ def objects(
     checkpoint = make.added(
         db, JobCheckpoint(job_id=job.id, step=10, fence=1, node_id=node.id, size=1)
     )
+    money = matrix_money.objects(db, workspace, owner, model)
     file, incoming, tuning = gateway_objects(db, workspace, owner, job, tmp_path)
     batch, logged = asked_objects(db, workspace, owner, file, key)
-    return {
+    return money | {
         "batch_id": batch.id,
         "batch_file_id": batch.input_file_id,
         "which": "input",
