@@ -119,7 +119,7 @@ class Reports:
     def open(self, name: str) -> tuple[Log, Close] | None:
         opens = {"wandb": wandb, "swanlab": swanlab, "mlflow": mlflow}
         try:
-            return opens[name](self.spec, self.accounts.get(name, {}), self.directory)
+            return opens[name](self.spec, self.accounts.get(name, {}))
         except Exception as error:  # noqa: BLE001 - whatever their libraries raise
             self.give_up(name, error)
             return None
@@ -160,7 +160,7 @@ def settings_of(spec: RunSpec) -> dict[str, Any]:
 # -- the services --------------------------------------------------------------------------
 
 
-def wandb(spec: RunSpec, account: Account, directory: Path) -> tuple[Log, Close]:
+def wandb(spec: RunSpec, account: Account) -> tuple[Log, Close]:
     import wandb
 
     asked = spec.report_as.get("wandb", {})
@@ -172,7 +172,6 @@ def wandb(spec: RunSpec, account: Account, directory: Path) -> tuple[Log, Close]
         name=asked.get("name") or spec.job_id,
         resume="allow",
         config=settings_of(spec),
-        dir=str(directory),
         settings=wandb.Settings(
             console="off", init_timeout=30, silent=True, api_key=account.get("WANDB_API_KEY")
         ),
@@ -184,13 +183,12 @@ def wandb(spec: RunSpec, account: Account, directory: Path) -> tuple[Log, Close]
     )
 
 
-def swanlab(spec: RunSpec, account: Account, directory: Path) -> tuple[Log, Close]:
+def swanlab(spec: RunSpec, account: Account) -> tuple[Log, Close]:
     import swanlab
 
     if key := account.get("SWANLAB_API_KEY"):
         swanlab.login(api_key=key)
     swanlab.init(
-        logdir=str(directory / "swanlog"),
         project=os.environ.get("SWANLAB_PROJ_NAME", PROJECT),
         experiment_name=spec.job_id,
         config=settings_of(spec),
@@ -205,7 +203,7 @@ def swanlab(spec: RunSpec, account: Account, directory: Path) -> tuple[Log, Clos
     )
 
 
-def mlflow(spec: RunSpec, account: Account, _directory: Path) -> tuple[Log, Close]:
+def mlflow(spec: RunSpec, account: Account) -> tuple[Log, Close]:
     import time
 
     from mlflow import MlflowClient
@@ -241,7 +239,8 @@ def mlflow(spec: RunSpec, account: Account, _directory: Path) -> tuple[Log, Clos
 
 
 def main() -> None:
-    directory = Path(sys.argv[1])
+    directory = Path(sys.argv[1]).resolve()
+    os.chdir(directory)  # where the services' libraries leave what they write
     with (directory / "reports.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
