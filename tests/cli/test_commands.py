@@ -390,7 +390,6 @@ def test_what_is_made_is_made_once(danlu, stack, monkeypatch):
 
 
 def test_models_are_evaluated(danlu, dataset):
-    """Answers that the rows have already: the second time they are no better."""
     told = danlu("evaluate", dataset, "answers:last", "answers:last", "-s", "accuracy", "-s", "f1")
     assert told.count("accuracy 1.0000") == 2
     assert "accuracy: same +0.0000 [+0.0000, +0.0000]" in told
@@ -398,4 +397,3 @@ def test_models_are_evaluated(danlu, dataset):
     assert found["id"] in danlu("evaluations", "show", found["id"])
     assert danlu("evaluations", "rows", found["id"]).count("\n") > 64
     assert "There is no dataset" in danlu("evaluate", "nothing", "answers:last", fails=True)
-    danlu("evaluations", "delete", found["id"], "--yes")
