@@ -140,6 +140,7 @@ class Heart(threading.Thread):
         while not self.leaving.is_set():
             self.facts = self.facts | {
                 "reporters": reporters.available(),
+                "reporters_installed": reporters.installed(),
                 "benchmarks": layouts.ready(settings.benchmark_data),
             }
             for name in inventory.PROBES:
