@@ -1,6 +1,7 @@
 """Every table of every domain: imported by each process entry, so that all foreign keys are known."""
 
 from app.accounts import tables as accounts
+from app.alerts import tables as alerts
 from app.chat import tables as chat
 from app.cluster import tables as cluster
 from app.datasets import tables as datasets
@@ -19,6 +20,7 @@ from app.uploads import tables as uploads
 __all__ = [
     "Base",
     "accounts",
+    "alerts",
     "batches",
     "chat",
     "cluster",

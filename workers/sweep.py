@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
+from app.alerts import service as alerts
 from app.cluster import budgets
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
@@ -31,6 +32,7 @@ from app.models import sweep as models
 from app.queue import SWEPT, redis, transaction
 from app.quotas import limits
 from app.uploads import service as uploads
+from workers import watch
 
 log = structlog.get_logger()
 
@@ -58,6 +60,11 @@ def sweep() -> None:
         files.clear,
         flush,
         requests.clear,
+        watch.nodes,
+        watch.deployments,
+        alerts.repeat,
+        alerts.resend,
+        alerts.clear,
     ):
         run(step)
 
