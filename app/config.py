@@ -31,7 +31,9 @@ class Settings(BaseSettings):
 
     database_url: str = Field("", validation_alias="DATABASE_URL")
     redis_url: str = Field("", validation_alias="REDIS_URL")
-    store: str = ""  # a directory or an fsspec address such as s3://bucket/prefix
+    store: str = ""  # a directory or s3://bucket/prefix
+    s3_addressing: Literal["auto", "path", "virtual"] = "auto"  # path where an endpoint is set
+    cache_gb: int = 200  # of what this machine keeps of a bucket
 
     upgrade_backup: bool = True  # of the database, before tables of an older version are changed
 

@@ -1,7 +1,7 @@
 """The artefact store: finished directories (models, datasets), by id.
 
-An id such as `models/mdl_x` or `segments/3f…` is a relative path. A local store is a
-directory; anything else is an fsspec address, fetched into a content cache.
+An id such as `models/mdl_x` or `segments/3f…` is a relative path. The store is a directory that all
+machines share, or a bucket (`app.bucket`), of which each machine keeps what it needs (`app.cache`).
 """
 
 import contextlib
@@ -12,12 +12,10 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import fsspec
-
+from app import bucket, cache
 from app.config import settings
 
 ID = re.compile(r"[a-z]+/[A-Za-z0-9._-]+\Z")
@@ -33,12 +31,12 @@ def check(artefact: str) -> str:
 
 
 def local_root() -> Path | None:
-    return None if "://" in settings.store_url else Path(settings.store_url)
-
-
-def remote() -> tuple[Any, str]:
-    filesystem, root = fsspec.core.url_to_fs(settings.store_url)
-    return filesystem, root.rstrip("/")
+    """The store's directory; None where it is a bucket."""
+    if settings.store_url.startswith("s3://"):
+        return None
+    if "://" in settings.store_url:
+        raise ValueError(f"DANLU_STORE is a directory or s3://bucket/prefix, not {settings.store}")
+    return Path(settings.store_url)
 
 
 def sync(directory: Path) -> None:
@@ -55,29 +53,25 @@ def put(directory: Path, artefact: str) -> str:
     Putting an id that exists is a no-op: artefacts are immutable.
     """
     check(artefact)
-    if root := local_root():
-        target = root / artefact
-        if target.exists():
-            return artefact
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-        try:
-            shutil.copytree(directory, partial / "d")
-            sync(partial / "d")
-            try:
-                os.rename(partial / "d", target)
-            except OSError:
-                if not target.exists():  # somebody else put the same id first
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    root = local_root()
+    if root is None:
+        bucket.upload(directory, artefact)
         return artefact
-    filesystem, base = remote()
-    if not filesystem.exists(f"{base}/{artefact}/.complete"):
-        for path in sorted(directory.rglob("*")):
-            if path.is_file():
-                filesystem.put_file(str(path), f"{base}/{artefact}/{path.relative_to(directory)}")
-        filesystem.pipe_file(f"{base}/{artefact}/.complete", b"")
+    target = root / artefact
+    if target.exists():
+        return artefact
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
+    try:
+        shutil.copytree(directory, partial / "d")
+        sync(partial / "d")
+        try:
+            os.rename(partial / "d", target)
+        except OSError:
+            if not target.exists():  # somebody else put the same id first
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return artefact
 
 
@@ -85,13 +79,17 @@ def move(directory: Path, artefact: str) -> str:
     """As `put`, and `directory` is gone: a rename where store and directory share a disk."""
     check(artefact)
     root = local_root()
-    if root and not (root / artefact).exists():
+    if root is None:
+        cache.adopt(directory, artefact, bucket.upload(directory, artefact))
+    elif (root / artefact).exists():
+        pass
+    else:
         (root / artefact).parent.mkdir(parents=True, exist_ok=True)
         sync(directory)
         with contextlib.suppress(OSError):  # another disk, or somebody was first: copy
             os.rename(directory, root / artefact)
             return artefact
-    put(directory, artefact)
+        put(directory, artefact)
     shutil.rmtree(directory, ignore_errors=True)
     return artefact
 
@@ -102,38 +100,26 @@ def fetch(artefact: str, without: tuple[str, ...] = ()) -> Path:
     What is only fetched for this leaves out the files that end as `without` says.
     """
     check(artefact)
-    if root := local_root():
-        if not (root / artefact).is_dir():
-            raise FileNotFoundError(artefact)
-        return root / artefact
-    whole = settings.cache / "artefacts" / artefact
-    target = settings.cache / "parts" / artefact if without else whole
-    for found in (whole, target):
-        if found.is_dir():
-            return found
-    filesystem, base = remote()
-    if not filesystem.exists(f"{base}/{artefact}/.complete"):
+    root = local_root()
+    if root is None:
+        return cache.fetch(artefact, without)
+    if not (root / artefact).is_dir():
         raise FileNotFoundError(artefact)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target.parent))
-    try:
-        if without:
-            top = str(filesystem._strip_protocol(f"{base}/{artefact}"))  # noqa: SLF001 - its own spelling
-            for path in filesystem.find(top):
-                if not path.endswith(without):
-                    place = partial / "d" / path.removeprefix(top).lstrip("/")
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    filesystem.get_file(path, str(place))
-        else:
-            filesystem.get(f"{base}/{artefact}/", f"{partial}/d/", recursive=True)
-        try:
-            os.rename(partial / "d", target)
-        except OSError:
-            if not target.exists():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return target
+    return root / artefact
+
+
+def hold(user: str, artefacts: Iterable[str]) -> None:
+    """What `user` (an attempt) works with stays on this machine until `let_go`."""
+    if local_root() is None:
+        cache.hold(user, map(check, artefacts))
+
+
+def holders() -> set[str]:
+    return cache.holders() if local_root() is None else set()
+
+
+def let_go(users: Iterable[str]) -> None:
+    cache.let_go(users)
 
 
 def read(artefact: str, name: str) -> bytes:
@@ -141,40 +127,23 @@ def read(artefact: str, name: str) -> bytes:
     check(artefact)
     if "/" in name or name.startswith("."):
         raise ValueError(f"not a file of an artefact: {name!r}")
-    if root := local_root():
-        return (root / artefact / name).read_bytes()
-    cached = settings.cache / "artefacts" / artefact / name
-    if cached.is_file():
-        return cached.read_bytes()
-    filesystem, base = remote()
-    content: bytes = filesystem.cat_file(f"{base}/{artefact}/{name}")
-    return content
+    root = local_root()
+    return cache.read(artefact, name) if root is None else (root / artefact / name).read_bytes()
 
 
 def delete(artefact: str) -> None:
     check(artefact)
-    if root := local_root():
-        if held(root):
-            aside = root / DELETED / artefact
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(OSError):  # it is not there, or went once before
-                os.rename(root / artefact, aside)
-        shutil.rmtree(root / artefact, ignore_errors=True)
+    root = local_root()
+    if root is None:
+        bucket.delete(artefact)
+        cache.forget(artefact)
         return
-    for kept in ("artefacts", "parts"):
-        shutil.rmtree(settings.cache / kept / artefact, ignore_errors=True)
-    filesystem, base = remote()
-    if filesystem.exists(f"{base}/{artefact}"):
-        filesystem.rm(f"{base}/{artefact}", recursive=True)
-
-
-def size(artefact: str) -> int:
-    """Bytes of all files."""
-    return sum(path.stat().st_size for path in files(artefact))
-
-
-def files(artefact: str) -> Iterator[Path]:
-    return (path for path in fetch(artefact).rglob("*") if path.is_file())
+    if held(root):
+        aside = root / DELETED / artefact
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or went once before
+            os.rename(root / artefact, aside)
+    shutil.rmtree(root / artefact, ignore_errors=True)
 
 
 # -- while a backup is made --------------------------------------------------------------

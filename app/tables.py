@@ -1,5 +1,6 @@
 """Every table of every domain: imported by each process entry, so that all foreign keys are known."""
 
+from app.accounts import audit  # listens to what is written
 from app.accounts import tables as accounts
 from app.alerts import tables as alerts
 from app.chat import tables as chat
@@ -21,6 +22,7 @@ __all__ = [
     "Base",
     "accounts",
     "alerts",
+    "audit",
     "batches",
     "chat",
     "cluster",

@@ -46,6 +46,7 @@ from app.config import ROOT, settings  # noqa: E402
 from app.db import engine  # noqa: E402
 from app.tables import Base  # noqa: E402
 from tests import factories  # noqa: E402
+from tests.buckets import bucketed, s3  # noqa: E402, F401 - fixtures for every test
 from tests.stack import served, stack  # noqa: E402, F401 - fixtures for every test
 
 

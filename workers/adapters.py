@@ -18,6 +18,7 @@ from app.deployments import carrying
 from app.deployments.carrying import Guest, Work
 from app.errors import N_
 from app.queue import transaction
+from workers import process
 from workers.engines import health
 
 log = structlog.get_logger()
@@ -58,6 +59,7 @@ def carry(work: Work) -> None:
                 carrying.mark_unloaded(db, work.replica_id, work.fence, guest.id)
         for guest in work.load:
             began = time.monotonic()
+            storage.hold(process.marker(work.replica_id, work.fence), [guest.artefact])
             error = load(engine, guest) or first_token(work, guest)
             took = time.monotonic() - began
             with transaction() as db:

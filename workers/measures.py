@@ -91,13 +91,15 @@ def start(one: DatasetMeasure, directory: Path, version: DatasetVersion, model: 
     """Start the attempt, or find the process that was started by whoever died before us."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (directory / "spec.json").exists():
+        segments = [str(part["artefact"]) for part in version.segments]
+        storage.hold(process.marker(one.id, one.fence), [model.artefact, *segments])
         spec = MeasureSpec(
             measure_id=one.id,
             fence=one.fence,
             model=str(measures.words_of(model.artefact)),
             kind=version.kind,
             rows=version.rows,
-            segments=[str(storage.fetch(part["artefact"])) for part in version.segments],
+            segments=[str(storage.fetch(segment)) for segment in segments],
             edits=write_edits(version, directory),
         )
         partial = directory / "spec.json.partial"

@@ -18,7 +18,7 @@ from typing import IO, Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import logs, tables
+from app import logs, storage, tables
 from app.cluster import service as cluster
 from app.config import settings
 from app.datasets.measures import service as wanted_measures
@@ -133,7 +133,8 @@ class Heart(threading.Thread):
 def kill_stale(node_id: str) -> None:
     """End every process of this node that belongs to no attempt in force."""
     found = process.attempts()  # before the rows are read: what starts later is not in it
-    if not found:
+    holders = storage.holders()
+    if not found and not holders:
         return
     with transaction() as db:
         current = {process.marker(job.id, job.fence) for job in jobs.active_on(db, node_id)}
@@ -141,6 +142,7 @@ def kill_stale(node_id: str) -> None:
         current |= {
             process.marker(one.id, one.fence) for one in wanted_measures.active_on(db, node_id)
         }
+    storage.let_go(holders - current)
     for run in found.keys() - current:
         log.warning("killing a stale run", run=run)
         owner, _, fence = run.rpartition("-")

@@ -93,6 +93,8 @@ def launch(facts: ReplicaFacts, directory: Path) -> tuple[process.Process, dict[
     process of the first.
     """
     engine = choose(facts.engine, facts.adapter is not None)
+    marker = process.marker(facts.replica_id, facts.fence)
+    storage.hold(marker, filter(None, [facts.model, facts.adapter]))
     model = storage.fetch(facts.model)
     adapter = storage.fetch(facts.adapter) if facts.adapter else None
     said = directory / "engine.json"

@@ -111,6 +111,7 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
     """Fetch what the run needs and write its `spec.json`: once, as a whole, never edited."""
     if (directory / "spec.json").exists():
         return
+    hold(facts)
     base = storage.fetch(facts.base)
     many = 1 if facts.stage == "merge" else max(1, len(facts.devices))
     spec = RunSpec(
@@ -139,6 +140,13 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
     partial = directory / "spec.json.partial"
     partial.write_text(spec.model_dump_json(indent=2))
     partial.rename(directory / "spec.json")
+
+
+def hold(facts: jobs.RunFacts) -> None:
+    """What the run reads stays here while its attempt is in force."""
+    mixed = [segment for part in facts.mix for segment in part["rows"]]
+    needed = [facts.base, facts.adapter, *facts.train, *mixed, *facts.validation]
+    storage.hold(process.marker(facts.job_id, facts.fence), filter(None, needed))
 
 
 def fetched(segments: list[str]) -> list[str]:

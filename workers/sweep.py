@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
+from app.accounts import audit
 from app.alerts import service as alerts
 from app.cluster import budgets
 from app.cluster import service as cluster
@@ -65,6 +66,7 @@ def sweep() -> None:
         alerts.repeat,
         alerts.resend,
         alerts.clear,
+        audit.clear,
     ):
         run(step)
 

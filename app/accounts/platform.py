@@ -80,6 +80,12 @@ class Mail(Section):
         return mail.Server(self.host, self.port, self.security, self.sender, self.user, password)
 
 
+class Audit(Section):
+    """What is kept of who did what."""
+
+    days: int = Field(400, ge=30, le=3650, description="After which an entry is let go.")
+
+
 class Platform(BaseModel):
     """Every setting of the platform, by section."""
 
@@ -87,6 +93,7 @@ class Platform(BaseModel):
 
     general: General = General()
     mail: Mail = Mail()
+    audit: Audit = Audit()
 
 
 SECTIONS: dict[str, type[Section]] = {

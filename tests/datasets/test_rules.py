@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from app import storage
+from app import cache
 from app.accounts.auth import Principal
 from app.datasets import presets, service, work
 from app.datasets.rows import browse
 from app.datasets.states import MOVES, switch
 from app.datasets.tables import Dataset, DatasetVersion
 from app.errors import Conflict, Forbidden, Invalid, NotFound
+from tests.buckets import kinds
 from tests.datasets.files import BAD, many, row
 from tests.datasets.test_work import large, upload  # noqa: F401
 from tests.factories import make_dataset, make_workspace
@@ -154,21 +155,14 @@ def test_a_name_is_found_for_what_has_none(name: str) -> None:
         service.clean_name("a\0", "")
 
 
-def test_a_store_elsewhere(db: Session, who: Principal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An object store: rows come through the content cache, and nothing stays of an upload."""
-    monkeypatch.setattr("app.config.settings.store", "memory://danlu-test")
+def test_a_store_elsewhere(db: Session, who: Principal, bucketed: str) -> None:
+    """A bucket: rows come through what is kept here, and nothing stays of an upload."""
     made = work.take(who, upload(many(1500)))
     assert next(number for number, _ in browse.page(made, offset=1490, limit=50).rows) == 1490
     assert work.publish(who, made.dataset_id).status == "published"
-    files, _ = storage.remote()
-    assert {path.split("/")[2] for path in files.find("/danlu-test")} == {
-        "segments",
-        "facts",
-        "checks",
-    }
-    cached = [path.name for path in (storage.settings.cache / "artefacts").iterdir()]
-    assert not any((storage.settings.cache / "artefacts" / "uploads").glob("*")), cached
+    assert kinds(bucketed) == {"segments", "facts", "checks"}
+    assert not list((cache.root() / "artefacts" / "uploads").glob("*"))
     service.remove(db, who, made.dataset_id)
     db.commit()
     work.clear(made.dataset_id)
-    assert files.find("/danlu-test") == []
+    assert kinds(bucketed) == set()
