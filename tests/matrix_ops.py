@@ -13,10 +13,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/alerts/rules": RULE,
     "PUT /api/v1/alerts/rules/{rule_id}": RULE,
     "POST /api/v1/platform/alerts/rules": RULE,
-    "PUT /api/v1/platform/alerts/rules/{rule_id}": RULE,
+    "PUT /api/v1/platform/alerts/rules/{platform_rule_id}": RULE,
 }
 
 
 def objects(db: Session, workspace: Workspace) -> dict[str, str]:
     rule = AlertRule(workspace_id=workspace.id, name="x", kinds=["job_failed"], how="mail")
-    return {"rule_id": added(db, rule).id}
+    of_all = AlertRule(workspace_id=None, name="x", kinds=["job_failed"], how="mail")
+    return {"rule_id": added(db, rule).id, "platform_rule_id": added(db, of_all).id}

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.accounts.auth import PLATFORM, Principal, requires
 from app.alerts import rules
@@ -24,6 +24,10 @@ State = Annotated[Literal["", "firing", "resolved"], Query(description="Empty: b
 def routes(prefix: str, name: str, reader: Any, writer: Any) -> APIRouter:
     """The same of a workspace and of the platform, whose rules belong to no workspace."""
     router = APIRouter(prefix=f"/api/v1{prefix}", tags=["alerts"])
+
+    # a name of its own: paths of either kind stand in one description
+    key = "platform_rule_id" if name == "platform_alerts" else "rule_id"
+    rule_path: Any = Path(alias=key, max_length=40)
 
     def place(who: Principal) -> str | None:
         return None if name == "platform_alerts" else who.workspace_id
@@ -69,25 +73,29 @@ def routes(prefix: str, name: str, reader: Any, writer: Any) -> APIRouter:
         rule, secret = rules.save(db, who, place(who), body)
         return RuleOut.of(rule, secret)
 
-    @router.get("/rules/{rule_id}", name=f"api:{name}:rule")
-    def read_rule(rule_id: str, db: Db, who: Principal = writer) -> RuleOut:
+    @router.get(f"/rules/{{{key}}}", name=f"api:{name}:rule")
+    def read_rule(db: Db, who: Principal = writer, rule_id: str = rule_path) -> RuleOut:
         """One rule."""
         return RuleOut.of(rules.get(db, place(who), rule_id))
 
-    @router.put("/rules/{rule_id}", name=f"api:{name}:change")
-    def change_rule(rule_id: str, body: RuleIn, db: Db, who: Principal = writer) -> RuleOut:
+    @router.put(f"/rules/{{{key}}}", name=f"api:{name}:change")
+    def change_rule(
+        body: RuleIn, db: Db, who: Principal = writer, rule_id: str = rule_path
+    ) -> RuleOut:
         """All of it but `url` and `secret`, which stay where they are left out."""
         rule = rules.get(db, place(who), rule_id)
         return RuleOut.of(*rules.save(db, who, place(who), body, rule))
 
-    @router.delete("/rules/{rule_id}", status_code=204, name=f"api:{name}:remove")
-    def remove_rule(rule_id: str, db: Db, who: Principal = writer) -> Response:
+    @router.delete(f"/rules/{{{key}}}", status_code=204, name=f"api:{name}:remove")
+    def remove_rule(db: Db, who: Principal = writer, rule_id: str = rule_path) -> Response:
         """Nobody is told by it any more."""
         rules.remove(db, place(who), rule_id)
         return Response(status_code=204)
 
-    @router.post("/rules/{rule_id}/test", status_code=202, name=f"api:{name}:test")
-    def test_rule(request: Request, rule_id: str, db: Db, who: Principal = writer) -> DeliveryOut:
+    @router.post(f"/rules/{{{key}}}/test", status_code=202, name=f"api:{name}:test")
+    def test_rule(
+        request: Request, db: Db, who: Principal = writer, rule_id: str = rule_path
+    ) -> DeliveryOut:
         """Tell the recipients that this is a test; `deliveries` says what came of it."""
         return DeliveryOut.of(request, rules.test(db, place(who), rule_id))
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from app import mail
 from app.accounts import platform as settings
@@ -24,6 +24,10 @@ def routes(prefix: str, name: str, reader: Any, writer: Any) -> APIRouter:
     router = APIRouter(prefix=prefix, include_in_schema=False)
     is_platform = name == "platform_alerts"
 
+    # a name of its own: paths of either kind stand in one description
+    key = "platform_rule_id" if name == "platform_alerts" else "rule_id"
+    rule_path: Any = Path(alias=key, max_length=40)
+
     def place(who: Principal) -> str | None:
         return None if is_platform else who.workspace_id
 
@@ -41,6 +45,7 @@ def routes(prefix: str, name: str, reader: Any, writer: Any) -> APIRouter:
             request,
             "alerts/page.html",
             routes=name,
+            key=key,
             kinds=KINDS,
             firing=rules.firing(db, place(who)),
             past=past,
@@ -64,27 +69,33 @@ def routes(prefix: str, name: str, reader: Any, writer: Any) -> APIRouter:
     ) -> Response:
         return save(request, db, who, form)
 
-    @router.get("/rules/{rule_id}", name=f"{name}:rule")
-    def detail(request: Request, rule_id: str, db: Db, who: Principal = writer) -> Response:
+    @router.get(f"/rules/{{{key}}}", name=f"{name}:rule")
+    def detail(
+        request: Request, db: Db, who: Principal = writer, rule_id: str = rule_path
+    ) -> Response:
         return form_page(request, db, rules.get(db, place(who), rule_id))
 
-    @router.post("/rules/{rule_id}", name=f"{name}:change")
+    @router.post(f"/rules/{{{key}}}", name=f"{name}:change")
     def change(
         request: Request,
-        rule_id: str,
         db: Db,
         who: Principal = writer,
+        rule_id: str = rule_path,
         form: Any = parsed(RuleForm),
     ) -> Response:
         return save(request, db, who, form, rules.get(db, place(who), rule_id))
 
-    @router.post("/rules/{rule_id}/delete", name=f"{name}:remove")
-    def remove(request: Request, rule_id: str, db: Db, who: Principal = writer) -> Response:
+    @router.post(f"/rules/{{{key}}}/delete", name=f"{name}:remove")
+    def remove(
+        request: Request, db: Db, who: Principal = writer, rule_id: str = rule_path
+    ) -> Response:
         rules.remove(db, place(who), rule_id)
         return redirect(request, f"{name}:page")
 
-    @router.post("/rules/{rule_id}/test", name=f"{name}:test")
-    def test(request: Request, rule_id: str, db: Db, who: Principal = writer) -> Response:
+    @router.post(f"/rules/{{{key}}}/test", name=f"{name}:test")
+    def test(
+        request: Request, db: Db, who: Principal = writer, rule_id: str = rule_path
+    ) -> Response:
         rules.test(db, place(who), rule_id)
         return redirect(request, f"{name}:page")
 
@@ -115,6 +126,7 @@ def routes(prefix: str, name: str, reader: Any, writer: Any) -> APIRouter:
             "alerts/rule.html",
             status=422 if form else 200,
             routes=name,
+            key=key,
             kinds=offered(is_platform),
             hows=HOWS,
             rule=rule,
