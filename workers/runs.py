@@ -22,7 +22,7 @@ from app.config import settings
 from app.db import now
 from app.deployments import results
 from app.errors import N_, DomainError
-from app.jobs import exports
+from app.jobs import benchmarks, exports
 from app.jobs import runs as jobs
 from app.jobs.states import FINAL
 from app.jobs.tables import Job, JobCheckpoint
@@ -199,7 +199,7 @@ def store(job: Job, directory: Path) -> dict[str, Any]:
     made = next(
         (
             directory / name
-            for name in ("adapter", "model", "export")
+            for name in ("adapter", "model", "export", "benchmark")
             if (directory / name).is_dir()
         ),
         None,
@@ -209,6 +209,8 @@ def store(job: Job, directory: Path) -> dict[str, Any]:
     result: dict[str, Any] = json.loads((directory / "result.json").read_text())
     if job.stage == "export":
         return {**result, "artefact": storage.put(made, exports.artefact(job))}
+    if job.stage == "evaluate":
+        return {**result, "artefact": storage.put(made, benchmarks.artefact(job))}
     facts = weights.inspect(made)
     artefact = storage.put(made, f"models/{process.marker(job.id, job.fence)}")
     board = directory / "tensorboard"
