@@ -46,46 +46,8 @@ MANAGED = ("/workspaces/{workspace_id}/members", "/quotas/{workspace}/members")
 OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
-<<<<<<< HEAD
-BODIES = (
-    matrix_money.BODIES
-    | matrix_ops.BODIES
-    | {
-        "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
-        "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
-        "PUT /api/v1/me/language": {"language": "zh"},
-        "PUT /api/v1/me/password": {"current": "x", "password": "y"},
-        "POST /api/v1/users": {"email": "new@example.com", "workspace_id": "{workspace_id}"},
-        "PUT /api/v1/tuned-calls": {"mode": "load"},
-        "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
-        "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
-        "POST /api/v1/models": {"preset": "qwen3-0.6b"},
-        "POST /api/v1/datasets/{dataset_id}/mapping": {"format": "text", "columns": {"text": "a"}},
-        "POST /api/v1/datasets/{dataset_id}/rows": {"rows": [{"messages": []}]},
-        "PATCH /api/v1/datasets/{dataset_id}/rows/{row}": {"row": {}, "hash": "x"},
-        "POST /api/v1/datasets/{dataset_id}/rows/restore": {"ids": ["r1"]},
-        "POST /api/v1/datasets/{dataset_id}/replace": {"find": "x"},
-        "POST /api/v1/datasets/{dataset_id}/cleaning": CLEANING,
-        "POST /api/v1/deployments/{deployment_id}/scale": {"replicas": 1},
-        "POST /api/v1/deployments/{deployment_id}/rollback": {"revision": 1},
-        "PUT /api/v1/deployments/{deployment_id}/schedule": {"windows": [{"up": "0 8 * * *"}]},
-        "POST /api/v1/datasets/{dataset_id}/cleaning/preview": CLEANING,
-        "POST /api/v1/conversations": {"content": "x", "columns": [{"lane": 0, "model": "x"}]},
-        "POST /api/v1/conversations/{conversation_id}/answers": {
-            "question": "{message_id}",
-            "model": "x",
-        },
-        "POST /api/v1/conversations/{conversation_id}/show": {"message": "{message_id}"},
-        "PUT /api/v1/chat-presets": {"name": "x"},
-        "POST /api/v1/feedback/dataset": {"kind": "sft"},
-        "POST /v1/batches": {"input_file_id": "{batch_file_id}", "endpoint": "/v1/completions"},
-        "PUT /api/v1/keys/{key_id}/log": {"log": "full"},
-        "POST /v1/uploads/{incoming_id}/complete": {"part_ids": ["part_x"]},
-        "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
-    }
-)
-=======
 BODIES = matrix_money.BODIES | {
+    **matrix_ops.BODIES,
     "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
     "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
@@ -120,7 +82,6 @@ BODIES = matrix_money.BODIES | {
     "POST /v1/uploads/{incoming_id}/complete": {"part_ids": ["part_x"]},
     "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
 }
->>>>>>> main
 FORMS = matrix_money.FORMS | {
     "POST /jobs/merge": {"model": "{adapter_id}"},
     "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
