@@ -1,4 +1,4 @@
-"""What `tests/matrix.py` needs for alerts and backups, and bodies for which it has no room."""
+"""What `tests/matrix.py` needs for alerts and backups."""
 
 from typing import Any
 
@@ -10,13 +10,6 @@ from tests.factories import added
 
 RULE = {"name": "x", "kinds": ["job_failed"], "addresses": ["a@example.com"]}
 BODIES: dict[str, dict[str, Any]] = {
-    "POST /api/v1/secrets": {"kind": "wandb", "value": "0123456789abcdef"},
-    "PUT /api/v1/secrets/{secret_id}": {"value": "0123456789abcdef"},
-    "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
-    "PUT /api/v1/me/language": {"language": "zh"},
-    "PUT /api/v1/me/password": {"current": "x", "password": "y"},
-    "PUT /api/v1/tuned-calls": {"mode": "load"},
-    "PUT /api/v1/chat-presets": {"name": "x"},
     "POST /api/v1/alerts/rules": RULE,
     "PUT /api/v1/alerts/rules/{rule_id}": RULE,
     "POST /api/v1/platform/alerts/rules": RULE,

@@ -83,6 +83,15 @@ class Mail(Section):
         return mail.Server(self.host, self.port, self.security, self.sender, self.user, password)
 
 
+class People(Section):
+    """Who comes in, and what they may do by themselves."""
+
+    create_workspaces: bool = Field(
+        False, description="Whether everybody makes workspaces; else platform admins alone."
+    )
+    invitation_days: int = Field(7, ge=1, le=90, description="How long an invitation's link lasts.")
+
+
 class Audit(Section):
     """What is kept of who did what."""
 
@@ -147,6 +156,7 @@ class Platform(BaseModel):
 
     general: General = General()
     mail: Mail = Mail()
+    people: People = People()
     maintenance: Maintenance = Maintenance()
     audit: Audit = Audit()
 
