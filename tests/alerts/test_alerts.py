@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,81 +12,19 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from app import mail
-from app.accounts import platform
 from app.alerts import delivering, rules
 from app.alerts import service as alerts
 from app.alerts.schemas import RuleIn
-from app.alerts.tables import Alert, AlertDelivery, AlertRule
+from app.alerts.tables import Alert, AlertRule
 from app.config import settings
 from app.db import now
-from app.errors import N_, Invalid
+from app.errors import Invalid
 from app.jobs import states
-from app.queue import transaction
 from tests import factories as make
+from tests.alerts.acts import deliver, fire, late, rule
 from tests.alerts.receivers import Hook, Post
-from tests.conftest import Client, sign_in
+from tests.conftest import Client
 from workers import sweep, watch
-
-FAILED = N_("Job %(name)s failed.")
-
-
-@pytest.fixture
-def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
-    made = Hook()
-    monkeypatch.setattr(settings, "fetch_allow", f"127.0.0.1:{made.port}")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def post(db: Session) -> Iterator[Post]:
-    """A mail server, and settings that name it."""
-    made = Post()
-    made.controller.start()
-    values = {"host": "127.0.0.1", "port": made.port, "security": "none", "user": "danlu"}
-    values |= {"password": "s3cret", "sender": "danlu@example.com"}
-    platform.change(db, None, mail=values)
-    db.commit()
-    yield made
-    made.controller.stop()
-
-
-def rule(db: Session, client: Client, *, of_platform: bool = False, **given: object) -> AlertRule:
-    who = make.make_principal(client.user, client.workspace)
-    values = {"name": "ops", "kinds": ["job_failed"], "language": "en"} | given
-    made, _ = rules.save(
-        db, who, None if of_platform else client.workspace.id, RuleIn.model_validate(values)
-    )
-    db.commit()
-    return made
-
-
-def fire(db: Session, client: Client, kind: str = "job_failed", subject: str = "job_x") -> None:
-    alerts.raise_(
-        db,
-        kind,
-        subject,
-        FAILED,
-        {"name": "tone"},
-        workspace_id=client.workspace.id,
-        link="/jobs/job_x",
-    )
-    db.commit()
-
-
-def deliver(db: Session) -> list[AlertDelivery]:
-    """What the workers would do; the deliveries, the oldest first."""
-    order = select(AlertDelivery).order_by(AlertDelivery.created_at, AlertDelivery.id)
-    for one in db.scalars(order.where(AlertDelivery.state == "waiting")):
-        delivering.deliver(one.id)
-    db.expire_all()
-    return list(db.scalars(order))
-
-
-def late(db: Session) -> None:
-    db.execute(text("UPDATE alert_deliveries SET due_at = now()"))
-    db.commit()
-
 
 # -- telling -----------------------------------------------------------------------------
 
@@ -333,87 +270,3 @@ def test_what_was_goes_in_the_end(db: Session, client: Client) -> None:
     alerts.clear(db)
     db.commit()
     assert [one.subject for one in db.scalars(select(Alert))] == ["job_y"]
-
-
-# -- pages and JSON ----------------------------------------------------------------------
-
-
-def test_a_rule_by_its_page(db: Session, client: Client, hook: Hook) -> None:
-    form = {"name": "群", "kinds": ["job_failed", "quota_near"], "how": "feishu", "url": hook.url,
-            "enabled": "true", "repeat_minutes": "60", "language": "zh"}  # fmt: skip
-    assert client.post("/alerts/rules", data=form).status_code == 303
-    page = client.get("/alerts").text
-    assert "群" in page
-    assert "127.0.0.1" in page
-    assert "t0p" not in page
-    (made,) = db.scalars(select(AlertRule))
-    assert (made.kinds, made.enabled) == (["job_failed", "quota_near"], True)
-    detail = client.get(f"/alerts/rules/{made.id}").text
-    assert "t0p" not in detail
-    kept = {**form, "url": "", "name": "大群"}
-    assert client.post(f"/alerts/rules/{made.id}", data=kept).status_code == 303
-    db.expire_all()
-    assert (made.name, made.url) == ("大群", hook.url)
-    assert client.post(f"/alerts/rules/{made.id}/test").status_code == 303
-    assert [one.state for one in deliver(db)] == ["delivered"]
-    assert "测试" in hook.got[0][2].decode()
-    assert client.post(f"/alerts/rules/{made.id}/delete").status_code == 303
-    assert db.scalars(select(AlertRule)).all() == []
-
-
-def test_a_wrong_form_keeps_what_was_typed(client: Client) -> None:
-    form = {"name": "ops", "kinds": "job_failed", "how": "mail", "addresses": "nobody"}
-    refused = client.post("/alerts/rules", data=form, headers={"accept-language": "en"})
-    assert refused.status_code == 422
-    assert "Give mail addresses" in refused.text
-    assert "nobody" in refused.text
-    none = client.post("/alerts/rules", data={"name": "x", "how": "mail", "addresses": "a@b.c"})
-    assert none.status_code == 422
-
-
-def test_by_the_api(db: Session, api: Client, hook: Hook) -> None:
-    body = {"name": "hook", "kinds": ["job_failed"], "how": "webhook", "url": hook.url}
-    made = api.post("/api/v1/alerts/rules", json=body)
-    assert made.status_code == 201, made.text
-    assert made.json()["secret"].startswith("whsec_")
-    path = f"/api/v1/alerts/rules/{made.json()['id']}"
-    assert api.get(path).json()["secret"] is None
-    changed = api.put(path, json={**body, "url": "", "enabled": False})
-    assert changed.json()["enabled"] is False
-    fire(db, api)
-    listed = api.get("/api/v1/alerts").json()
-    assert [one["message"] for one in listed["data"]] == ["Job tone failed."]
-    tested = api.post(f"{path}/test")
-    assert tested.status_code == 202
-    deliver(db)
-    told = api.get("/api/v1/alerts/deliveries").json()["data"]
-    assert [(one["event"], one["state"]) for one in told] == [("test", "delivered")]
-    for _ in range(rules.TESTS):
-        last = api.post(f"{path}/test")
-    assert last.status_code == 429
-    assert api.delete(path).status_code == 204
-    assert api.get(path).status_code == 404
-
-
-def test_what_fires_stands_on_both_pages(db: Session, client: Client) -> None:
-    fire(db, client, "deployment_unhealthy", "dep_x")
-    assert "tone" in client.get("/alerts").text
-    assert client.get("/admin/alerts").status_code == 403
-    client.user.is_platform_admin = True
-    db.commit()
-    assert "tone" in client.get("/admin/alerts").text
-    elsewhere = make.make_workspace(db, owner=client.user)
-    sign_in(db, client, client.user, elsewhere)
-    assert "tone" not in client.get("/alerts").text
-
-
-def test_a_test_mail_from_the_page(db: Session, client: Client, post: Post) -> None:
-    client.user.is_platform_admin = True
-    db.commit()
-    assert client.post("/admin/alerts/mail").status_code == 200
-    assert [to for to, _ in post.mails] == [[client.user.email]]
-    with transaction() as other:
-        platform.change(other, None, mail={"password": "wrong"})
-    page = client.post("/admin/alerts/mail", headers={"accept-language": "en"})
-    assert "refuses the sign-in" in page.text
-    assert "wrong" not in page.text
