@@ -24,7 +24,7 @@ from app.jobs.tables import JobCheckpoint
 from app.main import app
 from app.uploads.tables import Upload
 from tests import factories as make
-from tests import matrix_evaluations, matrix_gateway, matrix_money, matrix_people
+from tests import matrix_evaluations, matrix_gateway, matrix_money, matrix_ops, matrix_people
 from tests.conftest import Client
 from tests.matrix_gateway import UPLOAD
 
@@ -41,6 +41,7 @@ UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = matrix_money.BODIES | {
     **matrix_evaluations.BODIES,
+    **matrix_ops.BODIES,
     "POST /api/v1/secrets": {"kind": "wandb", "value": "0123456789abcdef"},
     "PUT /api/v1/secrets/{secret_id}": {"value": "0123456789abcdef"},
     "PUT /api/v1/me/language": {"language": "zh"},
@@ -287,6 +288,7 @@ def objects(
         "secret_id": secret.id,
         "section": "general",
         "version": "1",
+        **matrix_ops.objects(db, workspace),
         "model_id": model.id,
         "adapter_id": adapter.id,
         "import_id": make.make_import(db, workspace, owner).id,
