@@ -160,7 +160,7 @@ def form_page(
         priorities=priorities.allowed(db, who),
         shares=methods.shares(stage, method),
         titles=view.FIGURES,
-        reporters=reporters.offered(db),
+        reporters=reporters.offered(db, who),
         **guess(request, db, who, values),
     )
 
