@@ -14,12 +14,12 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.accounts import audit
-from app.cluster import budgets, readings
+from app.cluster import budgets, nodes, readings
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
 from app.datasets.measures import service as measures
-from app.deployments import idle, metrics, replicas, schedules, wanted
+from app.deployments import idle, metrics, moving, replicas, schedules, wanted
 from app.errors import N_
 from app.gateway import ledger
 from app.gateway.files import service as files
@@ -41,6 +41,7 @@ def sweep() -> None:
         bury,
         schedules.carry_out,
         idle.rest,
+        empty,
         wanted.reconcile,
         decide,
         budgets.write,
@@ -98,6 +99,18 @@ def decide(db: Session) -> None:
     for grant in cluster.decide(db):
         owner = jobs if grant.owner_kind == "job" else replicas
         owner.grant(db, grant.owner_id, grant.node_id)
+
+
+def empty(db: Session) -> None:
+    """Have what runs on nodes that are drained leave them."""
+    draining = nodes.draining(db)
+    if draining:
+        cluster.lock(db)
+    for node_id, late in draining:
+        for job in jobs.active_on(db, node_id):
+            jobs.make_way(db, job.id, late=late)
+        for replica in replicas.active_on(db, node_id):
+            moving.make_way(db, replica.id, late=late)
 
 
 def bury(db: Session) -> None:

@@ -15,7 +15,7 @@ from app.db import new_id
 from app.errors import N_, Conflict, Invalid, NotFound
 from app.jobs import data, forecast, methods, starts, webhook
 from app.jobs.schemas import NAME, JobCreate
-from app.jobs.states import FINAL, MESSAGES, note, switch
+from app.jobs.states import DRAINED, FINAL, MESSAGES, note, switch
 from app.jobs.tables import Job
 from app.models import service as models
 from app.models.tables import Model
@@ -287,6 +287,8 @@ def pause(db: Session, workspace_id: str, job_id: str) -> Job:
     """Save a checkpoint, stop, and give the devices back."""
     job = locked(db, workspace_id, job_id)
     if job.state in ("pausing", "paused"):
+        if job.reason == DRAINED:
+            job.reason = ""  # it was to wait again: now it stays paused
         return job
     if job.state in FINAL:
         raise Conflict(OVER, state=job.state)

@@ -29,7 +29,7 @@ MOVES: dict[str, set[str]] = {
     # A run may end before its start was recorded: a node can lose the database for a while.
     "scheduled": {"running", "queued", "pausing", "cancelling", "succeeded", "failed"},
     "running": {"queued", "pausing", "cancelling", "succeeded", "failed"},
-    "pausing": {"paused", "cancelling", "succeeded", "failed"},
+    "pausing": {"paused", "queued", "cancelling", "succeeded", "failed"},
     "paused": {"queued", "cancelled"},
     "cancelling": {"cancelled"},
     "cancelled": set(),
@@ -37,6 +37,7 @@ MOVES: dict[str, set[str]] = {
     "succeeded": set(),
 }
 FINAL = tuple(state for state, moves in MOVES.items() if not moves)
+DRAINED = "drained"  # why it is pausing or queued: its node was to be empty
 ACTIVE = ("scheduled", "running", "pausing", "cancelling")  # a node may have processes of it
 
 MESSAGES = {
