@@ -11,7 +11,16 @@ from starlette.staticfiles import StaticFiles
 
 from app import failures, guard, logs, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
-from app.accounts import acting, audit_api, audit_routes, people_api, settings_api, settings_routes
+from app.accounts import (
+    acting,
+    audit_api,
+    audit_routes,
+    people_api,
+    secrets_api,
+    secrets_routes,
+    settings_api,
+    settings_routes,
+)
 from app.accounts import api as accounts_api
 from app.accounts import routes as accounts_routes
 from app.chat import api as chat_api
@@ -146,6 +155,8 @@ for module in (
     people_api,
     audit_routes,
     audit_api,
+    secrets_routes,
+    secrets_api,
     settings_routes,
     settings_api,
     imports_routes,

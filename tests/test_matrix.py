@@ -202,7 +202,7 @@ def own(line: Line, role: str) -> bool:
 
 def holder(line: Line) -> str:
     """The least of those in `World.users` whom the route must serve."""
-    own = ("sign_in_id", "key_id", "conversation_id", "preset_id", "request_id")
+    own = ("sign_in_id", "secret_id", "key_id", "conversation_id", "preset_id", "request_id")
     if any(part in line.path for part in own):
         return "owner"  # whose these are
     return "admin" if managed(line) else str(line.role)

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import hubs, storage
+from app.accounts import user_secrets
 from app.accounts.auth import Principal
 from app.config import settings
 from app.db import new_id
@@ -36,6 +37,7 @@ class Asked(BaseModel):
     hub: Literal["", "huggingface", "modelscope"] = ""
     repository: str = Field("", max_length=400, description="owner/name, or its address")
     revision: str = Field("", max_length=200, description="Branch, tag or commit; kept as commit")
+    secret: str = Field("", max_length=60, description="Id of a secret: the hub's token")
     path: str = Field("", max_length=4000, description="Of a directory on the server")
     uploads: list[str] = Field([], max_length=FILES, description="Ids of complete uploads")
     base: str = Field("", max_length=200, description="Of an adapter: id or name of its base")
@@ -68,7 +70,9 @@ def begin(who: Principal, asked: Asked) -> ModelImport:
                 name=base.name,
             )
         sent = uploads.complete(db, who, asked.uploads)
-    source, label = from_uploads(sent) if sent else from_place(asked)
+        source, label = from_uploads(sent) if sent else from_place(asked)
+        if asked.secret:
+            source["secret"] = user_secrets.find(db, who, asked.secret, source["from"]).id
     one = ModelImport(
         id=new_id("imp"),
         workspace_id=who.workspace_id,
