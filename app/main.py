@@ -15,11 +15,16 @@ from app.accounts import (
     acting,
     audit_api,
     audit_routes,
+    invitations_api,
+    links_routes,
     people_api,
+    people_routes,
     secrets_api,
     secrets_routes,
     settings_api,
     settings_routes,
+    workspaces_api,
+    workspaces_routes,
 )
 from app.accounts import api as accounts_api
 from app.accounts import routes as accounts_routes
@@ -28,7 +33,7 @@ from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
 from app.dashboard import api as dashboard_api
-from app.dashboard import devices_routes, nodes_api, openapi
+from app.dashboard import devices_routes, nodes_api, openapi, tariffs_api, usage_api
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
 from app.datasets import routes as datasets_routes
@@ -95,7 +100,7 @@ from app.models import imports_api as model_imports_api
 from app.models import imports_routes as model_imports_routes
 from app.models import routes as model_routes
 from app.quotas import api as quotas_api
-from app.quotas import prices_api
+from app.quotas import asking_api, money_api, prices_api
 from app.uploads import api as uploads_api
 
 logs.configure()
@@ -152,7 +157,12 @@ for module in (
     dashboard_api,
     accounts_routes,
     accounts_api,
+    workspaces_routes,
+    links_routes,
+    workspaces_api,
+    invitations_api,
     people_api,
+    people_routes,
     audit_routes,
     audit_api,
     secrets_routes,
@@ -225,6 +235,10 @@ for module in (
     cluster_api,
     quotas_api,
     prices_api,
+    money_api,
+    asking_api,
+    usage_api,
+    tariffs_api,
     uploads_api,
 ):
     app.include_router(module.router)

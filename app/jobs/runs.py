@@ -208,6 +208,7 @@ def end(
         return False
     place = place_of(db, job)
     cluster.release(db, "job", job.id)
+    outcomes.record_tokens(db, job, result)
     job.pid = job.pid_started = None
     if job.state == "cancelling":
         switch(db, job, "cancelled")

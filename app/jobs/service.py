@@ -165,6 +165,7 @@ def reserve(db: Session, job: Job) -> None:
     hours = float((job.estimate or {}).get("device_hours") or 0)
     if job.total:
         hours *= max(0.0, 1 - job.step / job.total)
+    model = db.get_one(Model, job.model_id)
     budgets.reserve(
         db,
         owner_id=job.id,
@@ -172,6 +173,8 @@ def reserve(db: Session, job: Job) -> None:
         user_id=job.created_by,
         devices=job.devices,
         device_ms=round(hours * HOUR),
+        model_id=model.id,
+        base_id=model.base_id or "",
     )
 
 

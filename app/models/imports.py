@@ -18,6 +18,7 @@ from app.models import importing, presets, service, sources
 from app.models.states import CANCELLED, FAILED, IMPORTING, SUCCEEDED, switch
 from app.models.tables import Model, ModelImport
 from app.queue import transaction
+from app.quotas import stored
 from app.uploads import service as uploads
 from app.uploads.tables import Upload
 
@@ -62,6 +63,7 @@ def begin(who: Principal, asked: Asked) -> ModelImport:
     clean_name(asked.name, "")
     with transaction() as db:
         room(db, who)
+        stored.check(db, who.workspace_id, who.user_id)
         base = service.get(db, who.workspace_id, asked.base) if asked.base else None
         if base is not None and base.kind == "adapter":
             raise Invalid(
