@@ -25,6 +25,7 @@ from app.datasets.measures import service as wanted_measures
 from app.deployments import replicas as deployments
 from app.jobs import loads
 from app.jobs import runs as jobs
+from app.nodework.asking import do
 from app.queue import transaction
 from workers import (
     adapters,
@@ -109,10 +110,9 @@ class Heart(threading.Thread):
         return self.gpus.list() or inventory.cpus()
 
     def tell(self, devices: list[dict[str, Any]]) -> None:
-        with transaction() as db:
-            facts = self.facts | {"shipping_lag": runs.shipping_lag()}
-            cluster.beat(db, self.node_id, settings.node_host, facts, devices)
-            loads.record(db, self.node_id)
+        facts = self.facts | {"shipping_lag": runs.shipping_lag()}
+        do(cluster.beat, self.node_id, settings.node_host, facts, devices)
+        do(loads.record, self.node_id)
 
     def say_goodbye(self) -> None:
         """The last beat before the node goes down on purpose: nothing new may come here."""
