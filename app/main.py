@@ -11,8 +11,8 @@ from starlette.staticfiles import StaticFiles
 
 from app import failures, guard, logs, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
+from app.accounts import acting, audit_api, audit_routes, people_api, settings_api, settings_routes
 from app.accounts import api as accounts_api
-from app.accounts import people_api, settings_api, settings_routes
 from app.accounts import routes as accounts_routes
 from app.chat import api as chat_api
 from app.chat import routes as chat_routes
@@ -119,6 +119,7 @@ app = FastAPI(
     middleware=[
         Middleware(guard.Trace),
         Middleware(guard.Proxies),
+        Middleware(acting.Actors),
         Middleware(guard.Aliases),
         Middleware(GZipMiddleware, compresslevel=5, exclude_content_types=UNZIPPED),
         Middleware(guard.Catch),
@@ -139,6 +140,8 @@ for module in (
     accounts_routes,
     accounts_api,
     people_api,
+    audit_routes,
+    audit_api,
     settings_routes,
     settings_api,
     imports_routes,

@@ -1,5 +1,6 @@
 """Every table of every domain: imported by each process entry, so that all foreign keys are known."""
 
+from app.accounts import audit  # listens to what is written
 from app.accounts import tables as accounts
 from app.chat import tables as chat
 from app.cluster import tables as cluster
@@ -19,6 +20,7 @@ from app.uploads import tables as uploads
 __all__ = [
     "Base",
     "accounts",
+    "audit",
     "batches",
     "chat",
     "cluster",

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
+from app.accounts import audit
 from app.cluster import budgets
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
@@ -58,6 +59,7 @@ def sweep() -> None:
         files.clear,
         flush,
         requests.clear,
+        audit.clear,
     ):
         run(step)
 

@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
-from app.accounts import limits, platform
+from app.accounts import acting, limits, platform
 from app.accounts.limits import NO_LIMITS, Limits
 from app.accounts.tables import ApiKey, Membership, SignIn, User, Workspace
 from app.config import settings
@@ -219,6 +219,7 @@ def identify(request: Request) -> Principal | None:
             request.state.platform = platform.read(db)
     if who is not None:
         check_address(request, who)
+        acting.become(who)
     request.state.who = who
     return who
 

@@ -58,12 +58,19 @@ class General(Section):
     )
 
 
+class Audit(Section):
+    """What is kept of who did what."""
+
+    days: int = Field(400, ge=30, le=3650, description="After which an entry is let go.")
+
+
 class Platform(BaseModel):
     """Every setting of the platform, by section."""
 
     model_config = ConfigDict(extra="forbid")
 
     general: General = General()
+    audit: Audit = Audit()
 
 
 SECTIONS: dict[str, type[Section]] = {

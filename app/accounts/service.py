@@ -299,15 +299,13 @@ def set_role(db: Session, who: Principal, *, workspace_id: str, user_id: str, ro
 def remove_member(db: Session, who: Principal, *, workspace_id: str, user_id: str) -> None:
     """Their API keys of this workspace stop working with the membership."""
     db.delete(membership_to_change(db, who, workspace_id, user_id))
-    db.execute(
-        update(ApiKey)
-        .where(
-            ApiKey.workspace_id == workspace_id,
-            ApiKey.user_id == user_id,
-            ApiKey.revoked_at.is_(None),
-        )
-        .values(revoked_at=now())
+    keys_of = select(ApiKey).where(
+        ApiKey.workspace_id == workspace_id,
+        ApiKey.user_id == user_id,
+        ApiKey.revoked_at.is_(None),
     )
+    for key in db.scalars(keys_of):
+        key.revoked_at = now()
     db.flush()
 
 

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app.accounts import acting, audit
 from app.accounts.auth import IDLE, NO_WORKSPACE, Principal, digest
 from app.accounts.passwords import hash_password, verify_password
 from app.accounts.tables import Membership, SignIn, User
@@ -89,6 +90,7 @@ def sign_in(
     throttle(ip, email)
     user = db.scalar(select(User).where(User.email == email, User.disabled_at.is_(None)))
     if not verify_password(user.password_hash if user else None, password) or user is None:
+        audit.note_apart("sign_in_failed", "user", user.id if user else "", name=email)
         raise Unauthenticated(N_("The address or the password is wrong."), code="wrong_credentials")
     forgive(ip, email)
     return start(db, user, ip=ip, user_agent=user_agent)
@@ -122,6 +124,8 @@ def start(db: Session, user: User, *, ip: str, user_agent: str) -> tuple[SignIn,
     )
     db.add(row)
     db.flush()
+    acting.signed_in(user.id, user.email, workspace_id)
+    audit.note(db, "sign_in", "user", user.id, name=user.email, workspace_id=workspace_id)
     return row, token
 
 
@@ -155,6 +159,7 @@ def revoke(db: Session, user_id: str, sign_in_id: str) -> None:
     if row is None or row.user_id != user_id:
         raise NotFound(N_("There is no such sign-in."))
     row.revoked_at = row.revoked_at or now()
+    audit.note(db, "sign_out", "user", user_id, workspace_id=row.workspace_id)
 
 
 def revoke_others(db: Session, user_id: str, keep: str | None) -> None:

@@ -11,6 +11,7 @@ from app.db import Base, Created, new_id
 
 class User(Base):
     __tablename__ = "users"
+    __audited__ = True
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("usr"))
     email: Mapped[str] = mapped_column(unique=True)  # lower case
@@ -24,6 +25,7 @@ class User(Base):
 
 class Workspace(Base):
     __tablename__ = "workspaces"
+    __audited__ = True
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("ws"))
     slug: Mapped[str] = mapped_column(unique=True)
@@ -35,6 +37,7 @@ class Workspace(Base):
 
 class Membership(Base):
     __tablename__ = "memberships"
+    __audited__ = True
 
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), primary_key=True, index=True)
@@ -64,6 +67,7 @@ class SignIn(Base):
 
 class ApiKey(Base):
     __tablename__ = "api_keys"
+    __audited__ = True
     __table_args__ = (Index("ix_api_keys_workspace_id_created_at", "workspace_id", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("key"))
@@ -90,8 +94,42 @@ class PlatformSettings(Base):
     """One row, 1: what `accounts.platform` keeps."""
 
     __tablename__ = "platform_settings"
+    __audited__ = True
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     sections: Mapped[dict[str, Any]] = mapped_column(default=dict)
     updated_at: Mapped[Created]
     updated_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+
+
+class AuditEntry(Base):
+    """Who did what, and what it was before. Never changed; see `accounts.audit`.
+
+    No foreign keys: the log outlives what it tells of.
+    """
+
+    __tablename__ = "audit_entries"
+    __table_args__ = (
+        Index("ix_audit_entries_at_id", "at", "id"),
+        Index("ix_audit_entries_workspace_id_at", "workspace_id", "at"),
+        Index("ix_audit_entries_user_id_at", "user_id", "at"),
+        Index("ix_audit_entries_noun_id_at", "noun_id", "at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[Created]
+    actor: Mapped[str]  # user, key, service, nobody, system
+    user_id: Mapped[str | None]
+    user_name: Mapped[str]  # the address they had then
+    api_key_id: Mapped[str | None]
+    ip: Mapped[str]
+    agent: Mapped[str]
+    request_id: Mapped[str]
+    workspace_id: Mapped[str | None]  # None: the platform
+    action: Mapped[str]  # create, update, delete, revoke, sign_in ...
+    noun: Mapped[str]  # job, api_key ...
+    noun_id: Mapped[str]
+    name: Mapped[str]  # of the noun, as it was then
+    before: Mapped[dict[str, Any]]  # only what changed
+    after: Mapped[dict[str, Any]]
+    words: Mapped[str] = mapped_column(deferred=True)  # what is searched

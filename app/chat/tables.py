@@ -12,6 +12,9 @@ from app.db import Base, Created, new_id, now
 
 class Conversation(Base):
     __tablename__ = "conversations"
+    __audited__ = True
+    __unaudited__ = ("settings",)
+    __hidden__ = ("title",)
     __table_args__ = (
         Index("ix_conversations_user_id_updated_at", "user_id", "updated_at"),
         Index("ix_conversations_shared", "workspace_id", postgresql_where="shared_at IS NOT NULL"),
@@ -73,6 +76,7 @@ class ChatPreset(Base):
     """Settings that a person keeps under a name."""
 
     __tablename__ = "chat_presets"
+    __audited__ = True
     __table_args__ = (
         Index("uq_chat_presets_owner", "workspace_id", "user_id", "name", unique=True),
     )

@@ -11,6 +11,11 @@ from app.db import Base, Created, new_id
 
 class Node(Base):
     __tablename__ = "nodes"
+    __audited__ = True
+    __unaudited__ = (
+        "host",
+        "facts",
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)  # the name: `local`, or DANLU_NODE
     host: Mapped[str]  # where the gateway reaches its engines

@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from app.accounts.auth import Principal, requires
 from app.datasets import schemas, service, work
 from app.datasets.drafts import overlay, redraft
+from app.datasets.export import service as export
 from app.datasets.intake.incoming import Pieces, Received
 from app.datasets.rows import search
 from app.datasets.tables import DatasetVersion
@@ -149,6 +150,7 @@ def publish(
 def download(dataset_id: str, who: Reader, version: str = "") -> Response:
     """The rows as `messages` JSONL, as an upload takes them."""
     found = find(who, dataset_id, version)
+    export.taken(found, "messages")
     return attachment(found)
 
 

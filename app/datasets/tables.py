@@ -11,6 +11,7 @@ from app.db import Base, Created, new_id
 
 class Dataset(Base):
     __tablename__ = "datasets"
+    __audited__ = True
     __table_args__ = (Index("ix_datasets_workspace_id_created_at", "workspace_id", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("ds"))
@@ -23,6 +24,22 @@ class Dataset(Base):
 
 class DatasetVersion(Base):
     __tablename__ = "dataset_versions"
+    __audited__ = True
+    __unaudited__ = (
+        "recipe",
+        "files",
+        "rows",
+        "bytes",
+        "error_count",
+        "warning_count",
+        "segments",
+        "checks",
+        "edition",
+        "content_hash",
+        "upload",
+        "published_at",
+    )
+    __audited_in__ = "view"
     __table_args__ = (UniqueConstraint("dataset_id", "number"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("dv"))
@@ -99,6 +116,12 @@ class DraftAct(Base):
     """What one click changed in a draft, and who clicked. Undone as one, the newest first."""
 
     __tablename__ = "draft_acts"
+    __audited__ = True
+    __unaudited__ = (
+        "segments",
+        "growth",
+    )
+    __audited_in__ = "view"
     __table_args__ = (UniqueConstraint("version_id", "number"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("act"))

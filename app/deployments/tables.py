@@ -12,6 +12,17 @@ from app.db import Base, Created, new_id
 
 class Deployment(Base):
     __tablename__ = "deployments"
+    __audited__ = True
+    __unaudited__ = (
+        "estimate",
+        "previous",
+        "schedule_next",
+        "asked_at",
+        "idled_at",
+        "served_model_id",
+        "merge_job_id",
+        "sends",
+    )
     __table_args__ = (
         Index("ix_deployments_workspace_id_created_at", "workspace_id", "created_at"),
         Index(
@@ -157,6 +168,7 @@ class Alias(Base):
     """A name at `/v1` that leads to deployments, by weight. Looked up before their own names."""
 
     __tablename__ = "aliases"
+    __audited__ = True
     __table_args__ = (UniqueConstraint("workspace_id", "name"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("als"))

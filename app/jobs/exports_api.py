@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.accounts import audit
 from app.accounts.auth import Principal, requires
 from app.jobs import exports, service
 from app.jobs.api import out
@@ -91,4 +92,5 @@ def download_export(
         about = download.about(
             db, who.workspace_id, models.known(db, who.workspace_id, job.model_id)
         )
+        audit.note(db, "download", "job", job.id, name=job.name, workspace_id=who.workspace_id)
     return download.response(about, artefact, f"{about.model.name}-{job.spec['format']}")

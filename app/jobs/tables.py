@@ -11,6 +11,20 @@ from app.db import Base, Created, new_id
 
 class Job(Base):
     __tablename__ = "jobs"
+    __audited__ = True
+    __unaudited__ = (
+        "fence",
+        "retries",
+        "node_id",
+        "pid",
+        "pid_started",
+        "step",
+        "total",
+        "estimate",
+        "outcome",
+        "tensorboard",
+        "result_model_id",
+    )
     __table_args__ = (
         Index("ix_jobs_workspace_id_created_at", "workspace_id", "created_at"),
         Index("ix_jobs_state", "state"),
@@ -76,6 +90,16 @@ class JobCheckpoint(Base):
     """A checkpoint that stands in a run directory of a node, or did when it was published."""
 
     __tablename__ = "job_checkpoints"
+    __audited__ = True
+    __unaudited__ = (
+        "fence",
+        "node_id",
+        "loss",
+        "eval_loss",
+        "size",
+        "user_id",
+    )
+    __audited_in__ = "view"
     __table_args__ = (Index("ix_job_checkpoints_node_id_state", "node_id", "state"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -133,6 +157,10 @@ class JobWebhook(Base):
     """Who is told when the job is over. See app.jobs.webhook."""
 
     __tablename__ = "job_webhooks"
+    __audited__ = True
+    __unaudited__ = ("due_at",)
+    __hidden__ = ("url",)
+    __audited_in__ = "view"
     __table_args__ = (
         Index("ix_job_webhooks_due", "due_at", postgresql_where=text("state = 'waiting'")),
     )
@@ -148,6 +176,11 @@ class WebhookKey(Base):
     """What a workspace's webhooks are signed with; made by us, shown to its members."""
 
     __tablename__ = "webhook_keys"
+    __audited__ = True
+    __hidden__ = (
+        "secret",
+        "former",
+    )
 
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
     secret: Mapped[str]

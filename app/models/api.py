@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
+from app.accounts import audit
 from app.accounts.auth import Principal, requires
 from app.models import download, service, trash
 from app.models.schemas import (
@@ -110,6 +111,9 @@ def download_model(
     with transaction() as db:  # over before the first byte is sent
         model = service.get(db, who.workspace_id, model_id)
         about, artefact = download.about(db, who.workspace_id, model), model.artefact
+        audit.note(
+            db, "download", "model", model.id, name=model.name, workspace_id=who.workspace_id
+        )
     return download.response(about, artefact)
 
 

@@ -14,6 +14,18 @@ from app.db import Base, Created, new_id
 
 class Model(Base):
     __tablename__ = "models"
+    __audited__ = True
+    __unaudited__ = (
+        "artefact",
+        "architecture",
+        "family",
+        "templated",
+        "parameters",
+        "context_length",
+        "size",
+        "lineage",
+        "purged_at",
+    )
     __table_args__ = (Index("ix_models_workspace_id_created_at", "workspace_id", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("mdl"))
@@ -70,6 +82,11 @@ class ModelImport(Base):
     """A model on its way in. Its bytes lie in `settings.uploads` of one node until all are here."""
 
     __tablename__ = "model_imports"
+    __audited__ = True
+    __unaudited__ = (
+        "node_id",
+        "cleared",
+    )
     __table_args__ = (
         Index("ix_model_imports_workspace_id_created_at", "workspace_id", "created_at"),
     )

@@ -12,6 +12,7 @@ from sqlalchemy import delete, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.accounts import audit
 from app.db import new_id, now
 from app.errors import N_, Invalid
 from app.quotas.kinds import KINDS
@@ -230,9 +231,12 @@ def put(
         "device": name[1],
         "temporary": until is not None,
     }
+    same = [getattr(Quota, key).is_not_distinct_from(value) for key, value in row.items()]
+    was = db.execute(select(Quota.amount, Quota.until).where(*same)).one_or_none()
     if amount == INHERIT:
-        same = [getattr(Quota, key).is_not_distinct_from(value) for key, value in row.items()]
-        db.execute(delete(Quota).where(*same))
+        if was:
+            db.execute(delete(Quota).where(*same))
+            tell(db, "delete", row, was, None)
         return
     if amount is not None and not 0 <= amount <= kind.most:
         raise Invalid(
@@ -249,6 +253,27 @@ def put(
             constraint="uq_quotas_of",
             set_={"amount": stored, "until": until, "updated_at": now()},
         )
+    )
+    if was != (stored, until):
+        tell(db, "update" if was else "create", row, was, (stored, until))
+
+
+def tell(db: Session, action: str, row: dict[str, Any], was: Any, now_is: Any) -> None:
+    """The audit log, of a limit: (amount, until) before and after, None where there was none."""
+    before, after = (
+        {"amount": "unlimited" if one[0] is None else one[0], "until": one[1]} if one else {}
+        for one in (was, now_is)
+    )
+    whose = {key: row[key] for key in ("user_id", "device") if row[key]}
+    audit.note(
+        db,
+        action,
+        "quota",
+        "/".join(str(one) for one in (row["workspace_id"], row["user_id"], row["name"]) if one),
+        name=" ".join(one for one in (row["name"], row["device"]) if one),
+        workspace_id=row["workspace_id"],
+        before=before,
+        after=after | whose if after else {},
     )
 
 

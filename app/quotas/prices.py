@@ -7,6 +7,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.accounts import audit
 from app.db import now
 from app.quotas.tables import Price
 
@@ -25,9 +26,23 @@ def of(db: Session, device: str) -> Price | None:
 
 def put(db: Session, device: str, hour: Decimal | None, currency: str) -> None:
     """Set the price of an hour; None takes it away. `device` empty: of all without their own."""
+    known = db.get(Price, device)
+    before = {"hour": known.hour, "currency": known.currency} if known else {}
     if hour is None:
         db.execute(delete(Price).where(Price.device == device))
+        if known:
+            audit.note(db, "delete", "price", device, name=device, before=before)
         return
+    after = {"hour": hour, "currency": currency}
+    audit.note(
+        db,
+        "update" if known else "create",
+        "price",
+        device,
+        name=device,
+        before=before,
+        after=after,
+    )
     row = {"device": device, "hour": hour, "currency": currency, "updated_at": now()}
     db.execute(
         insert(Price).values(**row).on_conflict_do_update(index_elements=[Price.device], set_=row)

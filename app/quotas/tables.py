@@ -17,6 +17,7 @@ class Quota(Base):
     """
 
     __tablename__ = "quotas"
+    __audited__ = True
     __table_args__ = (
         UniqueConstraint(
             "workspace_id",
@@ -60,6 +61,7 @@ class Price(Base):
     """What an hour of a device costs. The row without a model's name counts for all others."""
 
     __tablename__ = "prices"
+    __audited__ = True
 
     device: Mapped[str] = mapped_column(primary_key=True)  # as the device calls itself, or empty
     hour: Mapped[Decimal] = mapped_column(Numeric(14, 6))

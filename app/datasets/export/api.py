@@ -77,6 +77,7 @@ def export_rows(
     if not skip_unfit:
         export.check(found, form)
     ending = export.suffix(form)
+    export.taken(found, form)
     return StreamingResponse(
         export.content(found, form),
         media_type="text/csv; charset=utf-8" if ending == "csv" else "application/jsonl",

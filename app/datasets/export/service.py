@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from app.accounts import acting, audit
 from app.datasets.drafts import overlay
 from app.datasets.formats import BadRow, Row
 from app.datasets.formats.export import ANY_ROW, CSV_COLUMNS, EXPORTS, write
@@ -181,3 +182,15 @@ def offers(version: DatasetVersion, found: Survey) -> list[dict[str, Any]]:
         }
         for form in EXPORTS[version.kind]
     ]
+
+
+def taken(version: DatasetVersion, form: str) -> None:
+    """Tell the audit log that rows leave."""
+    audit.note_apart(
+        "export",
+        "dataset",
+        version.dataset_id,
+        name=version.dataset.name,
+        workspace_id=acting.current().workspace_id,
+        after={"version": version.number, "rows": version.rows, "format": form},
+    )

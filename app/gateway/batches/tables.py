@@ -13,6 +13,29 @@ class Batch(Base):
     """One batch at `/v1/batches`. Whoever works on it holds it by `runner`, `beat_at` and `fence`."""
 
     __tablename__ = "batches"
+    __audited__ = True
+    __unaudited__ = (
+        "errors",
+        "waits",
+        "total",
+        "completed",
+        "failed",
+        "prompt_tokens",
+        "cached_tokens",
+        "completion_tokens",
+        "reasoning_tokens",
+        "output_file_id",
+        "error_file_id",
+        "in_progress_at",
+        "finalizing_at",
+        "completed_at",
+        "failed_at",
+        "expired_at",
+        "cancelled_at",
+        "runner",
+        "fence",
+        "expires_at",
+    )
     __table_args__ = (
         Index("ix_batches_workspace_id_created_at", "workspace_id", "created_at"),
         Index(

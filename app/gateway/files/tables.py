@@ -17,6 +17,12 @@ class File(Base):
     """One file at `/v1/files`; its bytes stand in the store under `artefact`."""
 
     __tablename__ = "files"
+    __audited__ = True
+    __unaudited__ = (
+        "md5",
+        "artefact",
+        "version_id",
+    )
     __table_args__ = (Index("ix_files_workspace_id_created_at", "workspace_id", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=file_id)

@@ -13,6 +13,8 @@ class LogChoice(Base):
     """What is kept of a key's requests. A key without a row keeps nothing."""
 
     __tablename__ = "request_log_choices"
+    __audited__ = True
+    __audited_in__ = "view"
 
     api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), primary_key=True)
     log: Mapped[str]  # metadata, full

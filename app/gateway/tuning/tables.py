@@ -19,6 +19,13 @@ class TuningJob(Base):
     """
 
     __tablename__ = "tuning_jobs"
+    __audited__ = True
+    __unaudited__ = (
+        "resolved",
+        "settings",
+        "job_id",
+        "result_file_id",
+    )
     __table_args__ = (
         Index("ix_tuning_jobs_workspace_id_created_at", "workspace_id", "created_at"),
         Index("ix_tuning_jobs_state", "state"),
