@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     node_dead_after: int = 0  # seconds; 0 is never
     server: str = ""  # of a platform elsewhere that this node has joined: its address
     node_key: str = ""  # and what the node shows it
+    join_database: str = ""  # host:port where nodes reach Postgres, if not as DATABASE_URL says
+    join_redis: str = ""  # the same of Redis
     cpu_devices: int = 2
     train_python: Path = ROOT / ".venv-train" / "bin" / "python"
     serve_python: Path = ROOT / ".venv-serve" / "bin" / "python"

@@ -45,7 +45,8 @@ def unacked(node_id: str) -> dict[str, str]:
 def node_keys(node_id: str) -> list[str]:
     """The broker's keys, as patterns, of a joined node's queue: by priority, its binding, its notes."""
     queue = node_queue(node_id)
-    return [queue, f"{queue}\x06\x16*", f"_kombu.binding.{queue}", *unacked(node_id).values()]
+    bindings = [f"_kombu.binding.{queue}", f"_kombu.binding_permanent.{queue}"]
+    return [queue, f"{queue}\x06\x16*", *bindings, *unacked(node_id).values()]
 
 
 celery = Celery("danlu")

@@ -14,6 +14,7 @@ from app.gateway.tuning import tables as tuning
 from app.idempotency import tables as idempotency
 from app.jobs import tables as jobs
 from app.models import tables as models
+from app.nodework import tables as nodework
 from app.quotas import tables as quotas
 from app.uploads import tables as uploads
 
@@ -30,6 +31,7 @@ __all__ = [
     "idempotency",
     "jobs",
     "models",
+    "nodework",
     "quotas",
     "requests",
     "tuning",

@@ -40,6 +40,8 @@ PUBLIC = {
     "POST /login",
     "POST /language",
     "GET /api/v1/openapi.json",
+    "POST /api/v1/node/join",  # asks for a token of its own, and the next for a node's key:
+    "POST /api/v1/node/calls/{name}",  # tests/nodework
 }
 # Members are managed by the workspace's admins: the service asks, for platform admins may as well.
 MANAGED = ("/workspaces/{workspace_id}/members", "/quotas/{workspace}/members")

@@ -23,9 +23,10 @@ from app.cluster import service as cluster
 from app.config import settings
 from app.datasets.measures import service as wanted_measures
 from app.deployments import replicas as deployments
+from app.jobs import checkpoints as wanted_checkpoints
 from app.jobs import loads
 from app.jobs import runs as jobs
-from app.nodework.asking import do
+from app.nodework.asking import Removed, do
 from app.queue import transaction
 from workers import (
     adapters,
@@ -100,11 +101,17 @@ class Heart(threading.Thread):
 
     def beat(self) -> None:
         """After a long silence, stale runs are killed before anybody hears that we are back."""
-        if time.monotonic() - self.last > SILENCE:
+        try:
+            if time.monotonic() - self.last > SILENCE:
+                kill_stale(self.node_id)
+            self.tell(self.devices())
+            self.last = time.monotonic()
             kill_stale(self.node_id)
-        self.tell(self.devices())
-        self.last = time.monotonic()
-        kill_stale(self.node_id)
+        except Removed as error:
+            leave_for_good(error)
+        except SQLAlchemyError:
+            ask_whether_removed(self.node_id)
+            raise
 
     def devices(self) -> list[dict[str, Any]]:
         return self.gpus.list() or inventory.cpus()
@@ -128,6 +135,24 @@ class Heart(threading.Thread):
                 self.facts = self.facts | {"engines": self.facts["engines"] | {name: found}}
             self.facts = self.facts | {"reporters": reporters.available()}
             self.leaving.wait(PROBING)
+
+
+def ask_whether_removed(node_id: str) -> None:
+    """A node that was removed gets nowhere in the database; the platform says why."""
+    if settings.server:
+        try:
+            do(wanted_checkpoints.on_node, node_id)
+        except Removed as error:
+            leave_for_good(error)
+
+
+def leave_for_good(error: Removed) -> None:
+    """What runs here was given to others: end it, and this process."""
+    log.error("this node was removed", why=error.message)
+    for run in process.attempts():
+        owner, _, fence = run.rpartition("-")
+        process.stop_attempt(owner, int(fence), STALE_GRACE)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def kill_stale(node_id: str) -> None:

@@ -82,6 +82,22 @@ def uncordon(node: Node, as_json: Json = False) -> None:
     show(connect().post(f"/api/v1/nodes/{node}/uncordon"), as_json, told_node)
 
 
+@app.command("join-token", help=_("A token with which one machine may join as a node, once."))
+def join_token(
+    name: Annotated[str, typer.Option(help=_("The only name it is good for."))] = "",
+    minutes: Annotated[int, typer.Option(min=1, help=_("For how long it is good."))] = 60,
+    as_json: Json = False,
+) -> None:
+    made = connect().post("/api/v1/nodes/tokens", {"node": name, "minutes": minutes})
+    show(made, as_json, lambda found: say(found["command"]))
+
+
+@app.command("remove-node", help=_("Its access ends at once; what ran there goes on elsewhere."))
+def remove_node(node: Node, yes: Yes = False) -> None:
+    sure(_("Remove %(name)s?", name=node), yes)
+    connect().delete(f"/api/v1/nodes/{node}")
+
+
 def told_node(found: Row) -> None:
     say(f"{found['id']}: {found['state']}")
 

@@ -286,7 +286,7 @@ def beat(
         db.execute(insert(Node).values(**row, cordoned=False).on_conflict_do_nothing())
     else:
         if node.dead_at and node.seen_at > node.dead_at:
-            node.dead_at = None
+            node.dead_at = node.removed_at = None
         node.host, node.facts, node.seen_at = host, facts, at
     known = {
         device.name: device

@@ -23,6 +23,7 @@ class Node(Base):
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict)  # versions, engines, why not vLLM
     cordoned: Mapped[bool] = mapped_column(default=False)
     dead_at: Mapped[datetime | None]
+    removed_at: Mapped[datetime | None]  # by an admin; its rows stay for what was billed
     created_at: Mapped[Created]
 
 

@@ -6,6 +6,7 @@ stands in Postgres, and the sweep puts back what is missing (`restore`).
 
 import hashlib
 import secrets
+from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
@@ -44,7 +45,7 @@ def put(node_id: str, digest: str) -> None:
     keys = [f"~{key}" for key in node_keys(node_id)]
     rules = ["reset", "on", f"#{digest}", *keys, "resetchannels", "-@all", *COMMANDS.split()]
     try:
-        redis().execute_command("ACL", "SETUSER", user_of(node_id), *rules)
+        acl("SETUSER", user_of(node_id), *rules)
     except RedisError as error:
         raise Conflict(
             N_("The broker makes no user for the node: %(why)s. Redis 7 or Valkey is needed, and a "
@@ -54,9 +55,13 @@ def put(node_id: str, digest: str) -> None:
         ) from error  # fmt: skip
 
 
+def acl(*words: str) -> Any:
+    return redis().execute_command("ACL", *words)  # type: ignore[no-untyped-call]
+
+
 def drop(node_id: str) -> None:
     """Its connections end with it."""
-    redis().execute_command("ACL", "DELUSER", user_of(node_id))
+    acl("DELUSER", user_of(node_id))
 
 
 def restore(db: Session) -> None:
@@ -64,10 +69,7 @@ def restore(db: Session) -> None:
     rows = db.scalars(select(NodeAccess).where(NodeAccess.removed_at.is_(None))).all()
     if not rows:
         return
-    there = {
-        one.decode() if isinstance(one, bytes) else str(one)
-        for one in redis().execute_command("ACL", "USERS")
-    }
+    there = {one.decode() if isinstance(one, bytes) else str(one) for one in acl("USERS")}
     for row in rows:
         if user_of(row.node_id) not in there:
             put(row.node_id, row.broker_hash)

@@ -129,7 +129,8 @@ def join(db: Session, token: str, node_id: str) -> dict[str, str]:
         raise Conflict(N_("This token is for the node %(node)s."), code="token", node=row.node_id)
     known = db.get(NodeAccess, node_id, with_for_update=True)
     node = db.get(Node, node_id)
-    if row.node_id is None and (known or (node and not node.removed_at)):
+    is_there = (known and not known.removed_at) or (node and not node.removed_at)
+    if row.node_id is None and is_there:
         raise Conflict(
             N_("There is a node %(node)s. To take its place, make a token for that name."),
             code="name_taken",
@@ -193,19 +194,7 @@ def remove(db: Session, node_id: str) -> None:
 
     A node of the platform's own has the platform's credentials: it must have been stopped before.
     """
-    node = db.scalar(select(Node).where(Node.id == node_id).with_for_update())
-    known = db.get(NodeAccess, node_id)
-    if known is None and (node is None or node.removed_at):
-        raise NotFound(N_("There is no such node."))
-    if known is None and node and not cluster.unreachable(node) and not node.dead_at:
-        raise Conflict(
-            N_("The node %(node)s works with the platform's own credentials: stop it first."),
-            code="node_alive",
-            node=node_id,
-        )
-    db.rollback()  # lets go of the row, which sessions that end may hold
-    if known:
-        revoke(node_id, known.role)
+    revoke(node_id)
     cluster.lock(db)
     ending.end_all(db, node_id, ending.REMOVED)
     node = db.get(Node, node_id, with_for_update=True, populate_existing=True)
@@ -216,15 +205,25 @@ def remove(db: Session, node_id: str) -> None:
     log.warning("node removed", node=node_id)
 
 
-def revoke(node_id: str, role: str) -> None:
+def revoke(node_id: str) -> None:
     """In transactions of their own: whatever becomes of the rest, this node is out."""
     with transaction() as db:
-        known = db.get_one(NodeAccess, node_id, with_for_update=True)
+        known, node = db.get(NodeAccess, node_id, with_for_update=True), db.get(Node, node_id)
+        if known is None and (node is None or node.removed_at):
+            raise NotFound(N_("There is no such node."))
+        if known is None and node and not cluster.unreachable(node) and not node.dead_at:
+            raise Conflict(
+                N_("The node %(node)s works with the platform's own credentials: stop it first."),
+                code="node_alive",
+                node=node_id,
+            )
+        if known is None:
+            return
         known.removed_at = now()
-        roles.lock_out(db, role)
+        roles.lock_out(db, known.role)
     with transaction() as db:
-        roles.end_sessions(db, role)
-        roles.drop(db, role)
+        roles.end_sessions(db, known.role)
+        roles.drop(db, known.role)
     try:
         broker.drop(node_id)
     except RedisError as error:
@@ -233,4 +232,3 @@ def revoke(node_id: str, role: str) -> None:
             code="no_acl",
             why=str(error),
         ) from error  # fmt: skip
-

@@ -1,7 +1,7 @@
 """A joined node's role in Postgres: it reads the rows of its own node, and nothing else.
 
-What a role may read is granted to a group; which rows, is said by row-level policies (`policies`,
-written by the migration) that ask `danlu_node()` whose role it is. The platform's own role owns the
+What a role may read is granted to a group; which rows, is said by the policies `node_reads` of these
+tables (migration 0021), which ask `danlu_node()` whose role it is. The platform's own role owns the
 tables, and is not held by them.
 """
 
@@ -14,36 +14,11 @@ from sqlalchemy.orm import Session
 
 from app.errors import N_, Conflict
 
-OWN = "node_id = (SELECT danlu_node())"
-OF_REPLICAS = "SELECT {} FROM replicas WHERE " + OWN
-# what a node reads by itself, and which rows of it; the rest it asks the platform for
-READS = {
-    "nodes": "id = (SELECT danlu_node())",
-    "devices": OWN,
-    "leases": OWN,
-    "jobs": OWN,
-    "job_checkpoints": OWN,
-    "replicas": OWN,
-    "deployments": f"id IN ({OF_REPLICAS.format('deployment_id')})",
-    "replica_logs": f"replica_id IN ({OF_REPLICAS.format('id')})",
-    "dataset_measures": OWN,
-}
-FUNCTION = """
-CREATE FUNCTION danlu_node() RETURNS text LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path FROM CURRENT AS $$
-    SELECT node_id FROM node_access WHERE role = session_user AND removed_at IS NULL
-$$
-"""
+# what a node reads by itself, of its own rows; the rest it asks the platform for
+READS = (
+    "nodes devices leases jobs job_checkpoints replicas deployments replica_logs dataset_measures"
+).split()
 CONNECTIONS = 60  # of one node at once
-
-
-def policies() -> list[str]:
-    """The statements of the migration."""
-    made = [FUNCTION]
-    for table, rows in READS.items():
-        made.append(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-        made.append(f"CREATE POLICY node_reads ON {table} FOR SELECT USING ({rows})")
-    return made
 
 
 def names(db: Session, node_id: str) -> tuple[str, str]:
@@ -56,17 +31,23 @@ def names(db: Session, node_id: str) -> tuple[str, str]:
 def run(db: Session, statement: str, *parts: str | sql.Composable) -> None:
     """`statement` with names or literals in its places."""
     named = [sql.Identifier(part) if isinstance(part, str) else part for part in parts]
-    db.connection().exec_driver_sql(sql.SQL(statement).format(*named).as_string(None))  # type: ignore[arg-type]
+    db.connection().exec_driver_sql(sql.SQL(statement).format(*named).as_string(None))
 
 
 def exists(db: Session, role: str) -> bool:
-    return db.scalar(text("SELECT true FROM pg_roles WHERE rolname = :role"), {"role": role}) or False
+    return (
+        db.scalar(text("SELECT true FROM pg_roles WHERE rolname = :role"), {"role": role}) or False
+    )
+
+
+def may_make_roles(db: Session) -> bool:
+    asked = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+    return bool(db.scalar(text(asked)))
 
 
 def make(db: Session, node_id: str) -> tuple[str, str]:
     """(role, password): a new one, or a new password of the one that is there. Raises Conflict."""
-    may = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
-    if not db.scalar(text(may)):
+    if not may_make_roles(db):
         raise Conflict(
             N_(
                 "The platform's role in Postgres may not make roles, and a node needs one of its "
@@ -95,7 +76,13 @@ def make(db: Session, node_id: str) -> tuple[str, str]:
         run(db, "ALTER ROLE {} SET default_transaction_read_only = on", role)
         run(db, "ALTER ROLE {} SET statement_timeout = '60s'", role)
     limit = sql.Literal(CONNECTIONS)
-    run(db, "ALTER ROLE {} LOGIN CONNECTION LIMIT {} PASSWORD {}", role, limit, sql.Literal(verifier))
+    run(
+        db,
+        "ALTER ROLE {} LOGIN CONNECTION LIMIT {} PASSWORD {}",
+        role,
+        limit,
+        sql.Literal(verifier),
+    )
     return role, password
 
 
