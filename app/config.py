@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     max_upload_mb: int = 20480
     max_row_mb: int = 16
     max_model_gb: int = 1024  # of an imported model, all files
+    benchmarks: Path | None = None  # benchmarks' files on this node; None: `benchmarks` at home
     model_directories: str = ""  # comma-separated: models below these may be imported
 
     fetch_allow: str = ""  # comma-separated hosts or networks, [:port], that are no public ones
@@ -69,7 +70,9 @@ class Settings(BaseSettings):
     node_key: str = ""  # and what the node shows it
     join_database: str = ""  # host:port where nodes reach Postgres, if not as DATABASE_URL says
     join_redis: str = ""  # the same of Redis
+    node_labels: str = ""  # key=value, comma-separated: what the node says of itself at its start
     cpu_devices: int = 2
+    stranger_mb: int = 512  # of a GPU's memory, held by programs that are not ours; -1: never mind
     train_python: Path = ROOT / ".venv-train" / "bin" / "python"
     serve_python: Path = ROOT / ".venv-serve" / "bin" / "python"
     wake_seconds: int = 120  # how long a request waits for a deployment that it woke
@@ -89,6 +92,11 @@ class Settings(BaseSettings):
     def runs(self) -> Path:
         """Run directories of jobs and replicas on this node."""
         return self.home / "runs"
+
+    @property
+    def benchmark_data(self) -> Path:
+        """Where this node looks for the files of benchmarks."""
+        return self.benchmarks or self.home / "benchmarks"
 
     @property
     def cache(self) -> Path:

@@ -19,7 +19,7 @@ from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
 from app.dashboard import api as dashboard_api
-from app.dashboard import openapi
+from app.dashboard import devices_routes, openapi
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
 from app.datasets import routes as datasets_routes
@@ -70,6 +70,8 @@ from app.gateway.tuning import calls_api, calls_routes
 from app.idempotency.middleware import Once
 from app.jobs import api as jobs_api
 from app.jobs import (
+    benchmarks_api,
+    benchmarks_routes,
     checkpoints_api,
     checkpoints_routes,
     exports_api,
@@ -140,6 +142,7 @@ for module in (
     nodework_routes,  # /admin/nodes/join before /admin/nodes/{node_id}
     nodework_api,
     dashboard_routes,
+    devices_routes,
     dashboard_api,
     accounts_routes,
     accounts_api,
@@ -171,6 +174,8 @@ for module in (
     models_api,
     exports_routes,
     exports_api,
+    benchmarks_routes,
+    benchmarks_api,
     checkpoints_api,
     checkpoints_routes,
     script_api,

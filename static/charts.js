@@ -29,6 +29,33 @@ export function smooth(values, keep) {
 const short = (at) => (at && Math.abs(at) < 0.001 ? Number(at.toPrecision(4)).toExponential() : String(Number(at.toPrecision(4))));
 export const precise = (_, at) => (at == null ? "–" : short(at));
 const whole = (_, at) => (at == null ? "–" : number.format(at));
+export const percent = (_, at) => (at == null ? "–" : `${Math.round(at)} %`);
+export const gibibytes = (_, at) => (at == null ? "–" : `${Number((at / 2 ** 30).toPrecision(3))} GiB`);
+export const BINARY = Array.from({ length: 30 }, (_, at) => 2 ** (20 + at)); // from a MiB
+
+// A time on the axis or in the legend: the day too, where more than one is shown; seconds, where
+// less than an hour is.
+export function clock(range) {
+  const long = ["24h", "7d", "30d"].includes(range);
+  const day = long ? { month: "numeric", day: "numeric" } : { second: range === "15m" ? "2-digit" : undefined };
+  const format = new Intl.DateTimeFormat(lang, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...day });
+  return (at) => format.format(at * 1000);
+}
+
+// A reading that came late leaves no hole in a line; an engine or a node that was away does.
+const LATE = 3;
+
+export function bridged(values) {
+  let seen = -1;
+  const filled = [...values];
+  values.forEach((value, at) => {
+    if (value == null) return;
+    if (seen >= 0 && at - seen - 1 <= LATE) filled.fill(undefined, seen + 1, at);
+    seen = at;
+  });
+  return filled;
+}
+
 const charts = new Set();
 let range = null; // of x, in all charts that share it
 

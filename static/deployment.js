@@ -1,37 +1,12 @@
 // A deployment's page: its curves, which renew themselves, and its engines' log, which follows.
 
-import { Chart, HUES, lang, number } from "./charts.js";
+import { BINARY, Chart, HUES, bridged, clock, gibibytes, number, percent } from "./charts.js";
 
 // -- the curves --------------------------------------------------------------------------
 
 const REST = { "15m": 10, "1h": 15, "24h": 60, "7d": 60 }; // seconds between two questions
 const seconds = (_, at) => (at == null ? "–" : at < 1 ? `${number.format(Number((at * 1000).toPrecision(3)))} ms` : `${Number(at.toPrecision(3))} s`);
-const percent = (_, at) => (at == null ? "–" : `${Math.round(at)} %`);
-const gibibytes = (_, at) => (at == null ? "–" : `${Number((at / 2 ** 30).toPrecision(3))} GiB`);
-
-// A time on the axis or in the legend: the day too, where more than one is shown.
-function clock(range) {
-  const day = range === "7d" || range === "24h" ? { month: "numeric", day: "numeric" } : { second: range === "15m" ? "2-digit" : undefined };
-  const format = new Intl.DateTimeFormat(lang, { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...day });
-  return (at) => format.format(at * 1000);
-}
-
-// A reading that came late leaves no hole in a line; an engine that was away does.
-const LATE = 3;
-
-function bridged(values) {
-  let seen = -1;
-  const filled = [...values];
-  values.forEach((value, at) => {
-    if (value == null) return;
-    if (seen >= 0 && at - seen - 1 <= LATE) filled.fill(undefined, seen + 1, at);
-    seen = at;
-  });
-  return filled;
-}
-
 const WHOLE = Array.from({ length: 24 }, (_, at) => [1, 2, 5][at % 3] * 10 ** Math.floor(at / 3));
-const BINARY = Array.from({ length: 30 }, (_, at) => 2 ** (20 + at)); // from a MiB
 
 function figures(words, range) {
   const shared = { x: words.time, apart: true, when: clock(range), height: 180, floor: true, gaps: true };

@@ -49,11 +49,13 @@ OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = matrix_money.BODIES | {
+    "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
     "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
     "PUT /api/v1/me/language": {"language": "zh"},
     "PUT /api/v1/me/password": {"current": "x", "password": "y"},
     "POST /api/v1/users": {"email": "new@example.com", "workspace_id": "{workspace_id}"},
+    "PATCH /api/v1/nodes/{node_id}": {"labels": {"room": "b"}},
     "PUT /api/v1/tuned-calls": {"mode": "load"},
     "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
     "PUT /api/v1/deployments/{deployment_id}/idle": {"minutes": 5},
@@ -86,6 +88,7 @@ FORMS = matrix_money.FORMS | {
     "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
     "POST /models/import": {"preset": "qwen3-0.6b"},
     "POST /jobs/export": {"model": "{model_id}"},
+    "POST /benchmarks": {"model": "{model_id}", "tasks": "mmlu"},
     "POST /workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "POST /workspaces/{workspace_id}/members/{user_id}/role": {"role": "viewer"},
 }

@@ -1,7 +1,7 @@
-"""What this node has: devices with their load, versions, and which engines work here.
+"""What this node has beside its GPUs (workers/gpus.py): the processor as devices, versions, and
+which engines work here.
 
-A GPU driver can hang and an engine's import takes seconds, so both are asked in threads of
-their own; a heartbeat never waits for either for long.
+An engine's import takes seconds, so it is asked in a thread of its own; a heartbeat never waits.
 """
 
 import contextlib
@@ -10,20 +10,17 @@ import json
 import os
 import platform
 import subprocess
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Timeout
+import time
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pynvml
-import structlog
 
 from app.config import ROOT, settings
+from workers import process
 
-log = structlog.get_logger()
-
-NVML_TIMEOUT = 5.0  # seconds
 PROBE_TIMEOUT = 300.0  # seconds: a first import compiles, on a busy machine
 # What each engine needs to be importable, in its interpreter.
 PROBES = {
@@ -43,88 +40,72 @@ with contextlib.suppress(OSError):
 # -- devices -----------------------------------------------------------------------------
 
 
-class Gpus:
-    """The GPUs, asked with a time limit. A driver that hangs is asked once, not every beat."""
+class Cpus:
+    """A node without a GPU: the processor as `DANLU_CPU_DEVICES` equal devices, each as busy as
+    the runs that hold it make it.
+    """
 
     def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="nvml")
-        self.asked: Future[list[dict[str, Any]]] | None = None
-        self.last: list[dict[str, Any]] = []
+        self.at = time.monotonic()
+        self.spent: dict[process.Process, float] = {}  # seconds of processor, at the last look
 
-    def list(self) -> list[dict[str, Any]]:
-        """As `devices`; those of the last answer, unhealthy, while the driver says nothing."""
-        self.asked = self.asked or self.pool.submit(gpus)
-        try:
-            self.last = self.asked.result(NVML_TIMEOUT if not self.last else 1)
-            self.asked = None
-        except Timeout:
-            log.warning("the GPU driver does not answer", seconds=NVML_TIMEOUT)
-            self.last = [device | {"healthy": False, "stats": {}} for device in self.last]
-        return self.last
-
-
-def gpus() -> list[dict[str, Any]]:
-    """Every GPU that NVML lists and CUDA_VISIBLE_DEVICES, where it is set, does not hide."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:  # no driver: no GPU
-        return []
-    try:
-        count = pynvml.nvmlDeviceGetCount()
-        found = [gpu(index) for index in range(count)]
-    finally:
-        pynvml.nvmlShutdown()
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is None:
+    def list(self, holders: Mapping[str, AbstractSet[str]]) -> list[dict[str, Any]]:
+        """As `gpus.Session.read`. `holders`: device → the ids of who holds it."""
+        count = max(1, settings.cpu_devices)
+        names = [f"cpu:{index}" for index in range(count)]
+        cores = len(os.sched_getaffinity(0)) / count
+        loads = self.loads() if any(holders.values()) else {}
+        heat = temperature()
+        found = []
+        for name in names:
+            busy = memory = 0.0
+            for owner in holders.get(name, ()):
+                spread = sum(owner in owners for owners in holders.values())
+                seconds, resident = loads.get(owner, (0.0, 0))
+                busy, memory = busy + seconds / spread, memory + resident / spread
+            stats = {"use": min(100, round(100 * busy / cores)), "memory": round(memory)}
+            found.append(
+                {
+                    "name": name,
+                    "kind": "cpu",
+                    "model": processor(),
+                    "uuid": "",
+                    "memory": total_memory() // count,
+                    "healthy": True,
+                    "problems": [],
+                    "facts": {},
+                    "stats": stats | ({} if heat is None else {"temperature": heat}),
+                    "processes": [],
+                }
+            )
         return found
-    names = {name.strip() for name in allowed.split(",")}
-    return [device for device in found if {device["name"][5:], device["uuid"]} & names]
+
+    def loads(self) -> dict[str, tuple[float, int]]:
+        """Owner → (processors that its processes kept busy since the last look, their memory in
+        bytes).
+        """
+        at, before = time.monotonic(), self.spent
+        passed, self.at, self.spent = max(at - self.at, 0.001), at, {}
+        found: dict[str, tuple[float, int]] = {}
+        for run, members in process.attempts().items():
+            seconds = resident = 0.0
+            for one in members:
+                with contextlib.suppress(psutil.Error):
+                    known = psutil.Process(one.pid)
+                    times = known.cpu_times()
+                    self.spent[one] = times.user + times.system
+                    seconds += max(0.0, self.spent[one] - before.get(one, 0.0))
+                    resident += known.memory_info().rss
+            owner = run.rpartition("-")[0]
+            found[owner] = (seconds / passed, int(resident))
+        return found
 
 
-def gpu(index: int) -> dict[str, Any]:
-    device = {"name": f"cuda:{index}", "kind": "cuda", "model": "", "uuid": "", "memory": 0}
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        device |= {
-            "model": text(pynvml.nvmlDeviceGetName(handle)),
-            "uuid": text(pynvml.nvmlDeviceGetUUID(handle)),
-            "memory": int(memory.total),
-        }
-        stats: dict[str, Any] = {"memory": int(memory.used)}
-        with contextlib.suppress(pynvml.NVMLError):  # not every card, nor a slice of one, tells
-            stats["use"] = int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-        with contextlib.suppress(pynvml.NVMLError):
-            stats["temperature"] = int(pynvml.nvmlDeviceGetTemperature(handle, 0))
-        return device | {"healthy": True, "stats": stats}
-    except pynvml.NVMLError as error:  # fallen off the bus
-        return device | {"healthy": False, "stats": {"error": str(error)}}
-
-
-def text(value: str | bytes) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def cpus() -> list[dict[str, Any]]:
-    """A node without a GPU: the processor as `DANLU_CPU_DEVICES` equal devices."""
-    count = max(1, settings.cpu_devices)
-    memory = psutil.virtual_memory()
-    stats = {
-        "use": round(psutil.cpu_percent()),  # percent, since the last time, of the whole machine
-        "memory": (memory.total - memory.available) // count,
-    }
-    return [
-        {
-            "name": f"cpu:{index}",
-            "kind": "cpu",
-            "model": processor(),
-            "uuid": "",
-            "memory": total_memory() // count,
-            "healthy": True,
-            "stats": stats,
-        }
-        for index in range(count)
-    ]
+def temperature() -> int | None:
+    """The processor's, in °C, where the machine tells."""
+    known = psutil.sensors_temperatures()
+    read = [one.current for name in ("coretemp", "k10temp") for one in known.get(name, ())]
+    return round(max(read)) if read else None
 
 
 def processor() -> str:

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import logs, storage, tables
-from app.cluster import service as cluster
+from app.cluster import health, nodes, readings
 from app.config import settings
 from app.datasets.measures import service as wanted_measures
 from app.deployments import replicas as deployments
@@ -32,13 +32,16 @@ from workers import (
     adapters,
     checkpoints,
     engine_metrics,
+    gpus,
     inventory,
     measures,
     process,
     replicas,
     reporters,
     runs,
+    strangers,
 )
+from workers.stages import layouts
 from workers.starting import STALE_GRACE, draining
 
 __all__ = ["tables"]  # imported so that all foreign keys are known
@@ -88,9 +91,12 @@ class Heart(threading.Thread):
         super().__init__(name="heart", daemon=True)
         self.node_id = node_id
         self.facts: dict[str, Any] = inventory.versions() | {"engines": {}}
-        self.gpus = inventory.Gpus()
+        self.gpus = gpus.Gpus()
+        self.cpus = inventory.Cpus()
+        self.labels = nodes.parse(settings.node_labels)  # told once
         self.leaving = threading.Event()
         self.last = -SILENCE
+        self.read = 0.0  # when devices were last read for good
         self.guarded = Guarded("heartbeat")
         threading.Thread(target=self.probe, name="probe", daemon=True).start()
 
@@ -114,18 +120,27 @@ class Heart(threading.Thread):
             raise
 
     def devices(self) -> list[dict[str, Any]]:
-        return self.gpus.list() or inventory.cpus()
+        with transaction() as db:
+            holders = nodes.holders(db, self.node_id)
+        found = self.gpus.list() or self.cpus.list(holders)
+        return strangers.mark(found, holders)
 
     def tell(self, devices: list[dict[str, Any]]) -> None:
-        facts = self.facts | {"shipping_lag": runs.shipping_lag()}
-        do(cluster.beat, self.node_id, settings.node_host, facts, devices)
+        at = time.monotonic()
+        facts = self.facts | self.gpus.versions | {"shipping_lag": runs.shipping_lag()}
+        do(nodes.beat, self.node_id, settings.node_host, facts, devices, self.labels)
         do(loads.record, self.node_id)
+        if at - self.read >= readings.PERIOD - BEAT / 2:
+            do(readings.record, self.node_id, min(at - self.read, 2 * readings.PERIOD))
+            self.read = at
+        self.labels = {}
 
     def say_goodbye(self) -> None:
         """The last beat before the node goes down on purpose: nothing new may come here."""
         self.leaving.set()
         self.join(10)
-        self.tell([device | {"healthy": False} for device in self.devices()])
+        gone = {"healthy": False, "problems": [health.LEAVING]}
+        self.tell([device | gone for device in self.devices()])
 
     def probe(self) -> None:
         """Find out which engines work; again when an environment changes."""
@@ -133,7 +148,10 @@ class Heart(threading.Thread):
             for name in inventory.PROBES:
                 found = inventory.engine(name)
                 self.facts = self.facts | {"engines": self.facts["engines"] | {name: found}}
-            self.facts = self.facts | {"reporters": reporters.available()}
+            self.facts = self.facts | {
+                "reporters": reporters.available(),
+                "benchmarks": layouts.ready(settings.benchmark_data),
+            }
             self.leaving.wait(PROBING)
 
 

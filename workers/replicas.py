@@ -363,6 +363,5 @@ def drain_one(one: Running) -> None:
             time.sleep(0.1)
     if stop(one):
         ship(one, directory)
-        with transaction() as db:
-            replicas.end(db, one.id, one.fence)
+        do(replicas.end, one.id, one.fence)
         shutil.rmtree(directory, ignore_errors=True)

@@ -20,7 +20,7 @@ from app import storage
 from app.config import settings
 from app.deployments import results
 from app.errors import N_, DomainError
-from app.jobs import exports, history
+from app.jobs import benchmarks, exports, history
 from app.jobs import runs as jobs
 from app.jobs.tables import Job
 from app.models import weights
@@ -193,7 +193,7 @@ def store(job: Job, directory: Path) -> dict[str, Any]:
     made = next(
         (
             directory / name
-            for name in ("adapter", "model", "export")
+            for name in ("adapter", "model", "export", "benchmark")
             if (directory / name).is_dir()
         ),
         None,
@@ -203,6 +203,8 @@ def store(job: Job, directory: Path) -> dict[str, Any]:
     result: dict[str, Any] = json.loads((directory / "result.json").read_text())
     if job.stage == "export":
         return {**result, "artefact": storage.put(made, exports.artefact(job))}
+    if job.stage == "evaluate":
+        return {**result, "artefact": storage.put(made, benchmarks.artefact(job))}
     facts = weights.inspect(made)
     artefact = storage.put(made, f"models/{process.marker(job.id, job.fence)}")
     board = directory / "tensorboard"

@@ -26,7 +26,7 @@ from app.jobs import runs as jobs
 from app.jobs.spec import Hyperparameters, RunSpec
 from app.nodework.asking import do
 from app.queue import transaction
-from workers import process, reporters
+from workers import gpus, process, reporters
 
 log = structlog.get_logger()
 
@@ -112,7 +112,7 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         return
     hold(facts)
     base = storage.fetch(facts.base)
-    many = 1 if facts.stage == "merge" else max(1, len(facts.devices))
+    many = 1 if facts.stage in {"merge", "evaluate"} else max(1, len(facts.devices))
     spec = RunSpec(
         job_id=facts.job_id,
         fence=facts.fence,
@@ -127,6 +127,7 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         drop_leaks=facts.drop_leaks,
         hyperparameters=Hyperparameters.model_validate(facts.hyperparameters),
         format=facts.format,
+        benchmark=facts.benchmark and facts.benchmark | {"data": str(settings.benchmark_data)},
         resume_from=checkpoint(facts),
         report_to=facts.report_to,
         report_as=facts.report_as,
@@ -196,7 +197,6 @@ def strategy(facts: jobs.RunFacts, base: Path) -> Literal["ddp", "fsdp"]:
 def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
     spec = RunSpec.model_validate_json((directory / "spec.json").read_bytes())
     cores = str(spec.threads)
-    visible = [name.partition(":")[2] for name in facts.devices if name.startswith("cuda")]
     return process.start(
         command(spec, directory),
         cwd=ROOT,
@@ -207,7 +207,7 @@ def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
             MKL_NUM_THREADS=cores,
             TOKENIZERS_PARALLELISM="false",
             CUDA_DEVICE_ORDER="PCI_BUS_ID",
-            CUDA_VISIBLE_DEVICES=",".join(visible),
+            CUDA_VISIBLE_DEVICES=gpus.told_to_cuda(facts.devices),
             HF_HUB_OFFLINE="1",
             HF_HUB_DISABLE_TELEMETRY="1",
             **reporters.environment(facts.report_to),
@@ -222,7 +222,7 @@ def command(spec: RunSpec, directory: Path) -> list[str | Path]:
     """What is run: the stage, or torchrun with one of it for each device. A signal to torchrun
     reaches all of them, and the end of one ends the others.
     """
-    stage = spec.stage if spec.stage in {"merge", "export"} else "train"
+    stage = spec.stage if spec.stage in {"merge", "export", "evaluate"} else "train"
     module = f"workers.stages.{stage}"
     if spec.devices == 1:
         return [settings.train_python, "-m", module, directory]

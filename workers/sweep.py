@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.accounts import audit
-from app.cluster import budgets
+from app.cluster import budgets, readings
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
@@ -53,6 +53,7 @@ def sweep() -> None:
         models.resend,
         webhook.resend,
         metrics.clear,
+        readings.clear,
         preparing.resend,
         results.settle_all,
         file_uploads.clear,

@@ -1,22 +1,24 @@
 """`/api/v1/devices` and `/api/v1/nodes`: what there is, who holds it and who waits for it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from app.accounts.auth import PLATFORM, Principal, requires
-from app.cluster import overview, service
-from app.cluster.schemas import Devices, NodeOut, Nodes, Waiting
-from app.errors import N_, NotFound
+from app.cluster import nodes, overview, readings
+from app.cluster.schemas import Devices, History, Labels, NodeOut, Nodes, Waiting
 from app.queue import Db
 
 router = APIRouter(prefix="/api/v1", tags=["devices"])
 Admin = Annotated[Principal, requires(PLATFORM, "admin")]
+Range = Annotated[Literal["1h", "24h", "7d", "30d"], Query(alias="range")]
 
 
 @router.get("/devices", name="api:devices:list")
 def list_devices(who: Annotated[Principal, requires("viewer", "account")], db: Db) -> Devices:
-    """Every device. Holders are shown to platform admins; others see those of their workspace."""
+    """Every device, with its last reading and its health. Holders are shown to platform admins;
+    others see those of their workspace.
+    """
     own = None if who.is_platform_admin else who.workspace_id
     return Devices.model_validate({"data": overview.devices(db, own)})
 
@@ -30,30 +32,52 @@ def list_waiting(_who: Admin, db: Db) -> Waiting:
 @router.get("/nodes", name="api:nodes:list")
 def list_nodes(_who: Admin, db: Db) -> Nodes:
     """The machines, and what each said of itself."""
-    return Nodes(data=nodes(db))
+    return Nodes(data=[told(node) for node in overview.overview(db)["nodes"]])
+
+
+@router.get("/nodes/{node_id}", name="api:nodes:get")
+def get_node(node_id: str, _who: Admin, db: Db) -> NodeOut:
+    """One machine, and what it said of itself."""
+    return told(overview.node(db, node_id))
+
+
+@router.get("/nodes/{node_id}/history", name="api:nodes:history")
+def get_history(node_id: str, _who: Admin, db: Db, shown: Range = "1h") -> History:
+    """What a machine's devices did: use, memory, temperature and power over the last hour, day,
+    week or 30 days.
+    """
+    names = {device["id"]: device["name"] for device in overview.node(db, node_id)["devices"]}
+    found = readings.curves(db, names, shown)
+    devices = {names[device_id]: curves for device_id, curves in found.devices.items()}
+    return History.model_validate(
+        {"range": shown, "step": found.step, "t": found.t, "devices": devices}
+    )
+
+
+@router.patch("/nodes/{node_id}", name="api:nodes:label")
+def label(node_id: str, body: Labels, _who: Admin, db: Db) -> NodeOut:
+    """Say what a machine is: its labels, all of them, from now on."""
+    nodes.label(db, node_id, body.labels)
+    db.flush()
+    return told(overview.node(db, node_id))
 
 
 @router.post("/nodes/{node_id}/cordon", name="api:nodes:cordon")
 def cordon(node_id: str, _who: Admin, db: Db) -> NodeOut:
     """Give a machine nothing new. What runs there goes on."""
-    return set_cordon(db, node_id, cordoned=True)
+    nodes.cordon(db, node_id, cordoned=True)
+    db.flush()
+    return told(overview.node(db, node_id))
 
 
 @router.post("/nodes/{node_id}/uncordon", name="api:nodes:uncordon")
 def uncordon(node_id: str, _who: Admin, db: Db) -> NodeOut:
     """Let a machine have work again."""
-    return set_cordon(db, node_id, cordoned=False)
-
-
-def set_cordon(db: Db, node_id: str, *, cordoned: bool) -> NodeOut:
-    if service.cordon(db, node_id, cordoned) is None:
-        raise NotFound(N_("There is no such node."))
+    nodes.cordon(db, node_id, cordoned=False)
     db.flush()
-    return next(node for node in nodes(db) if node.id == node_id)
+    return told(overview.node(db, node_id))
 
 
-def nodes(db: Db) -> list[NodeOut]:
-    return [
-        NodeOut.model_validate(node | {"devices": [one["name"] for one in node["devices"]]})
-        for node in overview.overview(db)["nodes"]
-    ]
+def told(node: dict[str, object]) -> NodeOut:
+    devices: list[dict[str, str]] = node["devices"]  # type: ignore[assignment]
+    return NodeOut.model_validate(node | {"devices": [one["name"] for one in devices]})

@@ -7,17 +7,21 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import Workspace
+from app.cluster import health
 from app.cluster.service import held, unreachable
 from app.cluster.tables import Device, Lease, Node, Request
+from app.errors import N_, NotFound
 from app.quotas import service as quotas
 
 
 def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
     """For platform admins.
 
-    {nodes: [{id, host, state (ready, cordoned, unreachable, dead), seen_at, facts,
-      devices: [{id, name, kind, model, memory, used, healthy, stats,
-        holders: [{owner_kind, owner_id, workspace_id, workspace, bytes, exclusive, since}]}]}],
+    {nodes: [{id, host, state (ready, cordoned, draining, drained, unreachable, dead), seen_at,
+      facts, labels, cordoned, drain_since, drain_until,
+      devices: [{id, name, kind, model, uuid, memory, used, taken, healthy, problems, facts, stats,
+        holders: [{owner_kind, owner_id, workspace_id, workspace, bytes, exclusive, since,
+          measured, worked, use, active_at}]}]}],
      waiting: [{owner_kind, owner_id, workspace_id, workspace, devices, memory, reason, since}]}
     """
     names = dict(db.execute(select(Workspace.id, Workspace.name)).all())
@@ -32,19 +36,29 @@ def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
                 "bytes": lease.bytes,
                 "exclusive": lease.exclusive,
                 "since": lease.created_at,
+                "measured": lease.measured,
+                "worked": lease.worked,
+                "use": lease.worked / lease.measured if lease.measured else None,
+                "active_at": lease.active_at,
             }
         )
     devices: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for device in db.scalars(select(Device).order_by(Device.name)):
+        if device.retired and not holders[device.id]:
+            continue
         devices[device.node_id].append(
             {
                 "id": device.id,
                 "name": device.name,
                 "kind": device.kind,
                 "model": device.model,
+                "uuid": device.uuid,
                 "memory": device.memory,
                 "used": sum(holder["bytes"] for holder in holders[device.id]),
+                "taken": device.taken,
                 "healthy": device.healthy,
+                "problems": health.reasons(device.problems),
+                "facts": device.facts,
                 "stats": device.stats,
                 "holders": holders[device.id],
             }
@@ -54,9 +68,13 @@ def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
             {
                 "id": node.id,
                 "host": node.host,
-                "state": node_state(node),
+                "state": node_state(node, devices[node.id]),
                 "seen_at": node.seen_at,
                 "facts": node.facts,
+                "labels": node.labels,
+                "cordoned": node.cordoned,
+                "drain_since": node.drain_since,
+                "drain_until": node.drain_until,
                 "devices": devices[node.id],
             }
             for node in db.scalars(select(Node).where(Node.removed_at.is_(None)).order_by(Node.id))
@@ -81,11 +99,21 @@ def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def node_state(node: Node) -> str:
+def node(db: Session, node_id: str) -> dict[str, Any]:
+    """One of `overview`'s nodes. Raises NotFound."""
+    for found in overview(db)["nodes"]:
+        if found["id"] == node_id:
+            return found
+    raise NotFound(N_("There is no such node."))
+
+
+def node_state(node: Node, devices: list[dict[str, Any]]) -> str:
     if node.dead_at:
         return "dead"
     if unreachable(node):
         return "unreachable"
+    if node.drain_since:
+        return "draining" if any(device["holders"] for device in devices) else "drained"
     return "cordoned" if node.cordoned else "ready"
 
 
@@ -116,19 +144,19 @@ def limits(db: Session) -> list[dict[str, Any]]:
 
 def devices(db: Session, workspace_id: str | None) -> list[dict[str, Any]]:
     """Every device as `DeviceOut` has it. With a `workspace_id`, other workspaces' holders are
-    left out; that the device is taken still shows.
+    left out, as are the names of programs that are not ours; that the device is taken still shows.
     """
     found = []
     for node in overview(db)["nodes"]:
         for device in node["devices"]:
             all_holders = device["holders"]
-            whole = any(holder["exclusive"] for holder in all_holders)
             found.append(
                 device
                 | {
+                    "stats": device["stats"] if workspace_id is None else private(device["stats"]),
                     "node": node["id"],
                     "node_state": node["state"],
-                    "state": "held" if whole else "shared" if all_holders else "free",
+                    "state": state_of(device),
                     "holders": [
                         holder
                         for holder in all_holders
@@ -137,3 +165,17 @@ def devices(db: Session, workspace_id: str | None) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def state_of(device: dict[str, Any]) -> str:
+    """Held (whole), shared, taken (by programs that are not ours) or free."""
+    if any(holder["exclusive"] for holder in device["holders"]):
+        return "held"
+    if device["holders"]:
+        return "shared"
+    return "taken" if device["taken"] else "free"
+
+
+def private(stats: dict[str, Any]) -> dict[str, Any]:
+    """For those who are not to know which programs others run."""
+    return {name: value for name, value in stats.items() if name != "strangers"}

@@ -18,7 +18,7 @@ class Slot:
     """A healthy device of a node that may be given work, and what is held on it."""
 
     device: Device
-    used: int = 0  # bytes
+    used: int = 0  # bytes, those of programs that are not ours included
     holders: int = 0
     whole: bool = False  # somebody holds it alone
 
@@ -28,7 +28,7 @@ class Slot:
 
     def fits(self, memory: int | None) -> bool:
         if memory is None:
-            return self.holders == 0
+            return self.holders == 0 and self.used == 0
         return not self.whole and memory <= self.free
 
     def take(self, memory: int | None) -> int:
@@ -68,6 +68,8 @@ def place(slots: list[Slot], request: Request) -> list[Slot] | str:
 def matches(device: Device, request: Request) -> bool:
     if request.node_id and device.node_id != request.node_id:
         return False
+    if request.devices > 1 and "slice" in (device.facts or {}):
+        return False  # CUDA lets a program see one slice of a card, never two
     return request.kind is None or device.kind == request.kind
 
 

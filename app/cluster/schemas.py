@@ -7,7 +7,10 @@ from pydantic import BaseModel
 
 
 class Holder(BaseModel):
-    """A job or a replica that holds a device, or a share of `bytes` of it."""
+    """A job or a replica that holds a device, or a share of `bytes` of it. `use` is how busy the
+    device was, on average, in the `measured` seconds of that time, 0 to 1; `active_at` is when it
+    last did anything.
+    """
 
     owner_kind: str
     owner_id: str
@@ -16,10 +19,48 @@ class Holder(BaseModel):
     bytes: int
     exclusive: bool
     since: datetime
+    measured: float
+    use: float | None
+    active_at: datetime | None
+
+
+class Problem(BaseModel):
+    """What speaks against a device: `message` with `params` in its places. A `grave` one makes it
+    unhealthy.
+    """
+
+    code: str
+    grave: bool
+    message: str
+    params: dict[str, Any]
+
+
+class Stranger(BaseModel):
+    """A program on a GPU that is not Danlu's; `memory` in bytes."""
+
+    pid: int
+    name: str
+    memory: int
+
+
+class Stats(BaseModel):
+    """The last reading: `use` in percent, `memory` in use in bytes, °C, W. What the device does not
+    say is null. `throttle`: what holds its clocks down (power, heat, brake).
+    """
+
+    use: float | None = None
+    memory: int | None = None
+    temperature: float | None = None
+    power: float | None = None
+    power_limit: float | None = None
+    throttle: list[str] = []
+    strangers: list[Stranger] = []
 
 
 class DeviceOut(BaseModel):
-    """`used` and `memory` are bytes. `holders` are all for a platform admin, else one's own."""
+    """`used`, `taken` (by programs that are not Danlu's) and `memory` are bytes. `holders` are all
+    for a platform admin, else one's own; `facts` {card, pci, compute, slice} of a GPU.
+    """
 
     id: str
     name: str
@@ -27,10 +68,15 @@ class DeviceOut(BaseModel):
     node_state: str
     kind: str
     model: str
+    uuid: str
     memory: int
     used: int
+    taken: int
     healthy: bool
-    state: str  # free, shared or held
+    problems: list[Problem]
+    state: str  # free, taken, shared or held
+    facts: dict[str, str]
+    stats: Stats
     holders: list[Holder]
 
 
@@ -42,14 +88,48 @@ class Devices(BaseModel):
 
 
 class NodeOut(BaseModel):
-    """A machine. `state` is ready, cordoned, unreachable or dead; `devices` are their names."""
+    """A machine. `state` is ready, cordoned, draining, drained, unreachable or dead; `devices` are
+    their names.
+    """
 
     id: str
     host: str
     state: str
     seen_at: datetime
     facts: dict[str, Any]
+    labels: dict[str, str]
+    cordoned: bool
+    drain_since: datetime | None
+    drain_until: datetime | None
     devices: list[str]
+
+
+class Labels(BaseModel):
+    """All of a node's labels from now on."""
+
+    labels: dict[str, str]
+
+
+class Curves(BaseModel):
+    """What a device did, one value per point of time in `t`; null: nothing is known. `use` in
+    percent, `memory` in bytes, `temperature` in °C, `power` in W: means over `step` seconds.
+    """
+
+    use: list[float | None]
+    memory: list[float | None]
+    temperature: list[float | None]
+    power: list[float | None]
+
+
+class History(BaseModel):
+    """The last hour, day, week or 30 days of a node's devices, by name. `t` is in seconds since
+    1970, the start of the `step` seconds that a point stands for.
+    """
+
+    range: str
+    step: int
+    t: list[int]
+    devices: dict[str, Curves]
 
 
 class Nodes(BaseModel):

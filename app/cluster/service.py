@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, select, text
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload
 
 from app.cluster import metering
@@ -95,7 +94,10 @@ def ask(
         preemptions=place.preemptions if place else 0,
     )
     known = db.scalars(
-        select(Device).join(Node).where(Node.dead_at.is_(None)).order_by(Device.memory.desc())
+        select(Device)
+        .join(Node)
+        .where(Node.dead_at.is_(None), Device.retired.is_(False))
+        .order_by(Device.memory.desc())
     )
     refuse_impossible(request, quotas.limit(db, workspace_id), list(known))
     db.add(request)
@@ -222,7 +224,7 @@ def open_slots(db: Session, leases: list[Lease]) -> list[Slot]:
         .order_by(Device.node_id, Device.name)
         .execution_options(populate_existing=True)
     )
-    slots = {device.id: Slot(device) for device in devices}
+    slots = {device.id: Slot(device, used=device.taken) for device in devices}
     for lease in leases:
         if slot := slots.get(lease.device_id):
             slot.used += lease.bytes
@@ -261,49 +263,6 @@ def grant(db: Session, request: Request, slots: list[Slot]) -> Grant:
 # -- nodes -------------------------------------------------------------------------------
 
 
-def beat(
-    db: Session,
-    node_id: str,
-    host: str,
-    facts: dict[str, Any],
-    devices: list[dict[str, Any]],
-) -> None:
-    """A node's heartbeat and inventory: {name, kind, model, uuid, memory, healthy, stats} each.
-
-    A device that is no longer listed is unhealthy. A node that was declared dead is alive
-    again with its second beat: between the two it has killed what it should no longer run.
-    """
-    at = now()
-    node = db.scalar(select(Node).where(Node.id == node_id).with_for_update())
-    if node is None:
-        row = {
-            "id": node_id,
-            "host": host,
-            "seen_at": at,
-            "created_at": at,
-            "facts": facts,
-        }
-        db.execute(insert(Node).values(**row, cordoned=False).on_conflict_do_nothing())
-    else:
-        if node.dead_at and node.seen_at > node.dead_at:
-            node.dead_at = node.removed_at = None
-        node.host, node.facts, node.seen_at = host, facts, at
-    known = {
-        device.name: device
-        for device in db.scalars(select(Device).where(Device.node_id == node_id))
-    }
-    for values in devices:
-        device = known.pop(values["name"], None)
-        if device is None:
-            db.add(Device(node_id=node_id, **values))
-            continue
-        for name, value in values.items():
-            setattr(device, name, value)
-    for device in known.values():
-        device.healthy = False
-    db.flush()
-
-
 def unreachable(node: Node) -> bool:
     """Unheard of for 150 s. It gets nothing new; what it runs may well go on."""
     return node.seen_at <= now() - SILENT
@@ -335,11 +294,3 @@ def bury(db: Session) -> list[str]:
         node.dead_at = now()
     db.flush()
     return [node.id for node in silent]
-
-
-def cordon(db: Session, node_id: str, cordoned: bool) -> Node | None:
-    """A cordoned node gets nothing new; what runs there goes on."""
-    node = db.scalar(select(Node).where(Node.id == node_id).with_for_update())
-    if node:
-        node.cordoned = cordoned
-    return node

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import REAL, BigInteger, Float, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import Base, Created, new_id
@@ -21,7 +21,10 @@ class Node(Base):
     host: Mapped[str]  # where the gateway reaches its engines
     seen_at: Mapped[datetime]
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict)  # versions, engines, why not vLLM
+    labels: Mapped[dict[str, Any]] = mapped_column(default=dict)  # {gpu: h200, room: b}
     cordoned: Mapped[bool] = mapped_column(default=False)
+    drain_since: Mapped[datetime | None]  # asked to empty itself; cordoned as long
+    drain_until: Mapped[datetime | None]  # then what is left there stops, wanted or not
     dead_at: Mapped[datetime | None]
     removed_at: Mapped[datetime | None]  # by an admin; its rows stay for what was billed
     created_at: Mapped[Created]
@@ -39,7 +42,11 @@ class Device(Base):
     uuid: Mapped[str] = mapped_column(default="")
     memory: Mapped[int] = mapped_column(BigInteger)  # bytes
     healthy: Mapped[bool] = mapped_column(default=True)
+    problems: Mapped[list[dict[str, Any]]] = mapped_column(default=list)  # see health.py
+    taken: Mapped[int] = mapped_column(BigInteger, default=0)  # bytes that strangers' programs use
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)  # card, pci, compute, slice
     stats: Mapped[dict[str, Any]] = mapped_column(default=dict)  # last reading: use, memory, ...
+    retired: Mapped[bool] = mapped_column(default=False)  # its card was cut up another way
 
     node: Mapped[Node] = relationship(lazy="raise")
 
@@ -105,8 +112,27 @@ class Lease(Base):
     created_at: Mapped[Created]
     metered_at: Mapped[datetime | None]  # up to then the ledger has it: see metering.py
     released_at: Mapped[datetime | None]
+    # how busy it was while held, in seconds: measured, and of those worked
+    measured: Mapped[float] = mapped_column(Float, default=0.0)
+    worked: Mapped[float] = mapped_column(Float, default=0.0)
+    active_at: Mapped[datetime | None]  # when it last did anything
 
     device: Mapped[Device] = relationship(lazy="raise")
+
+
+class DeviceReading(Base):
+    """What a device did, on average over `step` seconds from `at`. See readings.py."""
+
+    __tablename__ = "device_readings"
+    __table_args__ = (Index("ix_device_readings_step_at", "step", "at"),)
+
+    device_id: Mapped[str] = mapped_column(ForeignKey("devices.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    use: Mapped[float | None] = mapped_column(REAL)  # percent
+    memory: Mapped[int | None] = mapped_column(BigInteger)  # bytes in use, whoever uses them
+    temperature: Mapped[float | None] = mapped_column(REAL)  # °C
+    power: Mapped[float | None] = mapped_column(REAL)  # W
 
 
 class FairShare(Base):

@@ -73,6 +73,7 @@ VALUES: dict[str, Any] = {
 }
 # Where the fields alone would not make a request that works.
 BODIES: dict[str, Any] = {
+    "BenchmarkCreate": {"model": "qwen3-0.6b", "tasks": ["ceval", "gsm8k"], "fewshot": 5},
     "JobCreate": {
         "name": "support-tone",
         "model": "qwen3-0.6b",

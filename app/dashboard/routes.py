@@ -7,10 +7,9 @@ from fastapi import APIRouter, Request, Response
 from app.accounts import service as accounts
 from app.accounts.auth import PLATFORM, Principal, requires
 from app.accounts.schemas import UserCreate, WorkspaceCreate
-from app.cluster import service as cluster
 from app.dashboard import openapi, reference, service
 from app.dashboard.schemas import PriceForm, QuotaForm
-from app.errors import N_, DomainError, NotFound
+from app.errors import DomainError
 from app.queue import Db
 from app.quotas import prices
 from app.quotas import service as quotas
@@ -57,22 +56,6 @@ def admin(request: Request, _: Admin, db: Db) -> Response:
 def admin_live(request: Request, _: Admin, db: Db) -> Response:
     """The devices and the waiting list, which ask for themselves every few seconds."""
     return render(request, "dashboard/admin.html", block="live", admin=service.admin(db))
-
-
-@router.post("/admin/nodes/{node_id}/cordon", name="dashboard:cordon")
-def cordon(request: Request, node_id: str, _: Admin, db: Db) -> Response:
-    return set_cordon(request, db, node_id, cordoned=True)
-
-
-@router.post("/admin/nodes/{node_id}/uncordon", name="dashboard:uncordon")
-def uncordon(request: Request, node_id: str, _: Admin, db: Db) -> Response:
-    return set_cordon(request, db, node_id, cordoned=False)
-
-
-def set_cordon(request: Request, db: Db, node_id: str, *, cordoned: bool) -> Response:
-    if cluster.cordon(db, node_id, cordoned) is None:
-        raise NotFound(N_("There is no such node."))
-    return redirect(request, "dashboard:admin")
 
 
 def workspaces_page(

@@ -20,3 +20,9 @@ class PriceForm(BaseModel):
     device: str = Field("", max_length=200)
     hour: Decimal | None = Field(None, ge=0, lt=10**6, max_digits=14, decimal_places=6)
     currency: str = Field("CNY", min_length=1, max_length=8)
+
+
+class LabelsForm(BaseModel):
+    """key=value, one on each line or with commas between; empty takes them all away."""
+
+    labels: str = Field("", max_length=8000)

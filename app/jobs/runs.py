@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, joinedload
 from app.cluster import service as cluster
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, Invalid
-from app.jobs import data, exports, history, outcomes
+from app.jobs import benchmarks, data, exports, history, outcomes
 from app.jobs.service import ask
 from app.jobs.states import ACTIVE, switch
 from app.jobs.tables import Job
@@ -41,6 +41,7 @@ class RunFacts:
     drop_leaks: bool
     hyperparameters: dict[str, Any]
     format: str | None  # of an export
+    benchmark: dict[str, Any] | None  # of an evaluation: tasks, fewshot, limit, chat
     devices: list[str]  # cpu:0, cuda:3
     report_to: list[str]
     report_as: dict[str, Any]
@@ -87,8 +88,9 @@ def start_facts(db: Session, job_id: str, fence: int) -> RunFacts | None:
         validation=segments(db, job.validation_version_id),
         split=job.mix.get("split"),
         drop_leaks=bool(job.mix.get("drop_leaks")),
-        hyperparameters={} if job.stage == "export" else job.spec,
+        hyperparameters={} if job.stage in ("export", "evaluate") else job.spec,
         format=job.spec.get("format"),
+        benchmark=benchmarks.asked(job) if job.stage == "evaluate" else None,
         devices=[lease.device.name for lease in cluster.leases_of(db, "job", job.id)],
         report_to=job.report_to,
         report_as=job.report_as,
@@ -196,11 +198,11 @@ def end(
     elif outcome == "succeeded":
         if job.stage == "export":
             exports.done(db, job, result or {})
-        else:
+        elif job.stage != "evaluate":
             register(db, job, result or {})
         job.step = int((result or {}).get("steps") or job.total)  # fewer where it stopped early
         job.tensorboard = (result or {}).get("tensorboard")
-        job.outcome = outcomes.measured(db, job, result or {})
+        job.outcome = outcomes.measured(db, job, result or {}) | (result or {}).get("benchmark", {})
         switch(db, job, "succeeded")
     elif outcome == "failed":
         fail(db, job, error or SILENT)

@@ -26,7 +26,7 @@ SWEEP = "workers.sweep"
 STREAMED = ("merge", "export")  # a share of a device, for a short time
 MERGE_OVERHEAD = 256 * 2**20  # bytes: the interpreter
 STOPPING = N_("This job is %(state)s: wait until it has stopped.")
-WHOLE = ("merge", "export")  # stages without steps
+WHOLE = ("merge", "export", "evaluate")  # stages without steps
 OVER = N_("This job is over (%(state)s), so there is nothing to do.")
 
 
@@ -150,9 +150,9 @@ def default_name(db: Session, workspace_id: str, made_from: str) -> str:
 
 def enqueue(db: Session, job: Job) -> None:
     job.state = "queued"
-    reserve(db, job)
     db.add(job)
     db.flush()
+    reserve(db, job)
     models.pin(db, job.model_id, "job", job.id, job.name)
     note(db, job, "state", MESSAGES["queued"], {"old": "", "new": "queued", "reason": ""})
     ask(db, job)
@@ -197,13 +197,20 @@ def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
         memory=memory,
         kind=methods.device_kind(job.stage, job.method),
         model=job.device_model,
-        node_id=job.node_id if job.step and cluster.usable(db, job.node_id) else None,
+        node_id=home_of(db, job),
         priority=job.priority,
         preemptible=job.stage not in STREAMED,
         seconds=left(job),
         place=place,
     )
     send(db, SWEEP)
+
+
+def home_of(db: Session, job: Job) -> str | None:
+    """The node on which it has to run: that of its checkpoints, or of a benchmark's files."""
+    if job.step and cluster.usable(db, job.node_id):
+        return job.node_id
+    return job.spec.get("node") if job.stage == "evaluate" else None
 
 
 def left(job: Job) -> float | None:

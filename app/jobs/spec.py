@@ -9,9 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.jobs.hyperparameters import Hyperparameters
 
-__all__ = ["ExportFormat", "Hyperparameters", "Method", "Part", "RunSpec", "Split", "Stage"]
+__all__ = [
+    "Benchmark",
+    "ExportFormat",
+    "Hyperparameters",
+    "Method",
+    "Part",
+    "RunSpec",
+    "Split",
+    "Stage",
+]
 
-Stage = Literal["sft", "pretrain", "dpo", "kto", "orpo", "reward", "merge", "export"]
+Stage = Literal["sft", "pretrain", "dpo", "kto", "orpo", "reward", "merge", "export", "evaluate"]
 Method = Literal["full", "freeze", "lora", "qlora", ""]
 ExportFormat = Literal["f16", "q8_0"]
 
@@ -37,6 +46,22 @@ class Part(BaseModel):
     rows: list[str]
     multiplier: float | None = Field(default=None, ge=0.01, le=10)
     share: float | None = Field(default=None, gt=0, lt=100)
+
+
+class Benchmark(BaseModel):
+    """What an `evaluate` run asks: benchmarks by name, as workers.stages.layouts has them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: list[str] = Field(min_length=1)
+    data: str
+    """Directory of the node in which their files lie."""
+    fewshot: int | None = Field(default=None, ge=0, le=32)
+    """Examples before each question; None: as many as the task says itself."""
+    limit: int | None = Field(default=None, ge=1)
+    """Questions of each task, at most."""
+    chat: bool = False
+    """Whether questions are put into the model's chat template."""
 
 
 class RunSpec(BaseModel):
@@ -67,6 +92,8 @@ class RunSpec(BaseModel):
     """A complete checkpoint of an earlier attempt at the same job."""
     format: ExportFormat | None = None
     """Of an export: the numbers in the GGUF file."""
+    benchmark: Benchmark | None = None
+    """What an `evaluate` run asks."""
     report_to: list[Literal["wandb", "swanlab", "mlflow"]] = []
     """Where the run is reported to as well; the environment has the accounts."""
     report_as: dict[str, dict[str, Any]] = {}
@@ -89,6 +116,9 @@ class RunSpec(BaseModel):
         elif self.stage == "export":
             if not self.format:
                 raise ValueError("an export needs a format")
+        elif self.stage == "evaluate":
+            if not self.benchmark:
+                raise ValueError("an evaluation needs benchmarks")
         elif bool(self.train) == bool(self.mix) or not self.method:
             raise ValueError("training needs data, given in one way, and a method")
         elif self.strategy == "fsdp" and (

@@ -20,7 +20,7 @@ PROMPTS = 20
 
 def judged(db: Session, job: Job) -> verdict.Verdict | None:
     """None for a job without a curve."""
-    if job.stage in ("merge", "export"):
+    if job.stage in ("merge", "export", "evaluate"):
         return None
     return verdict.judge(curve(db, job.id), job.total)
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.cluster import service as cluster
+from app.cluster import nodes, readings
 from app.cluster.tables import Lease
 from app.datasets.measures import service as measures
 from app.datasets.measures import tasks
@@ -18,14 +18,15 @@ from app.datasets.tables import DatasetMeasure
 from app.deployments import carrying, metrics, replicas, results
 from app.deployments.tables import AdapterLoad, Deployment, Replica
 from app.errors import N_, Forbidden, NotFound
-from app.jobs import checkpoints, exports, history, loads, runs
+from app.jobs import benchmarks, checkpoints, exports, history, loads, runs
 from app.jobs.tables import Job, JobCheckpoint
 from app.nodework.asking import name_of, shapes
 
 Taken = dict[str, Any]
 
 FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    cluster.beat,
+    nodes.beat,
+    readings.record,
     loads.record,
     runs.start_facts,
     runs.mark_started,
@@ -118,7 +119,6 @@ def own_result(db: Session, name: str, taken: Taken) -> bool:
         row = db.get(JobCheckpoint, (job.id, taken["step"]))
         return row is not None and result["artefact"] == checkpoints.artefact(row)
     marker = f"{job.id}-{taken['fence']}"
-    export = job.stage == "export" and exports.artefact(job)
-    return result.get("artefact") in (f"models/{marker}", export or None) and result.get(
-        "tensorboard"
-    ) in (None, f"tensorboard/{marker}")
+    own = {f"models/{marker}", exports.artefact(job), benchmarks.artefact(job)}
+    boards = (None, f"tensorboard/{marker}")
+    return result.get("artefact") in own and result.get("tensorboard") in boards

@@ -46,4 +46,4 @@ def invite(
 @router.post("/admin/nodes/{node_id}/remove", name="nodes:remove")
 def remove(request: Request, node_id: str, _: Admin, db: Db) -> Response:
     joining.remove(db, node_id)
-    return redirect(request, address(request.app, "dashboard:admin"))
+    return redirect(request, address(request.app, "dashboard:devices"))

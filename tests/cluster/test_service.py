@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.cluster import overview, service
+from app.cluster import nodes, overview, service
 from app.cluster.tables import Device, Node, Request
 from app.config import settings
 from app.db import now
@@ -252,8 +252,8 @@ CARD = {"kind": "cuda", "model": "H200", "uuid": "GPU-1", "memory": 141 * GIB, "
 
 def test_a_heartbeat_brings_the_inventory(db: Session) -> None:
     two = [CARD | {"name": "cuda:0", "stats": {}}, CARD | {"name": "cuda:1", "stats": {}}]
-    service.beat(db, "gpu-1", "10.0.0.5", {"vllm": "0.32.0"}, two)
-    service.beat(db, "gpu-1", "10.0.0.6", {"vllm": "0.32.0"}, two[:1])
+    nodes.beat(db, "gpu-1", "10.0.0.5", {"vllm": "0.32.0"}, two)
+    nodes.beat(db, "gpu-1", "10.0.0.6", {"vllm": "0.32.0"}, two[:1])
     node = db.get_one(Node, "gpu-1", populate_existing=True)
     assert (node.host, node.facts) == ("10.0.0.6", {"vllm": "0.32.0"})
     healthy = dict(db.execute(select(Device.name, Device.healthy)).all())
@@ -262,11 +262,11 @@ def test_a_heartbeat_brings_the_inventory(db: Session) -> None:
 
 def test_a_dead_node_lives_again_with_its_second_heartbeat(db: Session) -> None:
     node = make_node(db, dead_at=now() + timedelta(milliseconds=1), seen_at=now())
-    service.beat(db, node.id, node.host, {}, [])
+    nodes.beat(db, node.id, node.host, {}, [])
     node.seen_at = node.dead_at - timedelta(seconds=1)  # silent since before it was declared dead
-    service.beat(db, node.id, node.host, {}, [])
+    nodes.beat(db, node.id, node.host, {}, [])
     assert node.dead_at is not None
-    service.beat(db, node.id, node.host, {}, [])
+    nodes.beat(db, node.id, node.host, {}, [])
     assert node.dead_at is None
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 import app.queue
+from app.cluster import nodes
 from app.cluster import service as cluster
 from app.config import ROOT, settings
 from app.db import now
@@ -88,7 +89,7 @@ def scraped(db: Session) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
     make_job(db, team, owner, state="running")
     devices = [{"name": "cpu:0", "kind": "cpu", "model": "P", "uuid": "", "memory": 100}]
     stats = {"healthy": True, "stats": {"use": 40, "memory": 60}}
-    cluster.beat(db, node.id, "127.0.0.1", node.facts, [devices[0] | stats])
+    nodes.beat(db, node.id, "127.0.0.1", node.facts, [devices[0] | stats])
     db.commit()
     sweep.timed()
     figures.observe(

@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import Workspace
+from app.cluster import nodes
 from app.cluster import service as cluster
 from app.cluster.tables import Node
 from app.datasets.tables import DatasetPin
@@ -146,7 +147,7 @@ def test_a_run_with_checkpoints_goes_back_to_its_node(db: Session, job: Job) -> 
     assert request is not None
     assert (request.node_id, job.retries, job.state) == ("local", 0, "queued")
     service.pause(db, job.workspace_id, job.id)
-    cluster.cordon(db, "local", True)
+    nodes.cordon(db, "local", True)
     service.resume(db, job.workspace_id, job.id)
     request = cluster.waiting(db, "job", job.id)
     assert request is not None

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.cluster import service as cluster
+from app.cluster import nodes
 from app.cluster.tables import Device, Node
 from app.config import settings
 from app.deployments import carrying, metrics, replicas, results
@@ -39,11 +39,11 @@ def test_every_call_can_be_written_down(function: Any) -> None:
 
 
 def test_a_heartbeat(db: Session, as_node: dict[str, str]) -> None:
-    do(cluster.beat, "gpu-1", "10.0.0.1", {"danlu": "1"}, [DEVICE])
+    do(nodes.beat, "gpu-1", "10.0.0.1", {"danlu": "1"}, [DEVICE])
     assert db.get_one(Node, "gpu-1").host == "10.0.0.1"
     assert db.scalar(select(Device.name).where(Device.node_id == "gpu-1")) == "cpu:0"
     with pytest.raises(DomainError) as refused:
-        do(cluster.beat, "gpu-2", "10.0.0.1", {}, [])
+        do(nodes.beat, "gpu-2", "10.0.0.1", {}, [])
     assert refused.value.code == "not_yours"
 
 
@@ -123,7 +123,7 @@ def test_an_engine(db: Session, as_node: dict[str, str]) -> None:
 def test_what_is_no_call(as_node: dict[str, str], admin: Client) -> None:
     with asking.client() as node:
         assert node.post("/api/v1/node/calls/os.system", content=b"{}").status_code == 404
-        wrong = node.post("/api/v1/node/calls/cluster.service.beat", content=b'{"host": 1}')
+        wrong = node.post("/api/v1/node/calls/cluster.nodes.beat", content=b'{"host": 1}')
         assert wrong.status_code == 422
         node.headers["authorization"] = "Bearer dk-something"
         assert node.post("/api/v1/node/calls/jobs.loads.record", content=b"{}").status_code == 401
@@ -147,7 +147,7 @@ def test_here_it_is_a_transaction(db: Session) -> None:
     make.make_node(db, id="local")
     db.commit()
     assert not settings.server
-    do(cluster.beat, "local", "127.0.0.1", {}, [DEVICE])
+    do(nodes.beat, "local", "127.0.0.1", {}, [DEVICE])
     db.expire_all()
     assert db.scalar(select(Device).where(Device.node_id == "local", Device.memory == 2**33))
     assert db.scalar(select(Job.id)) is None

@@ -125,7 +125,7 @@ class Stages:
 
     def run(self, **spec: Any) -> Ran:
         stage = str(spec.get("stage"))
-        script = stage if stage in {"merge", "export"} else "train"
+        script = stage if stage in {"merge", "export", "evaluate"} else "train"
         return self.wait(self.start(self.write(spec), script))
 
     def several(self, spec: dict[str, Any]) -> Ran:

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
 from sqlalchemy import select, text
 
 from app.cluster.tables import Device, Node
@@ -14,7 +15,7 @@ from app.db import engine
 from app.jobs.tables import JobMetric
 from app.queue import transaction
 from tests import factories
-from tests.workers import stand_in
+from tests.workers import nvml, stand_in
 from tests.workers.servers import NODE, kill, running, wait_for
 from tests.workers.stand_in import SUCCEEDS, TRAINS, is_in, look
 from workers import inventory, process, starting, sweep
@@ -201,40 +202,33 @@ def test_two_processes_of_one_node_take_turns(db, stage, log):
             wait_for(lambda: found_node().seen_at > seen, log)
 
 
-def test_a_driver_that_hangs_does_not_hang_the_node(monkeypatch):
-    import threading
-
-    release = threading.Event()
-    found = {"name": "cuda:0", "kind": "cuda", "healthy": True, "stats": {"use": 5}}
-    gpus = inventory.Gpus()
-    monkeypatch.setattr(inventory, "gpus", lambda: [found])
-    assert gpus.list() == [found]
-    monkeypatch.setattr(inventory, "gpus", lambda: release.wait(30) and [found])
-    assert gpus.list() == [found | {"healthy": False, "stats": {}}]
-    assert gpus.list()[0]["healthy"] is False  # asked once; not a thread for each beat
-    release.set()
-    gpus.asked.result(10)
-    assert gpus.list() == [found]
-
-
-def test_gpus_that_are_hidden_are_not_ours(monkeypatch):
-    class Nvml:
-        NVMLError = inventory.pynvml.NVMLError
-
-        def __getattr__(self, name):
-            return lambda *args: 3
-
-    monkeypatch.setattr(inventory, "pynvml", Nvml())
-    card = {"kind": "cuda"}
-    monkeypatch.setattr(
-        inventory, "gpu", lambda index: card | {"name": f"cuda:{index}", "uuid": f"GPU-{index}"}
-    )
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [gpu["name"] for gpu in inventory.gpus()] == ["cuda:0", "cuda:1", "cuda:2"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-2")
-    assert [gpu["name"] for gpu in inventory.gpus()] == ["cuda:1", "cuda:2"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert inventory.gpus() == []
+def test_eight_gpus_from_the_driver_to_the_page(db, client, stage, log, tmp_path):
+    """The node process itself, with the stand-in in the place of NVIDIA's library."""
+    cards = nvml.Cards(tmp_path / "readings")
+    for number in range(8):
+        cards.set(number, use=10 * number, temperature=40 + number)
+    client.user.is_platform_admin = True
+    db.commit()
+    with running(NODE, log, **cards.environment, DANLU_NODE_LABELS="gpu=h200, room=b"):
+        wait_for(devices, log)
+        assert [device.name for device in devices()] == [f"cuda:{number}" for number in range(8)]
+        page = BeautifulSoup(client.get("/admin/devices").text, "lxml")
+        shown = page.select("[data-testid=device]")
+        assert [one["aria-label"] for one in shown] == [f"cuda:{number}" for number in range(8)]
+        for words in ("NVIDIA H200", "70 %", "47 °C", "76 / 700 W", "0.6 / 140.4 GiB"):
+            assert words in " ".join(shown[7].text.split())
+        assert "580.95.05 · CUDA 13.0" in page.select_one("[data-testid=node]").text
+        assert [one.text for one in page.select("[data-testid=label]")] == ["gpu=h200", "room=b"]
+        cards.set(3, error=15)
+        wait_for(lambda: not devices()[3].healthy, log)
+        page = BeautifulSoup(client.get("/admin/devices").text, "lxml")
+        (problem,) = page.select("[data-testid=problem]")
+        assert "GPU is lost" in problem.text
+        assert page.select_one("[data-count=unhealthy]").text == "1"
+        history = client.get(f"/api/v1/nodes/{settings.node}/history").json()
+        assert list(history["devices"]) == [f"cuda:{number}" for number in range(8)]
+        assert 70 in history["devices"]["cuda:7"]["use"]
+        assert any(history["devices"]["cuda:0"]["power"])
 
 
 def test_an_engine_is_asked_once_until_its_environment_changes(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from app.config import settings
 from app.deployments.replicas import ReplicaFacts
+from workers.gpus import told_to_cuda
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ def offline() -> dict[str, str]:
 
 def gpus(start: Start) -> dict[str, str]:
     """The devices an engine may see: those it holds, none on a node without."""
-    visible = [name.partition(":")[2] for name in start.facts.devices if name.startswith("cuda")]
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(visible)}
+    visible = told_to_cuda(start.facts.devices)
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": visible}
 
 
 def cores(devices: list[str]) -> list[int]:
