@@ -204,6 +204,30 @@ def post(
         return response.status
 
 
+def ask(
+    url: str,
+    method: str,
+    content: bytes | None,
+    *,
+    limit: int,
+    seconds: float,
+    headers: Mapping[str, str],
+    allow: Iterable[str] = (),
+) -> bytes:
+    """The body of an answer of a service's API; redirects are not followed. Raises Refused (also for
+    any status but 2xx), Interrupted or TooLarge.
+    """
+    head = {"user-agent": "danlu", "accept": "application/json", "accept-encoding": "identity"}
+    target, end = parse(url), time.monotonic() + seconds
+    with request(
+        target, head | dict(headers), allow, end, method=method, content=content
+    ) as response:
+        got = {name.decode().lower(): value.decode("latin-1") for name, value in response.headers}
+        if 201 <= response.status < 300:
+            response.status = 200
+        return b"".join(answer(target, response, got, 0, limit).chunks)
+
+
 @contextmanager
 def request(
     target: Target,

@@ -101,13 +101,22 @@ def named(hub: str, repository: str, revision: str) -> tuple[str, str]:
     return repository, revision
 
 
-def look(kind: str, hub: str, repository: str, revision: str = "") -> Listing:
-    """The files of a repository, at the commit that `revision` now is.
+def headers(hub: str, token: str) -> dict[str, str]:
+    """Who asks. Sent to the hub's own origin only: see `fetching.stream`."""
+    if not token:
+        return {}
+    own = {"authorization": f"Bearer {token}"}
+    # ModelScope's older addresses know a token by the cookie that its own client sets
+    return own | ({"cookie": f"m_session_id={token}"} if hub == "modelscope" else {})
+
+
+def look(kind: str, hub: str, repository: str, revision: str = "", token: str = "") -> Listing:
+    """The files of a repository, at the commit that `revision` now is; as who has `token`.
 
     Raises NotFound, Refused, or Interrupted if the hub cannot be reached.
     """
     try:
-        listing = HUBS[hub](kind, repository, revision)
+        listing = HUBS[hub](kind, repository, revision, token)
     except Refused as error:
         if error.code not in ("address.missing", "address.login"):
             raise
@@ -166,11 +175,13 @@ def address(listing: Listing, file: File) -> str:
 # -- the two APIs ------------------------------------------------------------------------
 
 
-def ask(hub: str, path: str, **query: Any) -> tuple[fetching.Answer, Any]:
+def ask(hub: str, path: str, token: str, **query: Any) -> tuple[fetching.Answer, Any]:
     """JSON from the hub's API. Raises Refused for what is none."""
     base, allow = endpoint(hub)
     url = f"{base}{path}" + (f"?{urlencode(query)}" if query else "")
-    answer, body = fetching.read(url, limit=JSON_BYTES, seconds=SECONDS, allow=allow)
+    answer, body = fetching.read(
+        url, limit=JSON_BYTES, seconds=SECONDS, allow=allow, headers=headers(hub, token)
+    )
     try:
         return answer, orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -191,14 +202,15 @@ def too_many(hub: str) -> Refused:
     )
 
 
-def huggingface(kind: str, repository: str, revision: str) -> Listing:
+def huggingface(kind: str, repository: str, revision: str, token: str) -> Listing:
     path = f"/api/{kind}/{repository}"
-    _, about = ask("huggingface", f"{path}/revision/{quote(revision or 'main', safe='')}")
+    wanted = quote(revision or "main", safe="")
+    _, about = ask("huggingface", f"{path}/revision/{wanted}", token)
     commit = about.get("sha") if isinstance(about, dict) else None
     if not isinstance(commit, str) or not COMMIT.match(commit):
         raise odd("huggingface")
     listing = Listing(kind, "huggingface", repository, commit, commit)
-    for entry in huggingface_tree(f"{path}/tree/{commit}"):
+    for entry in huggingface_tree(f"{path}/tree/{commit}", token):
         lfs = entry.get("lfs") or {}
         if entry.get("type") == "file" and isinstance(entry.get("path"), str):
             size = lfs.get("size", entry.get("size"))
@@ -206,11 +218,11 @@ def huggingface(kind: str, repository: str, revision: str) -> Listing:
     return listing
 
 
-def huggingface_tree(path: str) -> Iterator[dict[str, Any]]:
+def huggingface_tree(path: str, token: str) -> Iterator[dict[str, Any]]:
     """A page after the other, as the Link header says."""
     more: dict[str, str] = {}
     for _ in range(PAGES):
-        answer, page = ask("huggingface", path, recursive="true", expand="false", **more)
+        answer, page = ask("huggingface", path, token, recursive="true", expand="false", **more)
         if not isinstance(page, list):
             raise odd("huggingface")
         yield from (entry for entry in page if isinstance(entry, dict))
@@ -222,14 +234,14 @@ def huggingface_tree(path: str) -> Iterator[dict[str, Any]]:
     raise too_many("huggingface")
 
 
-def modelscope(kind: str, repository: str, revision: str) -> Listing:
+def modelscope(kind: str, repository: str, revision: str, token: str) -> Listing:
     """Its files carry the commit that last changed them, which is what is asked for later."""
     tree = "tree" if kind == "datasets" else "files"
     wanted = revision or "master"
     listing = Listing(kind, "modelscope", repository, "", wanted)
     commits: list[str] = []
     short, last = "", (0, "")
-    for data in modelscope_tree(f"/api/v1/{kind}/{repository}/repo/{tree}", wanted):
+    for data in modelscope_tree(f"/api/v1/{kind}/{repository}/repo/{tree}", wanted, token):
         head = data.get("LatestCommitter") or {}
         short = short or str(head.get("Id") or head.get("ShortId") or "")
         for entry in data["Files"]:
@@ -253,7 +265,7 @@ def modelscope(kind: str, repository: str, revision: str) -> Listing:
     return listing
 
 
-def modelscope_tree(path: str, revision: str) -> Iterator[dict[str, Any]]:
+def modelscope_tree(path: str, revision: str, token: str) -> Iterator[dict[str, Any]]:
     """Pages of the whole tree, then of folders whose files the hub left out."""
     roots, kinds, walked = [""], dict[str, str](), set[str]()
     page = 0
@@ -262,7 +274,7 @@ def modelscope_tree(path: str, revision: str) -> Iterator[dict[str, Any]]:
         # a page is asked for until one brings nothing new: hubs differ in how long a page is
         page = 1 if roots[0] not in walked else page + 1
         walked.add(roots[0])
-        _, body = ask("modelscope", path, **query, PageNumber=page, PageSize=200)
+        _, body = ask("modelscope", path, token, **query, PageNumber=page, PageSize=200)
         data = body.get("Data") if isinstance(body, dict) and body.get("Success") else None
         if not isinstance(data, dict):
             raise odd("modelscope")

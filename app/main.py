@@ -11,7 +11,16 @@ from starlette.staticfiles import StaticFiles
 
 from app import failures, guard, logs, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
-from app.accounts import acting, audit_api, audit_routes, people_api, settings_api, settings_routes
+from app.accounts import (
+    acting,
+    audit_api,
+    audit_routes,
+    people_api,
+    secrets_api,
+    secrets_routes,
+    settings_api,
+    settings_routes,
+)
 from app.accounts import api as accounts_api
 from app.accounts import routes as accounts_routes
 from app.chat import api as chat_api
@@ -19,7 +28,7 @@ from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
 from app.dashboard import api as dashboard_api
-from app.dashboard import devices_routes, openapi
+from app.dashboard import devices_routes, openapi, tariffs_api, usage_api
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
 from app.datasets import routes as datasets_routes
@@ -88,7 +97,7 @@ from app.models import routes as model_routes
 from app.nodework import api as nodework_api
 from app.nodework import routes as nodework_routes
 from app.quotas import api as quotas_api
-from app.quotas import prices_api
+from app.quotas import asking_api, money_api, prices_api
 from app.uploads import api as uploads_api
 
 logs.configure()
@@ -149,6 +158,8 @@ for module in (
     people_api,
     audit_routes,
     audit_api,
+    secrets_routes,
+    secrets_api,
     settings_routes,
     settings_api,
     imports_routes,
@@ -217,6 +228,10 @@ for module in (
     cluster_api,
     quotas_api,
     prices_api,
+    money_api,
+    asking_api,
+    usage_api,
+    tariffs_api,
     uploads_api,
 ):
     app.include_router(module.router)

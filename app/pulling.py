@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def pull(
     until: float,
     beat: Callable[[], bool],
     allow: Iterable[str] = (),
+    headers: Mapping[str, str] | None = None,
     heed: Callable[[dict[str, Any], fetching.Answer], None] | None = None,
 ) -> bool:
     """Fetch `file` to `path`. False if it is to be gone on with later: the monotonic clock is past
@@ -64,6 +65,7 @@ def pull(
             offset=have if proven else 0,  # or nothing would say that the rest belongs to it
             validator=file.get("validator", ""),
             allow=allow,
+            headers=headers,
         ) as answer:
             file["size"] = answer.size if answer.size is not None else file.get("size")
             file["validator"] = answer.validator if answer.resumable else ""

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.accounts import auth
 from app.accounts.auth import Principal
 from app.accounts.passwords import hash_password
-from app.accounts.tables import ApiKey, Membership, SignIn, User, Workspace
+from app.accounts.tables import ApiKey, Membership, SignIn, User, UserSecret, Workspace
 from app.cluster.tables import Device, Node
 from app.datasets.tables import Dataset, DatasetVersion
 from app.db import now
@@ -108,6 +108,12 @@ def make_key(db: Session, workspace: Workspace, user: User, **overrides: Any) ->
     }
     added(db, ApiKey(**values | overrides))
     return secret
+
+
+def make_secret(db: Session, user: User, **overrides: Any) -> UserSecret:
+    """A token of another service, the user's own."""
+    values = {"user_id": user.id, "kind": "mlflow", "name": "x", "value": "x" * 8, "tail": "xxxx"}
+    return added(db, UserSecret(**values | overrides))
 
 
 # -- cluster -----------------------------------------------------------------------------

@@ -49,6 +49,8 @@ OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = matrix_money.BODIES | {
+    "POST /api/v1/secrets": {"kind": "wandb", "value": "0123456789abcdef"},
+    "PUT /api/v1/secrets/{secret_id}": {"value": "0123456789abcdef"},
     "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
     "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
     "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
@@ -255,6 +257,7 @@ def objects(
         db,
         Upload(workspace_id=workspace.id, user_id=owner.id, file_name="a.jsonl", size=10),
     )
+    secret = make.make_secret(db, owner)
     act = make.added(
         db, DraftAct(version_id=version.id, number=1, what="edit", state="done", user_id=owner.id)
     )
@@ -267,9 +270,10 @@ def objects(
     checkpoint = make.added(
         db, JobCheckpoint(job_id=job.id, step=10, fence=1, node_id=node.id, size=1)
     )
+    money = matrix_money.objects(db, workspace, owner, model)
     file, incoming, tuning = gateway_objects(db, workspace, owner, job, tmp_path)
     batch, logged = asked_objects(db, workspace, owner, file, key)
-    return {
+    return money | {
         "batch_id": batch.id,
         "batch_file_id": batch.input_file_id,
         "which": "input",
@@ -288,6 +292,7 @@ def objects(
         "row": "r1",
         "row_id": "r1",
         "act": act.id,
+        "secret_id": secret.id,
         "section": "general",
         "version": "1",
         "model_id": model.id,

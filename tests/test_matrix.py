@@ -97,7 +97,9 @@ def test_a_foreign_id_is_not_found(db, anonymous, tmp_path, who):
     made = world(db, tmp_path)
     found = {}
     for line in WITH_IDS:
-        platform = line.role == PLATFORM or managed(line) or "quotas" in line.path
+        platform = (
+            line.role == PLATFORM or managed(line) or "quota" in line.path or "balance" in line.path
+        )
         if line.keyed or (platform and PLATFORM in (who, line.role)):
             continue
         got = call(anonymous, line, made, made.cookies[who])
@@ -202,7 +204,7 @@ def own(line: Line, role: str) -> bool:
 
 def holder(line: Line) -> str:
     """The least of those in `World.users` whom the route must serve."""
-    own = ("sign_in_id", "key_id", "conversation_id", "preset_id", "request_id")
+    own = ("sign_in_id", "secret_id", "key_id", "conversation_id", "preset_id", "request_id")
     if any(part in line.path for part in own):
         return "owner"  # whose these are
     return "admin" if managed(line) else str(line.role)

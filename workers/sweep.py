@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from app.accounts import audit
+from app.accounts import audit, platform
 from app.cluster import budgets, readings
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
@@ -24,8 +24,8 @@ from app.gateway.files import service as files
 from app.gateway.files import uploads as file_uploads
 from app.gateway.requests import service as requests
 from app.gateway.tuning import preparing, results
+from app.jobs import preempting, webhook
 from app.jobs import runs as jobs
-from app.jobs import webhook
 from app.models import sweep as models
 from app.nodework import broker, ending
 from app.queue import SWEPT, redis, transaction
@@ -94,10 +94,17 @@ def flush(_: Session) -> None:
 
 
 def decide(db: Session) -> None:
-    """Grant devices, and hand each grant to its owner, in one transaction."""
+    """Grant devices, and hand each grant to its owner; tell who must make room. One transaction."""
+    if platform.read(db).maintenance.active:
+        cluster.rest(db)
+        return
+    cluster.lock(db)
+    preempting.tell_saved(db)
     for grant in cluster.decide(db):
         owner = jobs if grant.owner_kind == "job" else replicas
         owner.grant(db, grant.owner_id, grant.node_id)
+    for told in cluster.told(db):
+        preempting.preempt(db, told)
 
 
 def bury(db: Session) -> None:

@@ -15,8 +15,9 @@ from app.accounts.limits import NO_LIMITS, Limits
 from app.accounts.tables import ApiKey, Membership, SignIn, User, Workspace
 from app.config import settings
 from app.db import now
-from app.errors import N_, Forbidden, Unauthenticated
+from app.errors import N_, Forbidden, Unauthenticated, Unavailable
 from app.queue import transaction
+from app.web import language_of
 
 ROLES = ("viewer", "member", "admin", "owner")  # each may do what those before it may
 PLATFORM = "platform"  # not a workspace role: the platform's admins
@@ -216,7 +217,7 @@ def identify(request: Request) -> Principal | None:
             who: Principal | None = principal_of_key(db, secret)
         else:
             who = principal_of_cookie(db, token or "")
-            request.state.platform = platform.read(db)
+        request.state.platform = platform.read(db)
     if who is not None:
         check_address(request, who)
         acting.become(who)
@@ -247,7 +248,23 @@ class Requirement:
                 role=self.role,
                 yours=who.role,
             )
+        self.maintained(request, who)
         return who
+
+    def maintained(self, request: Request, who: Principal) -> None:
+        """While the platform is maintained, only its admins change anything; inference goes on."""
+        maintenance = request.state.platform.maintenance
+        still = request.method in ("GET", "HEAD", "OPTIONS") or self.scope == "inference"
+        if not maintenance.active or still or who.is_platform_admin:
+            return
+        if request.scope["path"] == "/logout":
+            return
+        raise Unavailable(
+            N_("The platform is being maintained, so nothing can be changed just now. %(text)s"),
+            code="maintenance",
+            retry_after=maintenance.retry_after,
+            text=maintenance.text(language_of(request)),
+        )
 
 
 class Public:

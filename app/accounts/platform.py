@@ -6,7 +6,8 @@ defaults; adding one means a field of `Platform` and a template `settings/<secti
 inputs. A field of type `Secret` holds ciphertext in memory as in the row: `reveal` gives the text.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -15,6 +16,8 @@ from pydantic import (
     PlainSerializer,
     SerializationInfo,
     ValidationError,
+    field_validator,
+    model_validator,
 )
 from sqlalchemy.orm import Session
 
@@ -64,12 +67,64 @@ class Audit(Section):
     days: int = Field(400, ge=30, le=3650, description="After which an entry is let go.")
 
 
+class Maintenance(Section):
+    """While it lasts only platform admins change anything. Reading, running work and inference go on;
+    nothing new is scheduled.
+    """
+
+    on: bool = False
+    since: datetime | None = Field(None, description="Not before; empty: at once.")
+    until: datetime | None = Field(None, description="Not after; empty: until it is turned off.")
+    text_zh: str = Field("", max_length=300, description="What users are told, in Chinese.")
+    text_en: str = Field("", max_length=300, description="The same in English.")
+
+    @field_validator("since", "until", mode="before")
+    @classmethod
+    def empty(cls, value: Any) -> Any:
+        return value or None
+
+    @field_validator("since", "until")
+    @classmethod
+    def zoned(cls, value: datetime | None) -> datetime | None:
+        """A time without a zone is meant in the server's."""
+        return value.astimezone() if value and value.tzinfo is None else value
+
+    @model_validator(mode="after")
+    def in_order(self) -> Self:
+        if self.since and self.until and self.until <= self.since:
+            raise ValueError(N_("The end comes before the beginning."))
+        return self
+
+    @property
+    def active(self) -> bool:
+        at = now()
+        begun = self.since is None or self.since <= at
+        return self.on and begun and (self.until is None or at < self.until)
+
+    @property
+    def ahead(self) -> bool:
+        """Announced, and begins within a day."""
+        return self.on and self.since is not None and now() < self.since < now() + timedelta(days=1)
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds."""
+        left = (self.until - now()).total_seconds() if self.until else 300
+        return int(min(3600, max(30, left)))
+
+    def text(self, language: str) -> str:
+        """What an administrator has written, in this language or else in the other."""
+        texts = (self.text_zh, self.text_en) if language == "zh" else (self.text_en, self.text_zh)
+        return texts[0] or texts[1]
+
+
 class Platform(BaseModel):
     """Every setting of the platform, by section."""
 
     model_config = ConfigDict(extra="forbid")
 
     general: General = General()
+    maintenance: Maintenance = Maintenance()
     audit: Audit = Audit()
 
 

@@ -71,7 +71,7 @@ def save(
     try:
         platform.change(db, who, **{section: form.data.model_dump()})
     except DomainError as error:
-        error.field = (error.field or "").removeprefix(f"{section}.") or None
+        error.field = f"{error.field}.".removeprefix(f"{section}.").rstrip(".") or None
         form.refuse(error)
         return page(request, db, section, form)
     return redirect(request, f"/admin/settings?saved={section}#{section}")

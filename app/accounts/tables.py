@@ -3,10 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import Base, Created, new_id
+from app.sealing import Sealed
 
 
 class User(Base):
@@ -133,3 +134,30 @@ class AuditEntry(Base):
     before: Mapped[dict[str, Any]]  # only what changed
     after: Mapped[dict[str, Any]]
     words: Mapped[str] = mapped_column(deferred=True)  # what is searched
+
+
+class UserSecret(Base):
+    """A token of another service: of a user, for all they do, or of a workspace, for its members."""
+
+    __tablename__ = "user_secrets"
+    __audited__ = True
+    __unaudited__ = ("checked",)
+    __table_args__ = (
+        UniqueConstraint(
+            "user_id", "workspace_id", "kind", "name", postgresql_nulls_not_distinct=True
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("sec"))
+    workspace_id: Mapped[str | None] = mapped_column(ForeignKey("workspaces.id"), index=True)
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))  # exactly one of the two
+    kind: Mapped[str]  # see accounts.user_secrets.KINDS
+    name: Mapped[str]
+    value: Mapped[str] = mapped_column(Sealed, deferred=True)
+    tail: Mapped[str]  # its last characters, to know it by
+    checked: Mapped[
+        dict[str, Any] | None
+    ]  # when it was last tested: {at, account} or {at, message, params}
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[Created]
+    used_at: Mapped[datetime | None]

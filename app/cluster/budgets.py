@@ -7,9 +7,8 @@ for jobs that are not over. One submission of a workspace at a time.
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import delete, func, or_, select, text, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -19,11 +18,11 @@ from app.cluster.metering import Live
 from app.cluster.tables import Device, Lease
 from app.db import now
 from app.errors import N_, Invalid
-from app.quotas import limits
-from app.quotas.kinds import HOUR, KINDS
+from app.quotas import accounts, limits, stored
+from app.quotas.kinds import HOUR
 from app.quotas.tables import Reservation, Usage
 
-LOCK = 7_238_002  # the advisory lock of a workspace's budgets
+MINUTE = timedelta(minutes=1)
 PIECE = timedelta(hours=1)  # after so long what is held goes to the ledger
 DAY, MONTH = "device_hours_day", "device_hours_month"
 
@@ -42,14 +41,6 @@ class Period:
             return cls(start, start + timedelta(days=1))
         start = start.replace(day=1)
         return cls(start, (start + timedelta(days=32)).replace(day=1))
-
-
-def lock(db: Session, workspace_id: str) -> None:
-    """Submissions of a workspace wait here for each other, until the transaction's end."""
-    db.execute(
-        text("SELECT pg_advisory_xact_lock(:key, hashtext(:workspace))"),
-        {"key": LOCK, "workspace": workspace_id},
-    )
 
 
 def live(db: Session, workspace_id: str, user_id: str | None = None) -> list[Live]:
@@ -110,12 +101,16 @@ def reserve(
     devices: int,
     device_ms: int = 0,
     owner_kind: str = "job",
+    model_id: str = "",
+    base_id: str = "",
 ) -> None:
     """Hold a place in the queue and the device time that it will likely take.
 
-    Raises Invalid with a sentence that says what is left, and until when.
+    Raises OutOfMoney, and Invalid with a sentence that says what is left, and until when.
     """
-    lock(db, workspace_id)
+    accounts.refuse_if_out(db, workspace_id)
+    limits.lock(db, workspace_id)
+    stored.check(db, workspace_id, user_id)
     refuse_never(db, workspace_id, user_id, devices)
     refuse_queue(db, workspace_id, user_id)
     for name in (DAY, MONTH):
@@ -128,6 +123,8 @@ def reserve(
         "devices": devices,
         "device_ms": device_ms,
         "waiting": True,
+        "model_id": model_id,
+        "base_id": base_id,
         "created_at": now(),
     }
     db.execute(
@@ -245,6 +242,20 @@ def refuse_count(
             )
 
 
+def serves(
+    db: Session, replica_id: str, workspace_id: str, user_id: str, model_id: str, base_id: str
+) -> None:
+    """Say what model a replica's device time is for; nothing is reserved."""
+    values = {"owner_kind": "replica", "owner_id": replica_id, "workspace_id": workspace_id}
+    of = {"user_id": user_id, "model_id": model_id, "base_id": base_id}
+    more = {"devices": 0, "device_ms": 0, "waiting": False, "created_at": now()}
+    db.execute(
+        insert(Reservation)
+        .values(**values, **of, **more)
+        .on_conflict_do_update(constraint="pk_reservations", set_=of)
+    )
+
+
 # -- afterwards --------------------------------------------------------------------------
 
 
@@ -274,19 +285,3 @@ def write(db: Session) -> None:
         metering.record(db, metering.rows(Live(lease, lease.device), at, ends=False))
         lease.metered_at = at
     db.flush()
-
-
-def standing(
-    db: Session, workspace_id: str, user_id: str | None = None
-) -> dict[str, dict[str, Any]]:
-    """Name → {used, reserved} of the device hours, as shown."""
-    found = {}
-    for name in (DAY, MONTH):
-        period = Period.of(name, now())
-        kind = KINDS[name]
-        found[name] = {
-            "used": kind.shown(used(db, workspace_id, user_id, period)),
-            "reserved": kind.shown(reserved(db, workspace_id, user_id, period)),
-            "until": period.end,
-        }
-    return found

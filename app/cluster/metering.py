@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.cluster.tables import Device, Lease
@@ -81,11 +81,21 @@ def at_ms(at: datetime) -> int:
 
 def settle(db: Session, leases: Iterable[Lease], at: datetime) -> None:
     """They end: what of them is not in the ledger yet is written. Each has its `.device`."""
-    record(db, [row for one in leases for row in rows(Live(one, one.device), at, ends=True)])
+    found = [row for one in leases for row in rows(Live(one, one.device), at, ends=True)]
+    record(db, found)
+    replicas = [row["owner_id"] for row in found if row["owner_kind"] == "replica"]
+    db.execute(delete(Reservation).where(Reservation.owner_id.in_(replicas)))
 
 
 def record(db: Session, found: list[dict[str, Any]]) -> None:
     """Into the ledger; what was reserved for it is so much less."""
+    about = select(Reservation.owner_id, Reservation.model_id, Reservation.base_id).where(
+        Reservation.owner_id.in_([row["owner_id"] for row in found])
+    )
+    models = {one.owner_id: one for one in db.execute(about)}
+    for row in found:
+        if one := models.get(row["owner_id"]):
+            row |= {"model_id": one.model_id, "base_id": one.base_id}
     quotas.record(db, found)
     for owner_id in {row["owner_id"] for row in found}:
         used = sum(row["device_ms"] for row in found if row["owner_id"] == owner_id)

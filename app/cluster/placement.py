@@ -1,81 +1,19 @@
-"""Which devices a request gets: pure, on a picture of what is free.
-
-A whole device needs one that nobody holds. A share needs a device that nobody holds whole
-and on which the bytes still fit. All devices of one request are on one node.
-"""
+"""What could never be granted is refused at once, with what could be."""
 
 from collections import Counter
-from dataclasses import dataclass
 
 from app.cluster.tables import Device, Request
 from app.errors import N_, Invalid
-
-QUOTA, DEVICES, MEMORY, NODE = "quota", "devices", "memory", "node"
-
-
-@dataclass
-class Slot:
-    """A healthy device of a node that may be given work, and what is held on it."""
-
-    device: Device
-    used: int = 0  # bytes, those of programs that are not ours included
-    holders: int = 0
-    whole: bool = False  # somebody holds it alone
-
-    @property
-    def free(self) -> int:
-        return 0 if self.whole else self.device.memory - self.used
-
-    def fits(self, memory: int | None) -> bool:
-        if memory is None:
-            return self.holders == 0 and self.used == 0
-        return not self.whole and memory <= self.free
-
-    def take(self, memory: int | None) -> int:
-        """Hold `memory` bytes of it, or all of it; returns the bytes held."""
-        self.holders += 1
-        self.whole = memory is None
-        taken = self.device.memory if memory is None else memory
-        self.used += taken
-        return taken
-
-
-def place(slots: list[Slot], request: Request) -> list[Slot] | str:
-    """The slots to take, all on one node; or the reason why there are none just now."""
-    nodes: dict[str, list[Slot]] = {}
-    for slot in slots:
-        if matches(slot.device, request):
-            nodes.setdefault(slot.device.node_id, []).append(slot)
-    nodes = {node: found for node, found in nodes.items() if len(found) >= request.devices}
-    if not nodes:
-        return NODE
-    best: tuple[tuple[int, int, str], list[Slot]] | None = None
-    for node, found in nodes.items():
-        fit = sorted((slot for slot in found if slot.fits(request.memory)), key=tightness)
-        if len(fit) < request.devices:
-            continue
-        chosen = fit[: request.devices]
-        # Prefer a node where shares join shares, then the one that is left with least to spare.
-        score = (sum(slot.holders == 0 for slot in chosen), len(fit), node)
-        if best is None or score < best[0]:
-            best = (score, chosen)
-    if best:
-        return best[1]
-    open_ = max(sum(not slot.whole for slot in found) for found in nodes.values())
-    return MEMORY if request.memory is not None and open_ >= request.devices else DEVICES
 
 
 def matches(device: Device, request: Request) -> bool:
     if request.node_id and device.node_id != request.node_id:
         return False
+    if request.model and device.model != request.model:
+        return False
     if request.devices > 1 and "slice" in (device.facts or {}):
         return False  # CUDA lets a program see one slice of a card, never two
     return request.kind is None or device.kind == request.kind
-
-
-def tightness(slot: Slot) -> tuple[int, int, str]:
-    """Best fit first: a device already shared, then the fullest; whole ones stay whole."""
-    return (slot.holders == 0, slot.free, slot.device.name)
 
 
 def refuse_impossible(request: Request, most: int | None, known: list[Device]) -> None:

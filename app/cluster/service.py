@@ -1,23 +1,24 @@
 """Who may hold which device: requests, leases and the decision. Knows owners, not jobs."""
 
-from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from app.cluster import metering
-from app.cluster.placement import QUOTA, Slot, place, refuse_impossible
+from app.cluster import fair, metering
+from app.cluster.deciding import SILENT, Grant, Told, decide, lock, told
+from app.cluster.placement import refuse_impossible
+from app.cluster.scheduling.order import HIGH, LOW, NORMAL, URGENT
 from app.cluster.tables import Device, Lease, Node, Request
 from app.config import settings
 from app.db import now
 from app.quotas import service as quotas
 
-SILENT = timedelta(seconds=150)  # a node unheard of for so long is unreachable
-LOCK = 7_238_001  # the advisory lock under which leases change
-LOW, NORMAL, HIGH, URGENT = range(4)
+__all__ = ["HIGH", "LOW", "NORMAL", "SILENT", "URGENT", "Grant", "Told", "decide", "lock", "told"]
+
+MAINTENANCE = "maintenance"  # of the whole platform: why it waits
 
 
 @dataclass(frozen=True)
@@ -26,26 +27,6 @@ class Place:
 
     since: datetime
     preemptions: int = 0
-
-
-@dataclass(frozen=True)
-class Grant:
-    """A request that just got its devices."""
-
-    owner_kind: str
-    owner_id: str
-    node_id: str
-    devices: list[Device]
-    leases: list[Lease]
-
-
-def lock(db: Session) -> None:
-    """Everything that grants or gives back waits here, until the transaction's end.
-
-    Taken before any row of a job, a replica or a deployment is locked, so that nobody
-    waits in a circle.
-    """
-    db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
 
 
 # -- asking and giving back --------------------------------------------------------------
@@ -137,6 +118,7 @@ def release(db: Session, owner_kind: str, owner_id: str) -> None:
     for lease in leases:
         lease.released_at = at
     metering.settle(db, leases, at)
+    fair.add(db, leases, at)
     db.execute(
         delete(Request).where(Request.owner_kind == owner_kind, Request.owner_id == owner_id)
     )
@@ -165,99 +147,13 @@ def held() -> Any:
     )
 
 
-# -- deciding ----------------------------------------------------------------------------
+# -- maintenance -------------------------------------------------------------------------
 
 
-def decide(db: Session) -> list[Grant]:
-    """Grant what can be granted, and give every request that waits its reason.
-
-    Quota and devices in one transaction, one decision at a time. Of the waiting, the
-    workspace that holds least comes first, then priority, then age; one that must wait
-    does not hold up the next.
-    """
-    lock(db)
-    requests = list(
-        db.scalars(
-            select(Request)
-            .where(Request.granted_at.is_(None))
-            .order_by(Request.created_at, Request.id)
-            .execution_options(populate_existing=True)
-        )
-    )
-    if not requests:
-        return []
-    leases: list[Lease] = list(db.scalars(held()))
-    holding = Counter(lease.workspace_id for lease in leases)
-    limits = quotas.limits(db)
-    slots = open_slots(db, leases)
-    grants = []
-    while requests:
-        request = min(  # stable: of equals, the oldest
-            requests, key=lambda one: (holding[one.workspace_id], -one.priority)
-        )
-        requests.remove(request)
-        most = limits.get(request.workspace_id)
-        if most is not None and holding[request.workspace_id] + request.devices > most:
-            request.reason = QUOTA
-            continue
-        chosen = place(slots, request)
-        if isinstance(chosen, str):
-            request.reason = chosen
-            continue
-        grants.append(grant(db, request, chosen))
-        holding[request.workspace_id] += request.devices
-    db.flush()
-    return grants
-
-
-def open_slots(db: Session, leases: list[Lease]) -> list[Slot]:
-    """Healthy devices of nodes that are alive, reachable and not cordoned."""
-    devices = db.scalars(
-        select(Device)
-        .join(Node)
-        .where(
-            Device.healthy,
-            Node.dead_at.is_(None),
-            Node.cordoned.is_(False),
-            Node.seen_at > now() - SILENT,
-        )
-        .order_by(Device.node_id, Device.name)
-        .execution_options(populate_existing=True)
-    )
-    slots = {device.id: Slot(device, used=device.taken) for device in devices}
-    for lease in leases:
-        if slot := slots.get(lease.device_id):
-            slot.used += lease.bytes
-            slot.holders += 1
-            slot.whole = slot.whole or lease.exclusive
-    return list(slots.values())
-
-
-def grant(db: Session, request: Request, slots: list[Slot]) -> Grant:
-    request.granted_at = now()
-    request.reason = ""
-    leases = [
-        Lease(
-            device_id=slot.device.id,
-            node_id=slot.device.node_id,
-            workspace_id=request.workspace_id,
-            user_id=request.user_id,
-            owner_kind=request.owner_kind,
-            owner_id=request.owner_id,
-            bytes=slot.take(request.memory),
-            exclusive=request.memory is None,
-            created_at=request.granted_at,
-        )
-        for slot in slots
-    ]
-    db.add_all(leases)
-    return Grant(
-        request.owner_kind,
-        request.owner_id,
-        slots[0].device.node_id,
-        [slot.device for slot in slots],
-        leases,
-    )
+def rest(db: Session) -> None:
+    """While the platform is maintained nothing is granted, and what waits says why."""
+    waiting = (Request.granted_at.is_(None), Request.reason != MAINTENANCE)
+    db.execute(update(Request).where(*waiting).values(reason=MAINTENANCE))
 
 
 # -- nodes -------------------------------------------------------------------------------

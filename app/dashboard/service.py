@@ -21,7 +21,7 @@ from app.jobs.tables import Job
 from app.models.tables import Model
 from app.quotas import prices
 from app.quotas import service as quotas
-from app.quotas.tables import Price, Usage
+from app.quotas.tables import Usage
 
 RECENT = timedelta(days=7)
 TODAY = timedelta(hours=24)
@@ -145,7 +145,7 @@ def to_deploy(db: Session, workspace_id: str) -> list[Model]:
 # -- for platform admins -----------------------------------------------------------------
 
 
-def price_list(db: Session) -> list[tuple[str, Price | None]]:
+def price_list(db: Session) -> list[tuple[str, prices.Hour | None]]:
     """(a device's model, its price): the general one, with no name, first; then every device that
     nodes have or that has a price.
     """

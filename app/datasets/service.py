@@ -34,6 +34,7 @@ from app.datasets.tables import (
 from app.db import now
 from app.errors import N_, Conflict, Forbidden, Invalid, NotFound
 from app.queue import send
+from app.quotas import stored
 
 STALE = timedelta(seconds=120)  # a claim this old belongs to somebody who died
 NAME_LENGTH = 120
@@ -213,6 +214,8 @@ def add_version(
     **columns: Any,
 ) -> DatasetVersion:
     """The next version, to be validated or still to be made; the caller does so, or nudges."""
+    if dataset.workspace_id:
+        stored.check(db, dataset.workspace_id, user_id, int(columns.get("bytes") or 0))
     newest = db.scalar(
         select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)
     )

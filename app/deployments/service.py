@@ -25,6 +25,7 @@ from app.deployments.tables import Deployment, DeploymentEvent, Replica, Replica
 from app.deployments.wanted import SWEEP, advance, lock, stop_all
 from app.errors import N_, NotFound
 from app.models import service as models
+from app.models.tables import Model
 from app.queue import send
 
 # -- starting ----------------------------------------------------------------------------
@@ -266,6 +267,8 @@ class Route:
     asleep: bool = False  # or waking: none is ready, and a request may wait for one
     embeds: bool = False  # it gives embeddings, and writes no answers
     adapts: bool = False  # its engines have room for adapters
+    model_id: str = ""  # by which its tokens are priced, and by its base's
+    base_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -287,12 +290,15 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             Deployment.sends,
             Deployment.arguments,
             (Deployment.mode == "adapter") | (Deployment.adapters > 0),  # a guest's mode is adapter
+            Model.id,
+            Model.base_id,
             Replica.id,
             Replica.address,
             Replica.secret,
             Replica.engine,
         )
         .outerjoin(Replica, guests.answers())
+        .join(Model, Model.id == Deployment.model_id)
         .where(
             Deployment.workspace_id == workspace_id,
             Deployment.name == name,
@@ -302,7 +308,9 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
     ).all()
     if not rows:
         return None
-    deployment_id, state, reason, idled_at, sends, arguments, adapts = rows[0][:7]
+    deployment_id, state, reason, idled_at, sends, arguments, adapts, model_id, base_id = rows[0][
+        :9
+    ]
     ready = tuple(
         RouteReplica(replica_id, address, secret, name, engine, sends)
         for *_, replica_id, address, secret, engine in rows
@@ -317,6 +325,8 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
         asleep=bool(idled_at and not ready),
         embeds=runners.embeds(arguments),
         adapts=adapts,
+        model_id=model_id,
+        base_id=base_id or "",
     )
 
 

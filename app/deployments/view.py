@@ -37,6 +37,16 @@ WAITS = {
         "It waits for memory: no device has enough of it free. It starts by itself when enough "
         "is given back."
     ),
+    "member_quota": N_(
+        "It waits for quota: you hold all the devices that you may hold at once in this workspace. "
+        "Stop something of yours, or ask an administrator for more."
+    ),
+    "kept": N_(
+        "It waits in the queue: the devices that are free are kept for others who come before it."
+    ),
+    "preempting": N_(
+        "It waits for training of a lower priority, which saves a checkpoint and makes room."
+    ),
     "node": N_("It waits for a node: none that is online can run it."),
     "merging": N_("The adapter is being merged into its base first. Then it starts by itself."),
     "host": N_(

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from app.cluster import budgets
 from app.cluster import service as cluster
 from app.db import now
 from app.deployments import options, revisions, rolling
@@ -19,6 +20,7 @@ from app.errors import N_, DomainError
 from app.jobs.states import FINAL
 from app.jobs.tables import Job
 from app.models import service as models
+from app.models.tables import Model
 from app.queue import node_queue, send
 
 START = "workers.start_replica"
@@ -98,6 +100,15 @@ def ask(db: Session, deployment: Deployment, replica: Replica) -> None:
         devices=settings.devices,
         memory=settings.asked,
         kind=options.kind_for(settings.quantization, settings.arguments),
+    )
+    model = db.get_one(Model, deployment.model_id)
+    budgets.serves(
+        db,
+        replica.id,
+        deployment.workspace_id,
+        deployment.created_by,
+        model.id,
+        model.base_id or "",
     )
     replica.reason = "" if request.reason == "new" else request.reason
 

@@ -173,6 +173,8 @@ class Exchange:
             "owner_kind": "deployment",
             "owner_id": self.route.deployment_id,
             "model": self.name,
+            "model_id": self.route.model_id,
+            "base_id": self.route.base_id,
             **vars(self.tokens()),
             "first_token_ms": self.first_token_ms,
             "duration_ms": round(self.elapsed() * 1000),

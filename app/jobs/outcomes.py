@@ -7,9 +7,42 @@ from sqlalchemy.orm import Session
 
 from app.cluster.tables import Device, Lease
 from app.jobs.history import storable
-from app.jobs.tables import Job
-from app.quotas import prices
+from app.jobs.tables import Job, JobMetric
+from app.models.tables import Model
+from app.quotas import charging
+from app.quotas import service as quotas
+from app.quotas.money_tables import Charge
 from app.quotas.tables import Usage
+
+
+def record_tokens(db: Session, job: Job, result: dict[str, Any] | None) -> None:
+    """The tokens that an attempt has trained on, into the ledger: what the job has, less what
+    earlier attempts had.
+    """
+    total = (result or {}).get("tokens")
+    if total is None:
+        steps = select(func.sum(JobMetric.data["tokens"].as_integer()))
+        total = db.scalar(steps.where(JobMetric.job_id == job.id)) or 0
+    before = select(func.coalesce(func.sum(Usage.trained_tokens), 0)).where(
+        Usage.owner_id == job.id, Usage.kind == "train"
+    )
+    tokens = int(total) - int(db.scalar(before) or 0)
+    if tokens <= 0:
+        return
+    model = db.get_one(Model, job.model_id)
+    row = {
+        "id": f"{job.id}:{job.fence}",
+        "kind": "train",
+        "workspace_id": job.workspace_id,
+        "user_id": job.created_by,
+        "owner_kind": "job",
+        "owner_id": job.id,
+        "model": model.name,
+        "model_id": model.id,
+        "base_id": model.base_id or "",
+        "trained_tokens": tokens,
+    }
+    quotas.record(db, [row])
 
 
 def measured(db: Session, job: Job, result: dict[str, Any]) -> dict[str, Any]:
@@ -41,8 +74,15 @@ def measured(db: Session, job: Job, result: dict[str, Any]) -> dict[str, Any]:
             .limit(1)
         )
         found["device"] = device
-        if price := prices.of(db, device or ""):
-            found["cost"] = round(float(held) / 3_600_000 * float(price.hour), 4)
-            found["currency"] = price.currency
+    charged = db.execute(
+        select(Charge.currency, func.sum(Charge.parts).label("parts"))
+        .join(Usage, Usage.id == Charge.usage_id)
+        .where(Usage.owner_kind == "job", Usage.owner_id == job.id, Charge.currency != "")
+        .group_by(Charge.currency)
+        .order_by(func.sum(Charge.parts).desc())
+    ).first()
+    if charged:
+        found["cost"] = round(float(charging.money(charged.parts, charging.FINE)), 4)
+        found["currency"] = charged.currency
     kept: dict[str, Any] = storable({name: one for name, one in found.items() if one is not None})
     return kept

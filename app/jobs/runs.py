@@ -20,6 +20,7 @@ from app.queue import node_queue, send
 
 START = "workers.start_run"
 RETRIES = 3
+PREEMPTED = "preempted"  # why it is pausing: it makes room, and waits again
 VERSION = f"danlu {version_of('danlu')}"
 Outcome = Literal["succeeded", "failed", "stopped", "died"]
 
@@ -191,7 +192,9 @@ def end(
     job = held(db, job_id, fence)
     if job is None:
         return False
+    place = place_of(db, job)
     cluster.release(db, "job", job.id)
+    outcomes.record_tokens(db, job, result)
     job.pid = job.pid_started = None
     if job.state == "cancelling":
         switch(db, job, "cancelled")
@@ -206,13 +209,24 @@ def end(
         switch(db, job, "succeeded")
     elif outcome == "failed":
         fail(db, job, error or SILENT)
-    elif job.state == "pausing":
+    elif job.state == "pausing" and job.reason != PREEMPTED:
         switch(db, job, "paused")
-    elif outcome == "died" and job.retries >= RETRIES:
+    elif outcome == "died" and job.state != "pausing" and job.retries >= RETRIES:
         fail(db, job, error or DIED)
     else:
-        again(db, job, died=outcome == "died")
+        again(db, job, PREEMPTED if job.state == "pausing" else outcome, place)
     return True
+
+
+def place_of(db: Session, job: Job) -> cluster.Place | None:
+    """In the queue, if it must wait again."""
+    request = cluster.waiting(db, "job", job.id)
+    if request is None:
+        return None
+    return cluster.Place(
+        request.created_at,
+        request.preemptions + (job.state == "pausing" and job.reason == PREEMPTED),
+    )
 
 
 DIED = {
@@ -236,20 +250,24 @@ def fail(db: Session, job: Job, error: dict[str, Any]) -> None:
     switch(db, job, "failed", reason=str(error.get("code") or ""))
 
 
-def again(db: Session, job: Job, *, died: bool) -> None:
-    job.retries += died
-    message = (
-        N_("The process died. The job is queued again and goes on from its last checkpoint.")
-        if died
-        else N_("The node was taken down. The job is queued again, with its checkpoint.")
-    )
-    switch(db, job, "queued", reason="died" if died else "drained", message=message)
-    ask_or_fail(db, job)
+AGAIN = {
+    "died": N_("The process died. The job is queued again and goes on from its last checkpoint."),
+    "drained": N_("The node was taken down. The job is queued again, with its checkpoint."),
+    PREEMPTED: N_("It has made room, and waits again at its old place, with its checkpoint."),
+}
 
 
-def ask_or_fail(db: Session, job: Job) -> None:
+def again(db: Session, job: Job, why: str, place: cluster.Place | None) -> None:
+    """It waits anew, where it stood before."""
+    reason = why if why in AGAIN else "drained"
+    job.retries += reason == "died"
+    switch(db, job, "queued", reason=reason, message=AGAIN[reason])
+    ask_or_fail(db, job, place)
+
+
+def ask_or_fail(db: Session, job: Job, place: cluster.Place | None = None) -> None:
     try:
-        ask(db, job)
+        ask(db, job, place)
     except Invalid as refusal:  # the quota or the nodes shrank meanwhile
         fail(
             db,

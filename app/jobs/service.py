@@ -165,6 +165,7 @@ def reserve(db: Session, job: Job) -> None:
     hours = float((job.estimate or {}).get("device_hours") or 0)
     if job.total:
         hours *= max(0.0, 1 - job.step / job.total)
+    model = db.get_one(Model, job.model_id)
     budgets.reserve(
         db,
         owner_id=job.id,
@@ -172,13 +173,15 @@ def reserve(db: Session, job: Job) -> None:
         user_id=job.created_by,
         devices=job.devices,
         device_ms=round(hours * HOUR),
+        model_id=model.id,
+        base_id=model.base_id or "",
     )
 
 
 def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
-    """Request the job's devices, at its former `place` in the queue if it had one. One that has checkpoints goes back to the node that has them,
-    as long as that node may be expected to work. One that waits for a checkpoint has no use for
-    devices yet. Raises Invalid, and what `starts.ready` raises.
+    """Request the job's devices, at its former `place` in the queue if it had one. One that has
+    checkpoints goes back to the node that has them, as long as that node may be expected to work.
+    One that waits for a checkpoint has no use for devices yet. Raises Invalid, and what `starts.ready` raises.
     """
     if not starts.ready(db, job):
         return
@@ -213,11 +216,12 @@ def home_of(db: Session, job: Job) -> str | None:
     return job.spec.get("node") if job.stage == "evaluate" else None
 
 
-def left(job: Job) -> float | None:
-    """Seconds that it will still hold its devices, by its estimate; None if there is none."""
-    whole = (job.estimate or {}).get("seconds")
-    if not whole:
-        return None
+SHORT, LONG = 600.0, 24 * 3600.0  # seconds that a merge, and a run without an estimate, may take
+
+
+def left(job: Job) -> float:
+    """Seconds that it will still hold its devices, by its estimate."""
+    whole = (job.estimate or {}).get("seconds") or (SHORT if job.stage in STREAMED else LONG)
     return float(whole) * (1 - min(1.0, job.step / job.total) if job.total else 1.0)
 
 
@@ -287,6 +291,7 @@ def pause(db: Session, workspace_id: str, job_id: str) -> Job:
     """Save a checkpoint, stop, and give the devices back."""
     job = locked(db, workspace_id, job_id)
     if job.state in ("pausing", "paused"):
+        job.reason = ""  # if it was making room: it stays paused then
         return job
     if job.state in FINAL:
         raise Conflict(OVER, state=job.state)

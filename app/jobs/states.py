@@ -29,7 +29,7 @@ MOVES: dict[str, set[str]] = {
     # A run may end before its start was recorded: a node can lose the database for a while.
     "scheduled": {"running", "queued", "pausing", "cancelling", "succeeded", "failed"},
     "running": {"queued", "pausing", "cancelling", "succeeded", "failed"},
-    "pausing": {"paused", "cancelling", "succeeded", "failed"},
+    "pausing": {"paused", "queued", "cancelling", "succeeded", "failed"},
     "paused": {"queued", "cancelled"},
     "cancelling": {"cancelled"},
     "cancelled": set(),

@@ -7,6 +7,7 @@ from sqlalchemy import BigInteger, ForeignKey, Identity, Index, LargeBinary, tex
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, Created, new_id
+from app.sealing import Sealed
 
 
 class Job(Base):
@@ -183,6 +184,8 @@ class WebhookKey(Base):
     )
 
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
-    secret: Mapped[str]
-    former: Mapped[str | None]  # signs as well for a day, while receivers change over
+    secret: Mapped[str] = mapped_column(Sealed)
+    former: Mapped[str | None] = mapped_column(
+        Sealed
+    )  # signs as well for a day, while receivers change over
     created_at: Mapped[Created]  # of the secret

@@ -33,6 +33,22 @@ SENTENCES = {
         "Waiting for a node: none that could run this job is ready. "
         "It may be switched off, set aside for maintenance, or out of reach."
     ),
+    "member_quota": N_(
+        "Waiting for quota: you hold all that you may hold at once in this workspace. "
+        "The job starts by itself when something of yours ends."
+    ),
+    "kept": N_(
+        "Waiting in the queue: the devices that are free are kept for jobs that come before it. "
+        "It starts by itself when its turn comes."
+    ),
+    "preempting": N_(
+        "Waiting for training of a lower priority to save a checkpoint and make room. "
+        "That takes about a minute."
+    ),
+    "maintenance": N_(
+        "Waiting for the end of the platform's maintenance: nothing new is started meanwhile. "
+        "The job starts by itself afterwards."
+    ),
     "checkpoint": N_(
         "Waiting for the checkpoint that it starts from: its files are being put into the store. "
         "The job starts by itself when they are there."

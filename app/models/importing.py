@@ -171,6 +171,7 @@ class Stretch:
                 until=self.until,
                 beat=self.beat,
                 allow=hubs.endpoint(self.one.source["from"])[1],
+                headers=hubs.headers(self.one.source["from"], sources.token(self.one)),
             )
         offset = 0 if "member" in file or have > file["size"] else have
         came = pour(

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import hubs, storage
+from app.accounts import user_secrets
 from app.accounts.auth import Principal
 from app.config import settings
 from app.db import new_id
@@ -17,6 +18,7 @@ from app.models import importing, presets, service, sources
 from app.models.states import CANCELLED, FAILED, IMPORTING, SUCCEEDED, switch
 from app.models.tables import Model, ModelImport
 from app.queue import transaction
+from app.quotas import stored
 from app.uploads import service as uploads
 from app.uploads.tables import Upload
 
@@ -36,6 +38,7 @@ class Asked(BaseModel):
     hub: Literal["", "huggingface", "modelscope"] = ""
     repository: str = Field("", max_length=400, description="owner/name, or its address")
     revision: str = Field("", max_length=200, description="Branch, tag or commit; kept as commit")
+    secret: str = Field("", max_length=60, description="Id of a secret: the hub's token")
     path: str = Field("", max_length=4000, description="Of a directory on the server")
     uploads: list[str] = Field([], max_length=FILES, description="Ids of complete uploads")
     base: str = Field("", max_length=200, description="Of an adapter: id or name of its base")
@@ -60,6 +63,7 @@ def begin(who: Principal, asked: Asked) -> ModelImport:
     clean_name(asked.name, "")
     with transaction() as db:
         room(db, who)
+        stored.check(db, who.workspace_id, who.user_id)
         base = service.get(db, who.workspace_id, asked.base) if asked.base else None
         if base is not None and base.kind == "adapter":
             raise Invalid(
@@ -68,7 +72,9 @@ def begin(who: Principal, asked: Asked) -> ModelImport:
                 name=base.name,
             )
         sent = uploads.complete(db, who, asked.uploads)
-    source, label = from_uploads(sent) if sent else from_place(asked)
+        source, label = from_uploads(sent) if sent else from_place(asked)
+        if asked.secret:
+            source["secret"] = user_secrets.find(db, who, asked.secret, source["from"]).id
     one = ModelImport(
         id=new_id("imp"),
         workspace_id=who.workspace_id,

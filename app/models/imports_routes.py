@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import BaseModel
 
+from app.accounts import user_secrets
 from app.accounts.auth import Principal, requires
 from app.errors import DomainError
 from app.models import imports, presets, service, sources
@@ -28,6 +29,7 @@ class Import(BaseModel):
     hub: str = ""
     repository: str = ""
     revision: str = ""
+    secret: str = ""
     path: str = ""
     base: str = ""
     shared: bool = False
@@ -76,6 +78,7 @@ def form_page(
         way=way if way in WAYS else WAYS[0],
         bases=whole,
         roots=sources.roots(),
+        secrets=user_secrets.every(db, who, *sources.HUBS),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from app import hubs, storage
+from app.accounts import user_secrets
 from app.config import settings
 from app.errors import N_, Invalid, NotFound, TooLarge
 from app.models.tables import ModelImport
@@ -35,7 +36,9 @@ def listed(one: ModelImport) -> dict[str, Any]:
     source = one.source
     commit: dict[str, Any] = {}
     if source["from"] in HUBS:
-        listing = hubs.look("models", source["from"], source["repository"], source["revision"])
+        listing = hubs.look(
+            "models", source["from"], source["repository"], source["revision"], token(one)
+        )
         commit = {"commit": listing.commit}
         found = [
             {
@@ -55,6 +58,11 @@ def listed(one: ModelImport) -> dict[str, Any]:
     if total > settings.max_model_gb * GIB:
         raise too_large()
     return commit | {"files": files, "left_out": left_out[:LISTED], "total": total, "at": 0}
+
+
+def token(one: ModelImport) -> str:
+    """What its user chose to show the hub. Raises NotFound if that is gone."""
+    return user_secrets.hub_token(one.source.get("secret"), one.source["from"], one.workspace_id)
 
 
 def too_large() -> TooLarge:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -18,6 +18,7 @@ from app.errors import N_, Invalid
 from app.quotas.kinds import KINDS
 from app.quotas.tables import Quota
 
+LOCK = 7_238_002  # the advisory lock of a workspace's budgets
 INHERIT = "inherit"  # in place of an amount: no row of one's own
 PLATFORM, WORKSPACE, MEMBER = "platform", "workspace", "member"
 Name = tuple[str, str]  # of a limit, and for `devices` of one type the device's model
@@ -76,6 +77,14 @@ def caps(
     if user_id:
         found.append((user_id, of_member(db, workspace_id, user_id).get((name, ""), NO_LIMIT)))
     return [(whose, limit) for whose, limit in found if limit.amount is not None]
+
+
+def lock(db: Session, workspace_id: str) -> None:
+    """Who takes of a workspace's budgets waits here for the others, until the transaction's end."""
+    db.execute(
+        text("SELECT pg_advisory_xact_lock(:key, hashtext(:workspace))"),
+        {"key": LOCK, "workspace": workspace_id},
+    )
 
 
 # -- what may run at once ----------------------------------------------------------------

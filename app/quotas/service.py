@@ -13,6 +13,7 @@ from app.accounts.auth import Principal
 from app.accounts.tables import Membership, Workspace
 from app.db import now
 from app.errors import N_, Forbidden, NotFound
+from app.quotas import charging
 from app.quotas import limits as limits_of
 from app.quotas.tables import Usage
 
@@ -67,16 +68,17 @@ def put(db: Session, workspace_id: str, devices: int | None) -> None:
 
 
 def record(db: Session, rows: list[dict[str, Any]]) -> None:
-    """Append to the ledger. A row whose id is there already is left as it is."""
+    """Append to the ledger, with what it costs. A row whose id is there already is left as it is."""
     if rows:
-        whole = orjson.dumps([DEFAULTS | {"at": now()} | row for row in rows]).decode()
-        db.execute(RECORD, {"rows": whole})
+        full = {row["id"]: DEFAULTS | {"at": now()} | row for row in rows}
+        new = db.scalars(RECORD, {"rows": orjson.dumps(list(full.values())).decode()}).all()
+        charging.charge(db, [full[one] for one in new])
 
 
 # one statement for all, which the database takes apart: many rows cost this process little
 RECORD = text(
     "INSERT INTO usage SELECT * FROM jsonb_populate_recordset(NULL::usage, CAST(:rows AS jsonb))"
-    " ON CONFLICT (id) DO NOTHING"
+    " ON CONFLICT (id) DO NOTHING RETURNING id"
 )
 DEFAULTS = {
     column.name: column.default.arg

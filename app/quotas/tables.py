@@ -42,7 +42,10 @@ class Quota(Base):
 
 
 class Reservation(Base):
-    """Device time that a job will likely take, held from its submission until it is over."""
+    """Device time that a job will likely take, held from its submission until it is over.
+
+    Of a replica: which model its time is for; nothing is reserved for it.
+    """
 
     __tablename__ = "reservations"
     __table_args__ = (Index("ix_reservations_workspace_id", "workspace_id"),)
@@ -54,17 +57,23 @@ class Reservation(Base):
     devices: Mapped[int]
     device_ms: Mapped[int] = mapped_column(BigInteger)  # milliseconds x devices, still to come
     waiting: Mapped[bool] = mapped_column(default=True)  # queued; else it has its devices
+    model_id: Mapped[str] = mapped_column(default="")  # what it trains, or serves
+    base_id: Mapped[str] = mapped_column(default="")
     created_at: Mapped[Created]
 
 
 class Price(Base):
-    """What an hour of a device costs. The row without a model's name counts for all others."""
+    """What something costs from a moment on. Never changed afterwards: a new row follows."""
 
     __tablename__ = "prices"
     __audited__ = True
 
-    device: Mapped[str] = mapped_column(primary_key=True)  # as the device calls itself, or empty
-    hour: Mapped[Decimal] = mapped_column(Numeric(14, 6))
+    # device (an hour), or 1,000 tokens: trained, input, cached, output
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    # a device's model, or the id of a model; empty: of all without a price of their own
+    what: Mapped[str] = mapped_column(primary_key=True, default="")
+    since: Mapped[datetime] = mapped_column(primary_key=True)
+    amount: Mapped[Decimal | None] = mapped_column(Numeric(18, 8))  # None: no price any more
     currency: Mapped[str]  # as it is shown: CNY, USD
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
 
@@ -90,7 +99,7 @@ class Usage(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)  # request id or lease id: idempotent
     at: Mapped[Created]
-    kind: Mapped[str]  # tokens or device
+    kind: Mapped[str]  # tokens, device or train
     workspace_id: Mapped[str]
     user_id: Mapped[str | None]
     api_key_id: Mapped[str | None]
@@ -101,6 +110,9 @@ class Usage(Base):
     completion_tokens: Mapped[int] = mapped_column(default=0)
     cached_tokens: Mapped[int] = mapped_column(default=0)  # of the prompt
     reasoning_tokens: Mapped[int] = mapped_column(default=0)  # of the completion
+    trained_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    model_id: Mapped[str] = mapped_column(default="")  # of the registry: what prices go by
+    base_id: Mapped[str] = mapped_column(default="")  # of a tuned one, its base
     device: Mapped[str] = mapped_column(default="")  # the device's model
     device_ms: Mapped[int] = mapped_column(BigInteger, default=0)  # milliseconds x devices
     first_token_ms: Mapped[int | None]

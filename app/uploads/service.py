@@ -18,6 +18,7 @@ from app.config import settings
 from app.db import now
 from app.errors import N_, Conflict, NotFound, TooLarge, disk_full
 from app.queue import transaction
+from app.quotas import stored
 from app.uploads.tables import Upload
 
 BODY = "body"  # a file's name on disk; the uploader's name is for display only
@@ -37,6 +38,7 @@ def begin(db: Session, who: Principal, file_name: str, size: int) -> Upload:
             field="file",
             most=MOST,
         )
+    stored.check(db, who.workspace_id, who.user_id, size)
     settings.uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
     if shutil.disk_usage(settings.uploads).free < size:
         raise disk_full()

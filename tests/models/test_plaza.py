@@ -1,6 +1,7 @@
 """The model list with its filters, presets and what they need, imports and the trash as pages."""
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from app.models import families, importing, presets
 from app.models.tables import Model, ModelImport
+from app.quotas import prices
 from app.quotas import service as quotas
-from app.quotas.tables import Price
 from tests.conftest import Client
 from tests.factories import make_deployment, make_import, make_model, make_node
 from tests.models.hub import files, finish
@@ -83,7 +84,7 @@ def test_orders(client: Client, shelf: dict[str, Model]) -> None:
 
 def test_a_card_says_all_there_is(client: Client, db: Session, shelf: dict[str, Model]) -> None:
     make_node(db)
-    db.add(Price(device="", hour=12.5, currency="CNY"))
+    prices.put(db, "", Decimal("12.5"), "CNY")
     quotas.put(db, client.workspace.id, 3)
     db.commit()
     soup = page(client, "/models?q=qwen")

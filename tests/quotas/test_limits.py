@@ -142,15 +142,16 @@ def test_hours_are_reserved_used_and_settled(db: Session) -> None:
     with pytest.raises(Invalid, match="about 5 GPU-hours, and 4 are left"):
         budgets.reserve(db, owner_id="job_b", device_ms=5 * HOUR, **asked)
     cluster.ask(db, owner_kind="job", owner_id="job_a", **asked)
-    (grant,) = cluster.decide(db)
-    grant.leases[0].created_at -= timedelta(hours=2)
+    cluster.decide(db)
+    (lease,) = cluster.leases_of(db, "job", "job_a")
+    lease.created_at -= timedelta(hours=2)
     db.flush()
     period = budgets.Period.of(budgets.MONTH, now())
     assert budgets.used(db, team, None, period) / HOUR == pytest.approx(2, abs=0.01)
     assert budgets.reserved(db, team, None, period) / HOUR == pytest.approx(4, abs=0.01)
     budgets.write(db)  # a lease that lasts is written piece by piece
     assert len(db.scalars(select(Usage)).all()) >= 1
-    grant.leases[0].metered_at -= timedelta(minutes=30)
+    lease.metered_at -= timedelta(minutes=30)
     db.flush()
     cluster.release(db, "job", "job_a")
     assert {row.user_id for row in db.scalars(select(Usage))} == {owner.id}
@@ -165,8 +166,9 @@ def test_a_share_of_a_device_counts_as_a_share(db: Session) -> None:
     team = make_workspace(db).id
     make_node(db, devices=1)
     cluster.ask(db, owner_kind="replica", owner_id="r", workspace_id=team, devices=1, memory=2**31)
-    (grant,) = cluster.decide(db)
-    grant.leases[0].created_at -= timedelta(hours=4)
+    cluster.decide(db)
+    (lease,) = cluster.leases_of(db, "replica", "r")
+    lease.created_at -= timedelta(hours=4)
     cluster.release(db, "replica", "r")
     assert sum(db.scalars(select(Usage.device_ms))) / HOUR == pytest.approx(1, abs=0.01)
 

@@ -4,9 +4,9 @@ import re
 
 from app import hubs
 from app.errors import N_, Invalid
-from app.hubs import File, Listing, address, endpoint, named
+from app.hubs import NAMES, File, Listing, address, endpoint, headers, named
 
-__all__ = ["address", "endpoint", "named"]  # part of this module's interface
+__all__ = ["NAMES", "address", "endpoint", "headers", "named"]  # part of this module's interface
 
 DATA = re.compile(
     r"\.(?:jsonl|ndjson|json|csv|tsv|parquet|txt|md|xlsx)(?:\.gz|\.zst)?\Z|\.zip\Z", re.IGNORECASE
@@ -17,12 +17,12 @@ ABOUT = {  # files with such endings that describe a repository rather than bein
 }  # fmt: skip
 
 
-def look(hub: str, repository: str, revision: str = "") -> Listing:
+def look(hub: str, repository: str, revision: str = "", token: str = "") -> Listing:
     """The data files of a repository, at the commit that `revision` now is.
 
     Raises NotFound, Refused, or Interrupted if the hub cannot be reached.
     """
-    listing = hubs.look("datasets", hub, repository, revision)
+    listing = hubs.look("datasets", hub, repository, revision, token)
     listing.files = [one for one in listing.files if is_data(one)]
     return listing
 

@@ -19,12 +19,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app import addresses, fetching, storage
+from app.accounts import user_secrets
 from app.config import settings
 from app.datasets import service, work
 from app.datasets.intake import hubs
 from app.datasets.intake.upload import MAX_FILES, joined, part, partial
 from app.datasets.states import FAILED, IMPORTING, VALIDATING, switch
-from app.datasets.tables import DatasetVersion
+from app.datasets.tables import Dataset, DatasetVersion
 from app.db import now
 from app.errors import N_, DomainError, Invalid, Unavailable
 from app.pulling import WAIT, alone, pull
@@ -86,7 +87,7 @@ class Stretch:
             storage.fetch(self.one.upload)  # only what comes after was not done
             return True
         if "files" not in self.cursor:
-            self.cursor |= listed(self.one.recipe)
+            self.cursor |= listed(self.one.recipe, self.token())
             self.save()
         for number, file in enumerate(self.cursor["files"]):
             path = self.directory / part(number)
@@ -111,8 +112,18 @@ class Stretch:
             until=self.until,
             beat=self.beat,
             allow=allowed(self.one.recipe),
+            headers=hubs.headers(self.one.recipe["from"], self.token()),
             heed=self.heed,
         )
+
+    def token(self) -> str:
+        """What its user chose to show the hub. Raises NotFound if that is gone."""
+        recipe = self.one.recipe
+        if "secret" not in recipe:
+            return ""
+        with transaction() as db:
+            workspace_id = db.get_one(Dataset, self.one.dataset_id).workspace_id
+        return user_secrets.hub_token(recipe["secret"], recipe["from"], workspace_id)
 
     def heed(self, file: dict[str, Any], answer: fetching.Answer) -> None:
         """What the server says of the file."""
@@ -234,9 +245,9 @@ def allowed(recipe: dict[str, Any]) -> tuple[str, ...]:
     return () if recipe["from"] == "url" else hubs.endpoint(recipe["from"])[1]
 
 
-def listed(recipe: dict[str, Any]) -> dict[str, Any]:
+def listed(recipe: dict[str, Any], token: str = "") -> dict[str, Any]:
     """What of a hub's repository is to be fetched, as a cursor. Raises DomainError."""
-    listing = hubs.look(recipe["from"], recipe["repository"], recipe["revision"])
+    listing = hubs.look(recipe["from"], recipe["repository"], recipe["revision"], token)
     files = hubs.chosen(listing, recipe["files"])
     if len(files) > MAX_FILES:
         raise Invalid(

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field
 
 from app import addresses
+from app.accounts import user_secrets
 from app.accounts.auth import Principal
 from app.datasets import service
 from app.datasets.intake import hubs
@@ -36,6 +37,7 @@ class Asked(BaseModel):
     revision: str = Field(
         "", max_length=200, description="Branch, tag or commit; recorded as commit"
     )
+    secret: str = Field("", max_length=60, description="Id of a secret: the hub's token")
     files: list[str] = Field(
         [],
         max_length=1000,
@@ -56,6 +58,9 @@ def begin(who: Principal, asked: Asked) -> DatasetVersion:
             "revision": revision,
             "files": asked.files,
         }
+        if asked.secret:
+            with transaction() as db:
+                recipe["secret"] = user_secrets.find(db, who, asked.secret, asked.hub).id
         cursor, label = {}, repository.rpartition("/")[2]
     else:
         try:

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
+from app.accounts import user_secrets
 from app.accounts.auth import Principal, requires
 from app.datasets import schemas
 from app.datasets.intake import hubs, imports
@@ -37,14 +38,17 @@ def begin(request: Request, body: Asked, who: Writer) -> schemas.DatasetWithErro
     return schemas.with_errors(request, imports.begin(who, body), [])
 
 
-@router.get("/import/files", dependencies=[requires("member", "datasets:write")])
+@router.get("/import/files")
 def files(
+    who: Writer,
     hub: str,
     repository: Annotated[str, Query(max_length=400)],
     revision: Annotated[str, Query(max_length=200)] = "",
+    secret: Annotated[str, Query(max_length=60)] = "",
 ) -> Repository:
     """The data files of a repository, to choose from."""
-    found = hubs.look(hub, *hubs.named(hub, repository, revision))
+    named = hubs.named(hub, repository, revision)
+    found = hubs.look(hub, *named, user_secrets.chosen_token(who, secret, hub))
     listed = [HubFile(path=one.path, size=one.size, split=one.split) for one in found.files]
     return Repository(hub=hub, repository=found.repository, commit=found.commit, files=listed)
 

@@ -5,10 +5,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import BaseModel
 
+from app.accounts import user_secrets
 from app.accounts.auth import Principal, requires
+from app.accounts.tables import UserSecret
 from app.datasets.intake import hubs, imports
 from app.datasets.intake.imports import Asked
 from app.errors import DomainError
+from app.queue import transaction
 from app.web import Parsed, parsed, redirect, render
 
 router = APIRouter(prefix="/datasets", include_in_schema=False)
@@ -24,6 +27,7 @@ class Import(BaseModel):
     hub: str = ""
     repository: str = ""
     revision: str = ""
+    secret: str = ""
     files: list[str] | str = []
 
     def asked(self) -> Asked:
@@ -38,18 +42,18 @@ def new_url(request: Request) -> Response:
     return render(request, "datasets/new_url.html", form=None)
 
 
-@router.get(
-    "/new/hub", name="datasets:new_hub", dependencies=[requires("member", "datasets:write")]
-)
+@router.get("/new/hub", name="datasets:new_hub")
 def new_hub(
     request: Request,
+    who: Writer,
     hub: str = "huggingface",
     repository: Annotated[str, Query(max_length=400)] = "",
     revision: Annotated[str, Query(max_length=200)] = "",
+    secret: Annotated[str, Query(max_length=60)] = "",
 ) -> Response:
     """Without a repository, the question for one; with it, its files to choose from."""
-    asked = {"hub": hub, "repository": repository, "revision": revision}
-    return hub_page(request, Parsed(request, asked) if repository else None)
+    asked = {"hub": hub, "repository": repository, "revision": revision, "secret": secret}
+    return hub_page(request, who, Parsed(request, asked) if repository else None)
 
 
 @router.post("/import", name="datasets:import")
@@ -61,7 +65,7 @@ def begin(
     except DomainError as error:
         form.refuse(error)
         if form.values.get("hub"):
-            return hub_page(request, form, status=error.status)
+            return hub_page(request, who, form, status=error.status)
         return render(request, "datasets/new_url.html", status=error.status, form=form)
     return redirect(request, "datasets:detail", dataset_id=added.dataset_id)
 
@@ -74,16 +78,18 @@ def cancel(
     return redirect(request, "datasets:detail", dataset_id=dataset_id)
 
 
-def hub_page(request: Request, form: Parsed[Any] | None, status: int = 200) -> Response:
+def hub_page(
+    request: Request, who: Principal, form: Parsed[Any] | None, status: int = 200
+) -> Response:
     """`form` has the hub and the repository that are asked for."""
     listing = None
     values = form.values if form else {}
     if form and not form.errors:
         try:
-            listing = hubs.look(
-                values["hub"],
-                *hubs.named(values["hub"], values["repository"], values.get("revision", "")),
-            )
+            hub = values["hub"]
+            found = hubs.named(hub, values["repository"], values.get("revision", ""))
+            token = user_secrets.chosen_token(who, values.get("secret", ""), hub)
+            listing = hubs.look(hub, *found, token)
             hubs.chosen(listing, [])
         except DomainError as error:
             listing = None
@@ -97,4 +103,10 @@ def hub_page(request: Request, form: Parsed[Any] | None, status: int = 200) -> R
         listing=listing,
         checked={one.path for one in hubs.suggested(listing)} if listing else set(),
         most=MOST,
+        secrets=secrets_of(who),
     )
+
+
+def secrets_of(who: Principal) -> list[UserSecret]:
+    with transaction() as db:
+        return user_secrets.every(db, who, *hubs.NAMES)

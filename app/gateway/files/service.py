@@ -22,6 +22,7 @@ from app.db import now
 from app.errors import N_, Invalid, NotFound
 from app.gateway.files.tables import File, file_id
 from app.queue import transaction
+from app.quotas import stored
 from app.uploads.service import BODY, display_name
 
 PURPOSES = ("fine-tune", "batch")  # that a client may upload
@@ -113,6 +114,8 @@ def keep(path: Path, *, expires: timedelta | None = None, **columns: Any) -> Fil
         storage.move(directory, made.artefact)
     try:
         with transaction() as db:
+            if made.purpose in LINES:  # a person's; the platform's own results are never refused
+                stored.check(db, made.workspace_id, made.user_id, made.bytes)
             db.add(made)
     except BaseException:
         storage.delete(made.artefact)

@@ -1,0 +1,277 @@
+"""The decision: who gets which devices, who must make room, and why the others wait.
+
+Pure: it looks at a `Board`, changes it as it grants, and says what it did. In order of priority,
+fair share and age each request is given devices if its quotas and the devices allow. The first ones
+of each pool of devices that must wait for devices have those kept that will be free first; those who
+come later may use them only if they will be done by then. So nobody who comes later delays them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.cluster.scheduling import preempting
+from app.cluster.scheduling.fit import Fit, able
+from app.cluster.scheduling.order import PREEMPTING, Order, Share
+from app.cluster.scheduling.picture import (
+    LEAVING,
+    Board,
+    Device,
+    Holder,
+    Node,
+    Pool,
+    Shape,
+    Waiting,
+    matches,
+)
+from app.quotas.limits import OPEN, Ceiling, Limits
+
+NEW, QUOTA, MEMBER, DEVICES, MEMORY, NODE, KEPT = (
+    "new", "quota", "member_quota", "devices", "memory", "node", "kept",
+)  # fmt: skip
+HEADS = 4  # of a pool, for which devices are kept
+MOST_HEADS = 32  # of all pools: a request that must go back to its node has a pool of its own
+PATIENCE = LEAVING  # seconds: nobody makes room for what will be free as soon as that
+
+
+@dataclass
+class Decision:
+    """`reasons` has those whose reason is another one now: id → (reason, what its sentence names)."""
+
+    grants: list[tuple[Waiting, list[Device]]] = field(default_factory=list)
+    preemptions: list[tuple[Holder, Waiting]] = field(default_factory=list)
+    reasons: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    kept: dict[str, float] = field(default_factory=dict)  # id → when its devices will be free
+
+
+def decide(board: Board, limits: Limits, shares: Mapping[str, Share], now: float) -> Decision:
+    return Deciding(board, limits, shares, now).run()
+
+
+class Deciding:
+    """One decision under way."""
+
+    def __init__(
+        self, board: Board, limits: Limits, shares: Mapping[str, Share], now: float
+    ) -> None:
+        self.board, self.all_limits, self.now = board, limits, now
+        self.order = Order(board, shares, now)
+        self.fit = Fit(board, now)
+        self.made = Decision()
+        self.stuck: dict[Shape, str] = {}  # why a shape finds no devices now
+        self.late: dict[Shape, float] = {}  # nor before others need them, if it takes so long
+        self.heads: dict[Pool, int] = {}
+        self.rooms: dict[Pool, tuple[int, int, bool]] = {}
+        self.limits: dict[tuple[str, str], list[tuple[str, Ceiling]]] = {}
+
+    def run(self) -> Decision:
+        order = self.order
+        for ones in order:
+            for number, one in enumerate(ones, 1):
+                if self.look(one):
+                    order.taken = number
+                    break
+        self.fit.forget()
+        return self.made
+
+    def look(self, one: Waiting) -> bool:
+        """Grant it, or say why not. True if it was granted."""
+        if reason := self.over_quota(one):
+            self.say(one, reason)
+            return False
+        shape = one.shape
+        if banned := self.models_banned(one):
+            devices = self.elsewhere(one, banned)
+            if devices:
+                self.grant(one, devices)
+            else:
+                self.say(one, QUOTA)
+            return bool(devices)
+        stuck = self.stuck.get(shape)
+        if stuck is None or self.may_go_before(one):
+            devices = self.find(one, stuck)
+            if devices:
+                self.grant(one, devices)
+                return True
+            stuck = self.stuck.get(shape)
+            if stuck is None:
+                stuck = self.stuck[shape] = self.why(shape)
+        if stuck == NODE or not self.wait_in_front(one):
+            self.say(one, stuck)
+        return False
+
+    def grant(self, one: Waiting, devices: list[Device]) -> None:
+        self.board.place(one, devices, self.now)
+        self.order.granted(one)
+        self.made.grants.append((one, devices))
+
+    def say(self, one: Waiting, reason: str, **detail: Any) -> None:
+        if one.reason != reason:
+            if PREEMPTING in (one.reason, reason):
+                self.board.sorted.pop(one.workspace, None)
+            one.reason = reason
+            self.made.reasons[one.id] = (reason, detail)
+
+    # -- quotas --------------------------------------------------------------------------
+
+    def over_quota(self, one: Waiting) -> str:
+        """The limit that it would exceed, if any: the workspace's or the member's."""
+        key = (one.workspace, one.user)
+        found = self.limits.get(key)
+        if found is None:
+            whose = [("", self.all_limits.workspace(one.workspace))]
+            if one.user:
+                whose.append((one.user, self.all_limits.member(*key)))
+            found = self.limits[key] = [
+                (user, ceiling) for user, ceiling in whose if ceiling != OPEN
+            ]
+        for user, ceiling in found:
+            held = self.board.held[one.workspace, user, ""]
+            if ceiling.devices is not None and held + one.shape.devices > ceiling.devices:
+                return MEMBER if user else QUOTA
+            if (
+                one.job
+                and ceiling.jobs is not None
+                and self.board.jobs[one.workspace, user] >= ceiling.jobs
+            ):
+                return MEMBER if user else QUOTA
+            model = one.shape.pool.model
+            if model is not None and model in ceiling.by_model and self.banned(one, model):
+                return MEMBER if user else QUOTA
+        return ""
+
+    def banned(self, one: Waiting, model: str) -> bool:
+        """Whether devices of this model would exceed a limit on that model."""
+        return any(
+            model in ceiling.by_model
+            and self.board.held[one.workspace, user, model] + one.shape.devices
+            > ceiling.by_model[model]
+            for user, ceiling in self.limits[one.workspace, one.user]
+        )
+
+    # -- devices -------------------------------------------------------------------------
+
+    def find(self, one: Waiting, stuck: str | None) -> list[Device] | None:
+        shape = one.shape
+        if stuck is None:
+            found = self.fit.whole(shape) if shape.memory is None else self.fit.share(shape)
+            if found:
+                return found
+        if not self.may_go_before(one):
+            return None
+        found = self.fit.before(shape, one.seconds)
+        if found is None:
+            self.late[shape] = min(one.seconds, self.late.get(shape, one.seconds))
+        return found
+
+    def models_banned(self, one: Waiting) -> set[str]:
+        limits = self.limits[one.workspace, one.user]
+        if not limits or one.shape.pool.model is not None:
+            return set()
+        models = {model for _, ceiling in limits for model in ceiling.by_model}
+        return {model for model in models if self.banned(one, model)}
+
+    def elsewhere(self, one: Waiting, banned: set[str]) -> list[Device] | None:
+        """On devices of another model than those of which it may have no more."""
+        shape = one.shape
+        models = {model for node in self.fit.of(shape.pool) for _, model in node.pools} - banned
+        for model in sorted(models):
+            pool = Pool(shape.pool.kind, model, shape.pool.node)
+            other = Shape(shape.devices, shape.memory, pool)
+            found = self.fit.whole(other) if shape.memory is None else self.fit.share(other)
+            if found:
+                return found
+        return None
+
+    def may_go_before(self, one: Waiting) -> bool:
+        """Whether devices that are kept for others might do meanwhile."""
+        return bool(self.fit.keeping) and (
+            self.now + one.seconds <= self.fit.latest
+            and one.seconds < self.late.get(one.shape, one.seconds + 1)
+        )
+
+    def why(self, shape: Shape) -> str:
+        """Why no devices are found for it, where quota allows."""
+        nodes = self.fit.of(shape.pool)
+        if shape.memory is None:
+            if max((unheld(node, shape) for node in nodes), default=0) >= shape.devices:
+                return KEPT
+            if max((count(node, shape) for node in nodes), default=0) < shape.devices:
+                return NODE
+            return DEVICES
+        if shape.devices == 1:
+            room, free, open_ = self.most(shape.pool)
+            if shape.memory > room:
+                return NODE
+            return KEPT if shape.memory <= free else MEMORY if open_ else DEVICES
+        several = [[one for one in node.devices if able(one, shape)] for node in nodes]
+        several = [devices for devices in several if len(devices) >= shape.devices]
+        if not several:
+            return NODE
+        if any(sum(one.fits(shape.memory) for one in ones) >= shape.devices for ones in several):
+            return KEPT
+        if any(sum(not one.whole for one in ones) >= shape.devices for ones in several):
+            return MEMORY
+        return DEVICES
+
+    def most(self, pool: Pool) -> tuple[int, int, bool]:
+        """Of its devices: the most bytes, the most that are free, and whether any is not held whole."""
+        if pool not in self.rooms:
+            devices = [
+                one for node in self.fit.of(pool) for one in node.devices if matches(one, pool)
+            ]
+            self.rooms[pool] = (
+                max((one.room for one in devices), default=-1),
+                max((one.free for one in devices), default=-1),
+                any(not one.whole for one in devices),
+            )
+        return self.rooms[pool]
+
+    def wait_in_front(self, one: Waiting) -> bool:
+        """Keep devices for it if it is one of the first of its pool; have others make room if they
+        must. True if it has said why it waits.
+        """
+        pool = one.shape.pool
+        if self.heads.get(pool, 0) >= HEADS or sum(self.heads.values()) >= MOST_HEADS:
+            return False
+        self.heads[pool] = self.heads.get(pool, 0) + 1
+        if one.reason == PREEMPTING:  # those who were told are on their way
+            leaving = [holder for holder in self.board.holders.values() if holder.leaving == one.id]
+            if leaving:
+                self.keep(one)
+                return True
+        found = self.fit.keep(one.shape)
+        if found and found[0] <= self.now + PATIENCE:
+            self.made.kept[one.id] = found[0]
+            return False
+        if found:  # what was kept may be just what others must leave
+            for device in found[1]:
+                device.kept = None
+        made = preempting.room(self.board, self.fit, one)
+        if made is None:
+            if found:
+                self.fit.mark(found[1], found[0])
+                self.made.kept[one.id] = found[0]
+            return False
+        victims, devices = made
+        self.made.kept[one.id] = self.now + LEAVING
+        self.made.preemptions += [(holder, one) for holder in victims]
+        self.say(one, PREEMPTING, node=devices[0].node, jobs=len(victims))
+        return True
+
+    def keep(self, one: Waiting) -> None:
+        if found := self.fit.keep(one.shape):
+            self.made.kept[one.id] = found[0]
+
+
+def count(node: Node, shape: Shape) -> int:
+    """Its devices that would do if nobody held them."""
+    if len(node.pools) == 1 and not node.single and not node.taken:
+        return len(node.devices)
+    return sum(able(device, shape) for device in node.devices)
+
+
+def unheld(node: Node, shape: Shape) -> int:
+    """Of those, the ones that nobody holds, kept or not."""
+    free = node.free(shape.pool)
+    return sum(able(device, shape) for device in free) if node.single else len(free)

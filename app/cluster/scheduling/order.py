@@ -1,0 +1,117 @@
+"""Who comes first: priority, then fair share over workspaces, then age.
+
+A request that waits rises by a level every `RISE`, up to high, so that nothing waits for ever. What
+it may displace follows from the priority that it was given, never from its age.
+"""
+
+import heapq
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from app.cluster.scheduling.picture import NEVER, Board, Waiting, decayed
+
+LOW, NORMAL, HIGH, URGENT = range(4)
+RISE = 4 * 3600.0  # seconds of waiting that make up for a level of priority
+AHEAD = 600.0  # seconds for which what is held counts as if it had been used already
+PREEMPTING = "preempting"
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a workspace is due, and what it has had: device-seconds, decayed up to `at`."""
+
+    weight: float = 1.0
+    used: float = 0.0
+    at: float = 0.0
+
+
+EQUAL = Share()
+
+
+def level(one: Waiting, now: float) -> int:
+    """Its priority, and what waiting has added."""
+    if one.priority >= HIGH:
+        return one.priority
+    return min(HIGH, one.priority + max(0, int((now - one.since) / RISE)))
+
+
+def score(board: Board, shares: Mapping[str, Share], workspace: str, now: float) -> float:
+    """Less comes first: device-seconds had, by weight. What is held counts for a while ahead."""
+    share = shares.get(workspace, EQUAL)
+    use = board.use[workspace]
+    had = decayed(share.used, share.at, now) + use.running(now) + use.devices * AHEAD
+    return had / share.weight
+
+
+def queue(board: Board, workspace: str, now: float) -> list[Waiting]:
+    """Those of a workspace in their order; sorted anew when one of them rises, or one is new.
+
+    One for whom others were told to make room comes first of its level.
+    """
+    known = board.sorted.get(workspace)
+    if known and now < known[0]:
+        return known[1]
+    ones = board.queues[workspace].values()
+    found = sorted(
+        ones, key=lambda one: (-level(one, now), one.reason != PREEMPTING, one.since, one.id)
+    )
+    rises = min(
+        (
+            one.since + RISE * (level(one, now) - one.priority + 1)
+            for one in ones
+            if level(one, now) < HIGH
+        ),
+        default=NEVER,
+    )
+    board.sorted[workspace] = (rises, found)
+    return found
+
+
+class Order:
+    """All who wait, one after the other. `granted` puts a workspace back behind the others."""
+
+    def __init__(self, board: Board, shares: Mapping[str, Share], now: float) -> None:
+        self.board, self.shares, self.now = board, shares, now
+        self.queues = {name: queue(board, name, now) for name in list(board.queues)}
+        self.at = dict.fromkeys(self.queues, 0)
+        self.scores = {name: score(board, shares, name, now) for name in self.queues}
+        self.heap = [self.entry(name) for name in self.queues]
+        heapq.heapify(self.heap)
+
+    def entry(self, workspace: str) -> tuple[int, bool, float, float, str]:
+        one = self.queues[workspace][self.at[workspace]]
+        return (
+            -level(one, self.now),
+            one.reason != PREEMPTING,
+            self.scores[workspace],
+            one.since,
+            workspace,
+        )
+
+    def granted(self, one: Waiting) -> None:
+        weight = self.shares.get(one.workspace, EQUAL).weight
+        self.scores[one.workspace] += one.shape.devices * AHEAD / weight
+
+    def __iter__(self) -> Iterator[list[Waiting]]:
+        """Runs of requests of one workspace and level: who takes from the run says how many were
+        looked at by setting `taken`; the rest comes again in its turn.
+        """
+        while self.heap:
+            first = self.heap[0]
+            name = first[-1]
+            ones, start = self.queues[name], self.at[name]
+            stop = start + 1
+            top, kept = -first[0], first[1]
+            while (
+                stop < len(ones)
+                and level(ones[stop], self.now) == top
+                and (ones[stop].reason != PREEMPTING) == kept
+            ):
+                stop += 1
+            self.taken = stop - start
+            yield ones[start:stop]
+            self.at[name] = start + self.taken
+            if self.at[name] < len(ones):
+                heapq.heapreplace(self.heap, self.entry(name))
+            else:
+                heapq.heappop(self.heap)
