@@ -301,6 +301,11 @@ def test_workspaces(danlu, stack):
     assert "guest2@example.com" in danlu("workspaces", "invitations", home)
     danlu("workspaces", "uninvite", home, made["id"])
     assert "guest2@example.com" not in danlu("workspaces", "invitations", home)
+    program = danlu("workspaces", "create-service", home, "nightly").strip()
+    key = danlu("workspaces", "service-key", home, program, "cron", "-s", "jobs:read").strip()
+    client.Api(stack.url, key).get("/api/v1/jobs")
+    assert "nightly" in danlu("workspaces", "services", home)
+    danlu("workspaces", "delete-service", home, program, "--yes")
     new = danlu("workspaces", "create", "Short-lived").strip()
     assert danlu("workspaces", "rename", new, "Shorter").strip() == "Shorter"
     danlu("workspaces", "delete", new, "--yes")
