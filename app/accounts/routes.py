@@ -226,14 +226,7 @@ def create_key(
     if form.data is None:
         return keys_page(request, who, db, form)
     try:
-        _, secret = api_keys.issue_api_key(
-            db,
-            who,
-            name=form.data.name,
-            scopes=form.data.scopes,
-            expires_at=form.data.expires_at(),
-            **form.data.limits(),
-        )
+        _, secret = api_keys.issue_api_key(db, who, **form.data.made())
     except DomainError as error:
         form.refuse(error)
         return keys_page(request, who, db, form)

@@ -133,7 +133,7 @@ def start(
     db.add(row)
     db.flush()
     acting.signed_in(user.id, user.email, found)
-    audit.note(db, "sign_in", "user", user.id, name=user.email, workspace_id=workspace_id)
+    audit.note(db, "sign_in", "user", user.id, name=user.email, workspace_id=found)
     return row, token
 
 

@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, UniqueConstraint, case, literal
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import Base, Created, new_id
@@ -24,6 +25,16 @@ class User(Base):
     is_service: Mapped[bool] = mapped_column(default=False, server_default="false")
     created_at: Mapped[Created]
     disabled_at: Mapped[datetime | None]
+
+    @hybrid_property
+    def shown(self) -> str:
+        """The name wherever an author stands: a program is marked as one."""
+        return f"\N{GEAR} {self.name}" if self.is_service else self.name
+
+    @shown.inplace.expression
+    @classmethod
+    def _shown(cls) -> ColumnElement[str]:
+        return case((cls.is_service, literal("\N{GEAR} ").concat(cls.name)), else_=cls.name)
 
 
 class Workspace(Base):
