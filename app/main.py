@@ -28,7 +28,14 @@ from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
 from app.dashboard import api as dashboard_api
-from app.dashboard import devices_routes, openapi, tariffs_api, usage_api
+from app.dashboard import (
+    devices_routes,
+    money_routes,
+    openapi,
+    quotas_routes,
+    tariffs_api,
+    usage_api,
+)
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
 from app.datasets import routes as datasets_routes
@@ -227,6 +234,8 @@ for module in (
     money_api,
     asking_api,
     usage_api,
+    quotas_routes,
+    money_routes,
     tariffs_api,
     uploads_api,
 ):
