@@ -32,6 +32,7 @@ from app.models import sweep as models
 from app.queue import SWEPT, redis, transaction
 from app.quotas import limits
 from app.uploads import service as uploads
+from workers import spending
 
 log = structlog.get_logger()
 
@@ -45,6 +46,7 @@ def sweep() -> None:
         decide,
         budgets.write,
         limits.clear,
+        spending.step,
         jobs.resend,
         datasets.resend,
         rewriting.resend,
