@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.accounts import auth
 from app.accounts.auth import Principal
 from app.accounts.passwords import hash_password
-from app.accounts.tables import ApiKey, Membership, SignIn, User, UserSecret, Workspace
+from app.accounts.tables import ApiKey, Invitation, Membership, SignIn, User, UserSecret, Workspace
 from app.cluster.tables import Device, Node
 from app.datasets.tables import Dataset, DatasetVersion
 from app.db import now
@@ -108,6 +108,22 @@ def make_key(db: Session, workspace: Workspace, user: User, **overrides: Any) ->
     }
     added(db, ApiKey(**values | overrides))
     return secret
+
+
+def make_invitation(
+    db: Session, workspace: Workspace | None, inviter: User, **overrides: Any
+) -> tuple[Invitation, str]:
+    """An open invitation, and the token of its link."""
+    token = secrets.token_urlsafe(32)
+    values = {
+        "workspace_id": workspace and workspace.id,
+        "email": f"guest{next(numbers)}@example.com",
+        "role": "member",
+        "token_hash": auth.digest(token),
+        "invited_by": inviter.id,
+        "expires_at": now() + timedelta(days=7),
+    }
+    return added(db, Invitation(**values | overrides)), token
 
 
 def make_secret(db: Session, user: User, **overrides: Any) -> UserSecret:

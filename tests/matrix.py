@@ -1,7 +1,6 @@
 """What `test_matrix.py` walks: the routes, a workspace with one of everything, and a caller."""
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +10,25 @@ from sqlalchemy.orm import Session
 from starlette.routing import Mount
 
 from app import storage
+from app.accounts import platform
 from app.accounts.auth import PLATFORM, ROLES, cookie_name
 from app.accounts.tables import ApiKey, SignIn, User, Workspace
 from app.chat.tables import ChatLane, ChatMessage, ChatPreset, Conversation
 from app.datasets.rows import segments
 from app.datasets.tables import DraftAct
-from app.db import new_id, now
+from app.db import now
 from app.deployments import revisions
 from app.deployments.tables import Alias
-from app.gateway.batches.tables import Batch
 from app.gateway.dashscope.fine_tunes import id_of
-from app.gateway.files.tables import File, FileUpload
-from app.gateway.requests import entries
-from app.gateway.requests.tables import LoggedRequest
-from app.gateway.tuning.tables import TuningJob
-from app.jobs.tables import Job, JobCheckpoint
+from app.jobs.tables import JobCheckpoint
 from app.main import app
 from app.uploads.tables import Upload
 from tests import factories as make
-from tests import matrix_money
+from tests import matrix_gateway, matrix_money, matrix_people
 from tests.conftest import Client
+from tests.matrix_gateway import UPLOAD
 
-PUBLIC = {
+PUBLIC = matrix_people.PUBLIC | {
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",  # asks for a token of its own: test_prometheus.py
@@ -41,20 +37,14 @@ PUBLIC = {
     "POST /language",
     "GET /api/v1/openapi.json",
 }
-# Members are managed by the workspace's admins: the service asks, for platform admins may as well.
-MANAGED = ("/workspaces/{workspace_id}/members", "/quotas/{workspace}/members")
-OWN = "/workspaces/{workspace_id}/switch"  # into any workspace of one's own
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = matrix_money.BODIES | {
     "POST /api/v1/secrets": {"kind": "wandb", "value": "0123456789abcdef"},
     "PUT /api/v1/secrets/{secret_id}": {"value": "0123456789abcdef"},
     "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
-    "POST /api/v1/workspaces/{workspace_id}/members": {"email": "new@example.com"},
-    "PATCH /api/v1/workspaces/{workspace_id}/members/{user_id}": {"role": "viewer"},
     "PUT /api/v1/me/language": {"language": "zh"},
     "PUT /api/v1/me/password": {"current": "x", "password": "y"},
-    "POST /api/v1/users": {"email": "new@example.com", "workspace_id": "{workspace_id}"},
     "PATCH /api/v1/nodes/{node_id}": {"labels": {"room": "b"}},
     "PUT /api/v1/tuned-calls": {"mode": "load"},
     "POST /api/v1/deployments/{deployment_id}/adapters": {"name": "x", "model": "x"},
@@ -89,9 +79,9 @@ FORMS = matrix_money.FORMS | {
     "POST /models/import": {"preset": "qwen3-0.6b"},
     "POST /jobs/export": {"model": "{model_id}"},
     "POST /benchmarks": {"model": "{model_id}", "tasks": "mmlu"},
-    "POST /workspaces/{workspace_id}/members": {"email": "new@example.com"},
-    "POST /workspaces/{workspace_id}/members/{user_id}/role": {"role": "viewer"},
 }
+BODIES |= matrix_people.BODIES
+FORMS |= matrix_people.FORMS
 UPLOADS = {
     "POST /batches",
     "POST /datasets",
@@ -103,9 +93,6 @@ UPLOADS = {
     "POST /dashscope/api/v1/files",
 }
 KEYED = ("/v1/", "/inference/", "/dashscope/")  # where a browser's cookie opens nothing
-UPLOAD = (
-    b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
-)
 
 
 @dataclass(frozen=True)
@@ -133,6 +120,11 @@ class Line:
     def missing(self) -> int:
         """What a foreign id answers. DashScope's contract says 400 of a file that is not there."""
         return 400 if self.path.startswith("/dashscope/api/v1/files/") else 404
+
+    @property
+    def managed(self) -> str:
+        """The role in the workspace named that its service asks for, if it does."""
+        return matrix_people.managed(self.method, self.path.removeprefix("/api/v1"))
 
     @property
     def has_id(self) -> bool:
@@ -189,11 +181,13 @@ def world(db: Session, tmp_path: Path) -> World:
         make.make_user(db, is_platform_admin=True),
     )
     elsewhere = make.make_workspace(db, owner=users["foreign"])
+    platform.change(db, None, people={"create_workspaces": True})
     make.make_membership(db, elsewhere, users[PLATFORM], "owner")
     made = World(workspace, users, objects(db, workspace, users, tmp_path), elsewhere)
     for name, user in users.items():
         home = elsewhere if name in ("foreign", PLATFORM) else workspace
         made.cookies[name] = make.make_sign_in(db, user, home)[1]
+    made.ids["platform_invitation"] = make.make_invitation(db, None, users[PLATFORM])[0].id
     db.commit()
     return made
 
@@ -269,8 +263,8 @@ def objects(
         db, JobCheckpoint(job_id=job.id, step=10, fence=1, node_id=node.id, size=1)
     )
     money = matrix_money.objects(db, workspace, owner, model)
-    file, incoming, tuning = gateway_objects(db, workspace, owner, job, tmp_path)
-    batch, logged = asked_objects(db, workspace, owner, file, key)
+    file, incoming, tuning = matrix_gateway.tuned(db, workspace, owner, job, tmp_path)
+    batch, logged = matrix_gateway.asked(db, workspace, owner, file, key)
     return money | {
         "batch_id": batch.id,
         "batch_file_id": batch.input_file_id,
@@ -313,65 +307,10 @@ def objects(
         "workspace_id": workspace.id,
         "workspace": workspace.id,
         "user_id": users["member"].id,
+        **matrix_people.objects(db, workspace, owner),
         "node_id": node.id,
         "name": deployment.name,
     }
-
-
-def gateway_objects(
-    db: Session, workspace: Workspace, owner: User, job: Job, tmp_path: Path
-) -> tuple[File, FileUpload, TuningJob]:
-    mine = {"workspace_id": workspace.id, "user_id": owner.id}
-    directory = tmp_path / f"file-{workspace.id}"
-    directory.mkdir()
-    (directory / "body").write_bytes(UPLOAD)
-    artefact = storage.put(directory, f"files/{workspace.id}")
-    about = {"file_name": "rows.jsonl", "purpose": "fine-tune", "bytes": len(UPLOAD)}
-    file = make.added(db, File(**mine, **about, md5="", artefact=artefact))
-    upload = FileUpload(**mine, **about, mime_type="", expires_at=now() + timedelta(hours=1))
-    tuning = TuningJob(
-        **mine,
-        api="openai",
-        state="started",
-        model="x",
-        model_id=job.model_id,
-        stage="sft",
-        method="lora",
-        training_files=[file.id],
-        asked={},
-        seed=1,
-        job_id=job.id,
-    )
-    return file, make.added(db, upload), make.added(db, tuning)
-
-
-def asked_objects(
-    db: Session, workspace: Workspace, owner: User, file: File, key: ApiKey
-) -> tuple[Batch, LoggedRequest]:
-    mine = {"workspace_id": workspace.id, "user_id": owner.id}
-    about = {"file_name": "in.jsonl", "purpose": "batch", "bytes": file.bytes, "md5": ""}
-    asked = make.added(db, File(**mine, **about, artefact=file.artefact))
-    batch = Batch(
-        **mine,
-        input_file_id=asked.id,
-        endpoint="/v1/completions",
-        expires_at=now() + timedelta(hours=24),
-        beat_at=now() + timedelta(hours=1),  # nobody takes it up
-    )
-    line = {
-        "id": new_id("rq"), **mine, "api_key_id": key.id, "at": now().isoformat(),
-        "endpoint": "completions", "model": "x", "deployment_id": "dep_x", "status": 200,
-        "completed": True, "streamed": False, "prompt_tokens": 1, "completion_tokens": 1,
-        "first_token_ms": None, "duration_ms": 1, "cut": False, "body": {"prompt": "x"},
-        "answer": "{}", "events": [],
-    }  # fmt: skip
-    logged = LoggedRequest(**entries.row(line, full=True, days=1, redact=True))
-    return make.added(db, batch), make.added(db, logged)
-
-
-def managed(line: Line) -> bool:
-    """Whether the service asks for a workspace's admin, or a platform admin."""
-    return any(part in line.path for part in MANAGED)
 
 
 def call(client: Client, line: Line, made: World, cookie: str | None = None, key: str = "") -> Any:
@@ -389,8 +328,11 @@ def call(client: Client, line: Line, made: World, cookie: str | None = None, key
             name: matrix_money.filled(text, made.ids)
             for name, text in BODIES.get(str(line), {}).items()
         }
+    ids = dict(made.ids)
+    if not line.managed:  # not a workspace's: the platform's
+        ids["invitation_id"] = ids["platform_invitation"]
     try:
-        path = line.path.replace(":path}", "}").format(**made.ids)
+        path = line.path.replace(":path}", "}").format(**ids)
     except KeyError as error:
         pytest.fail(f"{line}: teach `objects` in tests/matrix.py what {error} is")
     return client.request(line.method, path, headers=headers, **more)

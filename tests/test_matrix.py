@@ -16,16 +16,15 @@ from tests.conftest import Client
 from tests.matrix import (
     GUARDED,
     LINES,
-    OWN,
     PUBLIC,
     WITH_IDS,
     Line,
     World,
     call,
     failures,
-    managed,
     world,
 )
+from tests.matrix_people import OWN
 
 # -- each route says who may -------------------------------------------------------------
 
@@ -70,8 +69,7 @@ def test_a_lower_role_is_refused(db, anonymous, tmp_path, role):
     made = world(db, tmp_path)
     above = [*ROLES[ROLES.index(role) + 1 :], PLATFORM]
     asked = [line for line in GUARDED if line.role in above and not line.keyed]
-    if role != "admin":
-        asked += [line for line in GUARDED if managed(line) and not own(line, role)]
+    asked += [line for line in GUARDED if line.managed in above and not own(line, role)]
     assert asked
     found = {
         str(line): call(anonymous, line, made, made.cookies[role]).status_code for line in asked
@@ -97,9 +95,8 @@ def test_a_foreign_id_is_not_found(db, anonymous, tmp_path, who):
     made = world(db, tmp_path)
     found = {}
     for line in WITH_IDS:
-        platform = (
-            line.role == PLATFORM or managed(line) or "quota" in line.path or "balance" in line.path
-        )
+        money = "quota" in line.path or "balance" in line.path
+        platform = line.role == PLATFORM or line.managed or money
         if line.keyed or (platform and PLATFORM in (who, line.role)):
             continue
         got = call(anonymous, line, made, made.cookies[who])
@@ -207,7 +204,7 @@ def holder(line: Line) -> str:
     own = ("sign_in_id", "secret_id", "key_id", "conversation_id", "preset_id", "request_id")
     if any(part in line.path for part in own):
         return "owner"  # whose these are
-    return "admin" if managed(line) else str(line.role)
+    return line.managed or str(line.role)
 
 
 def test_ids_in_a_body_are_held_to_the_same(db, anonymous, tmp_path):

@@ -143,6 +143,7 @@ class Heart(threading.Thread):
                 self.facts = self.facts | {"engines": self.facts["engines"] | {name: found}}
             self.facts = self.facts | {
                 "reporters": reporters.available(),
+                "reporters_installed": reporters.installed(),
                 "benchmarks": layouts.ready(settings.benchmark_data),
             }
             self.leaving.wait(PROBING)

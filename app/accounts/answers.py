@@ -65,12 +65,15 @@ class KeyList(BaseModel):
 
 
 class WorkspaceOut(BaseModel):
-    """A workspace; `role` is yours in it, null where you have none."""
+    """A workspace; `role` is yours in it, null where you have none; `personal` says that it is
+    somebody's own.
+    """
 
     id: str
     slug: str
     name: str
     role: Role | None
+    personal: bool
     created_at: datetime
 
     @classmethod
@@ -80,6 +83,7 @@ class WorkspaceOut(BaseModel):
             slug=workspace.slug,
             name=workspace.name,
             role=role,
+            personal=workspace.personal_of is not None,
             created_at=workspace.created_at,
         )
 
@@ -127,6 +131,50 @@ class MemberList(BaseModel):
 
     data: list[MemberOut]
     has_more: bool
+
+
+class InvitationOut(BaseModel):
+    """An invitation that is open; `workspace_id` is null for one to the platform alone."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    workspace_id: str | None
+    email: str
+    role: Role
+    invited_by: str
+    created_at: datetime
+    expires_at: datetime
+
+
+class InvitationMade(InvitationOut):
+    """An invitation with its link, which is in this answer and nowhere else."""
+
+    url: str
+
+
+class InvitationList(BaseModel):
+    """Invitations, the newest first."""
+
+    data: list[InvitationOut]
+    has_more: bool
+
+
+class Joined(BaseModel):
+    """Who came in, and where."""
+
+    user_id: str
+    workspace_id: str | None
+    role: Role
+
+
+class ResetMade(BaseModel):
+    """A one-time link to set a new password, which is in this answer and nowhere else."""
+
+    user_id: str
+    email: str
+    url: str
+    expires_at: datetime
 
 
 class UserOut(BaseModel):

@@ -1,4 +1,4 @@
-"""JSON: who I am, API keys, workspaces and their members."""
+"""JSON: who I am, and API keys."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -6,26 +6,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 
 from app.accounts import keys as api_keys
-from app.accounts import limits, service
+from app.accounts import limits
 from app.accounts.answers import (
     KeyList,
     KeyMade,
-    MemberList,
-    MemberMade,
-    MemberOut,
     MeOut,
-    WorkspaceList,
-    WorkspaceOut,
 )
-from app.accounts.auth import PLATFORM, Principal, requires
-from app.accounts.schemas import KeyChange, KeyCreate, MemberCreate, RoleChange, WorkspaceCreate
+from app.accounts.auth import Principal, requires
+from app.accounts.schemas import KeyChange, KeyCreate
 from app.accounts.tables import ApiKey, User
 from app.paging import After, Limit, page
 from app.queue import Db
 
 router = APIRouter(prefix="/api/v1", tags=["accounts"])
 Who = Annotated[Principal, requires("viewer", "account")]
-Admin = Annotated[Principal, requires(PLATFORM, "admin")]
 
 
 def key_out(key: ApiKey, user: User) -> dict[str, Any]:
@@ -68,14 +62,14 @@ def create_key(request: Request, body: KeyCreate, who: Who, db: Db) -> dict[str,
     """A new key. Its `secret` is in this answer and nowhere else."""
     request.state.secret = True
     key, secret = api_keys.issue_api_key(db, who, **body.model_dump())
-    return key_out(key, service.get_user(db, who.user_id)) | {"secret": secret}
+    return key_out(key, api_keys.owner(db, key)) | {"secret": secret}
 
 
 @router.get("/keys/{key_id}")
 def get_key(key_id: str, who: Who, db: Db) -> dict[str, Any]:
     """One key and its limits. What is used of them: `/keys/{key_id}/usage`."""
     key = api_keys.get_api_key(db, who, key_id)
-    return key_out(key, service.get_user(db, key.user_id))
+    return key_out(key, api_keys.owner(db, key))
 
 
 @router.patch("/keys/{key_id}")
@@ -83,65 +77,10 @@ def change_key(key_id: str, body: KeyChange, who: Who, db: Db) -> dict[str, Any]
     """Another name, end or other limits. They count within seconds."""
     changes = body.model_dump(exclude_unset=True)
     key = api_keys.change_api_key(db, who, key_id, changes)
-    return key_out(key, service.get_user(db, key.user_id))
+    return key_out(key, api_keys.owner(db, key))
 
 
 @router.delete("/keys/{key_id}", status_code=204)
 def revoke_key(key_id: str, who: Who, db: Db) -> None:
     """The key stops working at once."""
     api_keys.revoke_api_key(db, who, key_id)
-
-
-@router.get("/workspaces")
-def list_workspaces(who: Who, db: Db, after: After = "", limit: Limit = 100) -> WorkspaceList:
-    """Yours, with your role in each. Platform admins see all; `role` is null where they have none."""
-    roles = {space.id: role for space, role in service.workspaces_of(db, who.user_id)}
-    spaces = [space for space, _ in service.all_workspaces(db)]
-    shown = [space for space in spaces if who.is_platform_admin or space.id in roles]
-    rows, more = page(shown, after, limit)
-    data = [WorkspaceOut.of(space, roles.get(space.id)) for space in rows]
-    return WorkspaceList(data=data, has_more=more)
-
-
-@router.post("/workspaces", status_code=201)
-def create_workspace(body: WorkspaceCreate, who: Admin, db: Db) -> WorkspaceOut:
-    """A new workspace, owned by an existing user. Platform admins only."""
-    owner = service.user_by_email(db, body.owner or who.email)
-    return WorkspaceOut.of(service.create_workspace(db, name=body.name, owner=owner), None)
-
-
-@router.get("/workspaces/{workspace_id}/members")
-def list_members(
-    workspace_id: str, who: Who, db: Db, after: After = "", limit: Limit = 100
-) -> MemberList:
-    """For admins of the workspace and of the platform."""
-    service.administered(db, who, workspace_id)
-    rows, more = page(service.members(db, workspace_id), after, limit, lambda row: row.user_id)
-    return MemberList(data=[MemberOut.of(row, row.user) for row in rows], has_more=more)
-
-
-@router.post("/workspaces/{workspace_id}/members", status_code=201)
-def add_member(
-    request: Request, workspace_id: str, body: MemberCreate, who: Who, db: Db
-) -> MemberMade:
-    """Add somebody by e-mail. A new account's `password` is in this answer and nowhere else."""
-    request.state.secret = True
-    service.administered(db, who, workspace_id)
-    user, password = service.invite(db, who, workspace_id=workspace_id, **body.model_dump())
-    return MemberMade.of(service.membership(db, workspace_id, user.id), user, password=password)
-
-
-@router.patch("/workspaces/{workspace_id}/members/{user_id}")
-def change_role(workspace_id: str, user_id: str, body: RoleChange, who: Who, db: Db) -> MemberOut:
-    """A workspace keeps at least one owner."""
-    service.administered(db, who, workspace_id)
-    service.set_role(db, who, workspace_id=workspace_id, user_id=user_id, role=body.role)
-    changed = service.membership(db, workspace_id, user_id)
-    return MemberOut.of(changed, service.get_user(db, user_id))
-
-
-@router.delete("/workspaces/{workspace_id}/members/{user_id}", status_code=204)
-def remove_member(workspace_id: str, user_id: str, who: Who, db: Db) -> None:
-    """Their API keys of this workspace stop working at once."""
-    service.administered(db, who, workspace_id)
-    service.remove_member(db, who, workspace_id=workspace_id, user_id=user_id)

@@ -31,6 +31,8 @@ SCOPES = (
     "deployments:read",
     "deployments:write",
     "inference",
+    "members:read",
+    "members:write",
     "account",
     "admin",
 )
@@ -181,7 +183,11 @@ def principal_of_cookie(db: Session, token: str) -> Principal | None:
         select(Membership, Workspace)
         .join(Workspace, Workspace.id == Membership.workspace_id)
         .where(Membership.user_id == user.id)
-        .order_by((Workspace.id == sign_in.workspace_id).desc(), Workspace.name)
+        .order_by(
+            (Workspace.id == sign_in.workspace_id).desc(),
+            Workspace.personal_of.is_not(None),
+            Workspace.name,
+        )
         .limit(1)
     ).one_or_none()
     if found is None:

@@ -63,8 +63,9 @@ def scopes_for(who: Principal) -> list[str]:
 
 
 def usual_scopes(who: Principal) -> list[str]:
-    """What the form ticks at first: all but managing accounts and the platform."""
-    return [scope for scope in scopes_for(who) if scope not in ("account", "admin")]
+    """What the form ticks at first: all but managing people, accounts and the platform."""
+    left_out = ("members:read", "members:write", "account", "admin")
+    return [scope for scope in scopes_for(who) if scope not in left_out]
 
 
 def issue_api_key(
@@ -115,6 +116,11 @@ def get_api_key(db: Session, who: Principal, key_id: str) -> ApiKey:
     if key is None or key.workspace_id != who.workspace_id or not mine or key.revoked_at:
         raise NotFound(N_("There is no such API key."))
     return key
+
+
+def owner(db: Session, key: ApiKey) -> User:
+    """A person or a service account."""
+    return db.get_one(User, key.user_id)
 
 
 def change_api_key(db: Session, who: Principal, key_id: str, changes: dict[str, Any]) -> ApiKey:

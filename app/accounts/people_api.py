@@ -4,10 +4,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request
 
-from app.accounts import service, signin
-from app.accounts.answers import SignInList, SignInOut, UserList, UserMade, UserOut
+from app.accounts import people, resets, service, signin
+from app.accounts.answers import (
+    ResetMade,
+    SignInList,
+    SignInOut,
+    UserList,
+    UserMade,
+    UserOut,
+)
 from app.accounts.auth import PLATFORM, Principal, requires
-from app.accounts.routes import client_ip
+from app.accounts.routes import client_ip, link
 from app.accounts.schemas import LanguageChange, PasswordChange, UserCreate
 from app.accounts.tables import User
 from app.paging import After, Limit, page
@@ -83,11 +90,27 @@ def enable_user(user_id: str, who: Admin, db: Db) -> UserOut:
     return UserOut.model_validate(service.disable_user(db, who, user_id, disabled=False))
 
 
-@router.post("/users/{user_id}/password")
-def reset_password(request: Request, user_id: str, who: Admin, db: Db) -> UserMade:
-    """A new password for somebody who forgot theirs; it is in this answer and nowhere else."""
+@router.post("/users/{user_id}/admin")
+def make_admin(user_id: str, who: Admin, db: Db) -> UserOut:
+    """Make somebody a platform admin."""
+    return UserOut.model_validate(people.make_admin(db, who, user_id))
+
+
+@router.delete("/users/{user_id}/admin")
+def unmake_admin(user_id: str, who: Admin, db: Db) -> UserOut:
+    """A platform admin no longer. Nobody takes it from themselves."""
+    return UserOut.model_validate(people.make_admin(db, who, user_id, yes=False))
+
+
+@router.post("/users/{user_id}/reset-link")
+def make_reset_link(request: Request, user_id: str, who: Admin, db: Db) -> ResetMade:
+    """A one-time link for somebody who forgot their password; it is in this answer and nowhere
+    else, and stops earlier ones. It lasts a day.
+    """
     request.state.secret = True
-    return made(*service.reset_password(db, who, user_id))
+    row, user, token = resets.issue(db, who, user_id)
+    url = link(request, "resets:show", token=token)
+    return ResetMade(user_id=user.id, email=user.email, url=url, expires_at=row.expires_at)
 
 
 def made(user: User, password: str) -> UserMade:

@@ -61,6 +61,15 @@ class General(Section):
     )
 
 
+class People(Section):
+    """Who comes in, and what they may do by themselves."""
+
+    create_workspaces: bool = Field(
+        False, description="Whether everybody makes workspaces; else platform admins alone."
+    )
+    invitation_days: int = Field(7, ge=1, le=90, description="How long an invitation's link lasts.")
+
+
 class Audit(Section):
     """What is kept of who did what."""
 
@@ -124,6 +133,7 @@ class Platform(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     general: General = General()
+    people: People = People()
     maintenance: Maintenance = Maintenance()
     audit: Audit = Audit()
 

@@ -1,4 +1,4 @@
-"""Pages: signing in, one's account, API keys, members, the workspace and language switches."""
+"""Pages: signing in, one's account, API keys, the workspace and language switches."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -6,21 +6,21 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Request, Response
 
 from app.accounts import keys as api_keys
-from app.accounts import platform, service, signin
+from app.accounts import platform, service, signin, workspaces
 from app.accounts.auth import Principal, cookie_name, identify, public, requires
 from app.accounts.schemas import (
     KeyEdit,
     KeyForm,
     LanguageForm,
-    MemberCreate,
+    NextForm,
     PasswordForm,
-    RoleChange,
     SignInForm,
 )
+from app.accounts.tables import SignIn
 from app.config import settings
 from app.errors import DomainError, Invalid, TooMany
 from app.queue import Db
-from app.web import Parsed, parsed, redirect, render
+from app.web import Parsed, address, parsed, redirect, render
 
 router = APIRouter(include_in_schema=False)
 Anybody = Annotated[None, public()]
@@ -40,6 +40,17 @@ def secure(request: Request) -> bool:
 
 def client_ip(request: Request) -> str:
     return request.client.host if request.client else ""
+
+
+def browser_of(request: Request) -> dict[str, str]:
+    """Where a session begins, as `signin.start` asks."""
+    return {"ip": client_ip(request), "user_agent": request.headers.get("user-agent", "")}
+
+
+def link(request: Request, route: str, **params: str) -> str:
+    """The whole address of a page, to be handed to somebody."""
+    base = settings.public_url or str(request.base_url)
+    return base.rstrip("/") + address(request.app, route, **params)
 
 
 # -- in and out --------------------------------------------------------------------------
@@ -67,12 +78,15 @@ def sign_in(
             db,
             email=form.data.email,
             password=form.data.password,
-            ip=client_ip(request),
-            user_agent=request.headers.get("user-agent", ""),
+            **browser_of(request),
         )
     except DomainError as error:
         return refused(request, form, error, back)
-    response = redirect(request, back)
+    return entered(request, redirect(request, back), row, token)
+
+
+def entered(request: Request, response: Response, row: SignIn, token: str) -> Response:
+    """`response`, with the cookie of a new session."""
     age = int((row.expires_at - row.created_at).total_seconds())
     response.set_cookie(
         cookie_name(), token, max_age=age, httponly=True, samesite="lax", secure=secure(request)
@@ -89,10 +103,12 @@ def refused(request: Request, form: Parsed[SignInForm], error: DomainError, back
 
 
 @router.post("/logout", name="accounts:sign_out")
-def sign_out(request: Request, who: Who, db: Db) -> Response:
+def sign_out(
+    request: Request, who: Who, form: Annotated[Parsed[NextForm], parsed(NextForm)], db: Db
+) -> Response:
     if who.sign_in_id:
         signin.revoke(db, who.user_id, who.sign_in_id)
-    response = redirect(request, "/login")
+    response = redirect(request, here(form.data.next) if form.data else "/login")
     response.delete_cookie(cookie_name(), httponly=True, samesite="lax", secure=secure(request))
     return response
 
@@ -132,6 +148,7 @@ def account_page(
         sign_ins=signin.sign_ins(db, who.user_id),
         browser=signin.browser,
         workspaces=service.workspaces_of(db, who.user_id),
+        may_create=workspaces.may_create(db, who),
         status=422 if form else 200,
     )
 
@@ -227,7 +244,7 @@ def key_page(
     request: Request, who: Principal, db: Db, key_id: str, form: Parsed[KeyEdit] | None = None
 ) -> Response:
     key = api_keys.get_api_key(db, who, key_id)
-    owner = service.get_user(db, key.user_id)
+    owner = api_keys.owner(db, key)
     status = 422 if form else 200
     return render(request, "accounts/key.html", form=form, key=key, owner=owner, status=status)
 
@@ -261,90 +278,20 @@ def revoke_key(request: Request, key_id: str, who: Who, db: Db) -> Response:
     return redirect(request, "/keys")
 
 
-# -- workspaces and members --------------------------------------------------------------
+# -- the workspace in view ---------------------------------------------------------------
 
 
 @router.get("/workspaces/menu", name="accounts:workspace_menu")
 def workspace_menu(request: Request, who: Who, db: Db) -> Response:
-    workspaces = service.workspaces_of(db, who.user_id)
-    return render(request, "accounts/workspace_menu.html", workspaces=workspaces)
+    return render(
+        request,
+        "accounts/workspace_menu.html",
+        workspaces=service.workspaces_of(db, who.user_id),
+        may_create=workspaces.may_create(db, who),
+    )
 
 
 @router.post("/workspaces/{workspace_id}/switch", name="accounts:switch")
 def switch_workspace(request: Request, workspace_id: str, who: Who, db: Db) -> Response:
     signin.switch_workspace(db, who, workspace_id)
     return redirect(request, "/")
-
-
-def members_page(
-    request: Request,
-    who: Principal,
-    db: Db,
-    workspace_id: str,
-    form: Parsed[MemberCreate] | None = None,
-    invited: tuple[str, str | None] | None = None,
-) -> Response:
-    return render(
-        request,
-        "accounts/members.html",
-        workspace=service.administered(db, who, workspace_id),
-        members=service.members(db, workspace_id),
-        roles=service.roles_for(who),
-        form=form,
-        invited=invited,
-        status=422 if form else 200,
-    )
-
-
-@router.get("/workspaces/{workspace_id}/members", name="accounts:members")
-def members(request: Request, workspace_id: str, who: Who, db: Db) -> Response:
-    return members_page(request, who, db, workspace_id)
-
-
-@router.post("/workspaces/{workspace_id}/members", name="accounts:add_member")
-def add_member(
-    request: Request,
-    workspace_id: str,
-    who: Who,
-    form: Annotated[Parsed[MemberCreate], parsed(MemberCreate)],
-    db: Db,
-) -> Response:
-    """Answers with the page itself: a new account's password is in this one answer only."""
-    service.administered(db, who, workspace_id)
-    if form.data is None:
-        return members_page(request, who, db, workspace_id, form)
-    try:
-        user, password = service.invite(
-            db, who, workspace_id=workspace_id, **form.data.model_dump()
-        )
-    except DomainError as error:
-        form.refuse(error)
-        return members_page(request, who, db, workspace_id, form)
-    return members_page(request, who, db, workspace_id, invited=(user.email, password))
-
-
-@router.post("/workspaces/{workspace_id}/members/{user_id}/role", name="accounts:set_role")
-def set_role(
-    request: Request,
-    workspace_id: str,
-    user_id: str,
-    who: Who,
-    form: Annotated[Parsed[RoleChange], parsed(RoleChange)],
-    db: Db,
-) -> Response:
-    service.administered(db, who, workspace_id)
-    service.set_role(
-        db,
-        who,
-        workspace_id=workspace_id,
-        user_id=user_id,
-        role=str(form.values.get("role", "")),
-    )
-    return redirect(request, "accounts:members", workspace_id=workspace_id)
-
-
-@router.post("/workspaces/{workspace_id}/members/{user_id}/remove", name="accounts:remove_member")
-def remove_member(request: Request, workspace_id: str, user_id: str, who: Who, db: Db) -> Response:
-    service.administered(db, who, workspace_id)
-    service.remove_member(db, who, workspace_id=workspace_id, user_id=user_id)
-    return redirect(request, "accounts:members", workspace_id=workspace_id)

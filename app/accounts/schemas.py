@@ -38,6 +38,10 @@ class LanguageForm(BaseModel):
     next: str = "/"
 
 
+class NextForm(BaseModel):
+    next: str = "/login"
+
+
 class KeyLimits(Strict):
     """What the key may call, from where, how much: left out or empty is no limit."""
 
@@ -104,6 +108,44 @@ class RoleChange(Strict):
     """A role to give."""
 
     role: Role
+
+
+class MemberChoice(Strict):
+    """One of the members."""
+
+    user_id: str = Field(min_length=1, max_length=80)
+
+
+class InvitationCreate(Strict):
+    """Whom to invite, and as what."""
+
+    email: Email
+    role: Role = "member"
+
+
+class PersonInvited(Strict):
+    """Whom to invite to the platform."""
+
+    email: Email
+
+
+class Joining(Strict):
+    """What somebody new says of themselves; who has an account leaves both out."""
+
+    name: Name = ""
+    password: Annotated[str, Field(max_length=1000)] = ""
+
+
+class NewPassword(Strict):
+    """The password from now on."""
+
+    password: Annotated[str, Field(max_length=1000)]
+
+
+class WorkspaceName(Strict):
+    """What a workspace is called."""
+
+    name: Annotated[Name, Field(min_length=1)]
 
 
 class WorkspaceCreate(Strict):

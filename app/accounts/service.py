@@ -3,15 +3,16 @@
 import re
 import secrets
 import unicodedata
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import func, select, text, update
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session, contains_eager
 
 from app.accounts import auth, keys
 from app.accounts.auth import ROLES, SCOPES, Principal
 from app.accounts.passwords import hash_password
-from app.accounts.tables import ApiKey, Membership, SignIn, User, Workspace
+from app.accounts.tables import ApiKey, Invitation, Membership, SignIn, User, Workspace
 from app.db import now
 from app.errors import N_, Conflict, Forbidden, Invalid, NotFound
 
@@ -24,38 +25,58 @@ EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,190}\Z")
 # -- users -------------------------------------------------------------------------------
 
 
+def address(email: str) -> str:
+    """As it is kept. Raises Invalid for what is none."""
+    email = email.strip().lower()
+    if not EMAIL.match(email) or not email.isprintable():
+        raise Invalid(N_("This is not an e-mail address."), field="email")
+    return email
+
+
 def create_user(
     db: Session,
     *,
     email: str,
     name: str,
-    password: str,
+    password: str | None,
     is_platform_admin: bool = False,
 ) -> User:
-    """Raises Invalid (bad address, weak password) and Conflict (address taken)."""
-    email = email.strip().lower()
-    if not EMAIL.match(email) or not email.isprintable():
-        raise Invalid(N_("This is not an e-mail address."), field="email")
+    """With a workspace of their own. No password: they sign in elsewhere, by single sign-on.
+
+    Raises Invalid (bad address, weak password) and Conflict (address taken).
+    """
+    email = address(email)
+    password_hash = hash_password(password) if password is not None else None
+    one_at_a_time(db, "users")
     if db.scalar(select(User.id).where(User.email == email)):
         raise Conflict(N_("There is already an account with this address."), field="email")
     user = User(
         email=email,
         name=name.strip() or email.split("@")[0],
-        password_hash=hash_password(password),
+        password_hash=password_hash,
         is_platform_admin=is_platform_admin,
     )
     db.add(user)
     db.flush()
+    create_workspace(db, name=user.name, owner=user, personal=True)
     return user
 
 
+def one_at_a_time(db: Session, what: str) -> None:
+    """Until the end of the transaction nobody else makes one, so that names stay unique."""
+    db.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"danlu.{what}"))))
+
+
 def list_users(db: Session) -> list[User]:
-    return list(db.scalars(select(User).order_by(User.created_at, User.id)))
+    """People: no service accounts."""
+    query = select(User).where(User.is_service.is_(False))
+    return list(db.scalars(query.order_by(User.created_at, User.id)))
 
 
 def get_user(db: Session, user_id: str) -> User:
+    """A person. Raises NotFound."""
     user = db.get(User, user_id)
-    if user is None:
+    if user is None or user.is_service:
         raise NotFound(N_("There is no such user."))
     return user
 
@@ -76,18 +97,8 @@ def disable_user(db: Session, who: Principal, user_id: str, disabled: bool = Tru
     user.disabled_at = now() if disabled else None
     if disabled:
         end_sign_ins(db, user.id)
+        withdraw(db, Invitation.invited_by == user.id)
     return user
-
-
-def reset_password(db: Session, who: Principal, user_id: str) -> tuple[User, str]:
-    """A new password to hand over to somebody who forgot theirs. Ends their sign-ins."""
-    user = get_user(db, user_id)
-    if user.id == who.user_id:
-        raise Conflict(N_("Change your own password on your account page."))
-    password = secrets.token_urlsafe(12)
-    user.password_hash = hash_password(password)
-    end_sign_ins(db, user.id)
-    return user, password
 
 
 def end_sign_ins(db: Session, user_id: str) -> None:
@@ -98,6 +109,13 @@ def end_sign_ins(db: Session, user_id: str) -> None:
     )
 
 
+def withdraw(db: Session, *which: ColumnElement[bool]) -> None:
+    """Revoke the invitations that are open and match."""
+    still_open = (Invitation.accepted_at.is_(None), Invitation.revoked_at.is_(None))
+    for row in db.scalars(select(Invitation).where(*still_open, *which)):
+        row.revoked_at = now()
+
+
 # -- workspaces --------------------------------------------------------------------------
 
 
@@ -105,6 +123,7 @@ def slug_of(db: Session, name: str) -> str:
     """A short ASCII name for addresses, unique: `team-a`, `team-a-2`."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     base = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40] or "workspace"
+    one_at_a_time(db, "slugs")
     taken = set(db.scalars(select(Workspace.slug).where(Workspace.slug.like(f"{base}%"))))
     number, slug = 1, base
     while slug in taken:
@@ -113,16 +132,22 @@ def slug_of(db: Session, name: str) -> str:
     return slug
 
 
-def create_workspace(db: Session, *, name: str, owner: User) -> Workspace:
-    name = name.strip()
-    if not name:
-        raise Invalid(N_("A workspace needs a name."), field="name")
-    workspace = Workspace(name=name, slug=slug_of(db, name))
+def create_workspace(db: Session, *, name: str, owner: User, personal: bool = False) -> Workspace:
+    """A personal one takes its slug from the owner's address."""
+    name = checked_name(name)
+    slug = slug_of(db, owner.email.split("@")[0] if personal else name)
+    workspace = Workspace(name=name, slug=slug, personal_of=owner.id if personal else None)
     db.add(workspace)
     db.flush()
     db.add(Membership(workspace_id=workspace.id, user_id=owner.id, role="owner"))
     db.flush()
     return workspace
+
+
+def checked_name(name: str) -> str:
+    if not name.strip():
+        raise Invalid(N_("A workspace needs a name."), field="name")
+    return name.strip()
 
 
 def get_workspace(db: Session, workspace_id: str) -> Workspace:
@@ -155,32 +180,48 @@ def workspaces_of(db: Session, user_id: str) -> list[tuple[Workspace, str]]:
     return [(workspace, role) for workspace, role in rows]
 
 
-def administered(db: Session, who: Principal, workspace_id: str) -> Workspace:
-    """The workspace, if `who` manages it: its admins and owners do, and the platform's admins."""
-    if not who.is_platform_admin:
-        if workspace_id != who.workspace_id:
-            raise NotFound(N_("There is no such workspace."))
-        if not who.may("admin"):
-            raise Forbidden(N_("Only admins and owners of a workspace manage its members."))
-    return get_workspace(db, workspace_id)
+def within(db: Session, who: Principal, workspace_id: str) -> Principal:
+    """`who` as they act in that workspace: one of their own, whichever is in view.
+
+    Platform admins act in every workspace's settings as its owner. A key acts in its own only.
+    Raises NotFound.
+    """
+    if workspace_id == who.workspace_id and not who.is_platform_admin:
+        return who
+    member = None if who.api_key_id else db.get(Membership, (workspace_id, who.user_id))
+    if member is None and not who.is_platform_admin:
+        raise NotFound(N_("There is no such workspace."))
+    workspace = get_workspace(db, workspace_id)
+    role = "owner" if who.is_platform_admin or member is None else member.role
+    return replace(who, workspace_id=workspace.id, workspace_name=workspace.name, role=role)
+
+
+def administered(db: Session, who: Principal, workspace_id: str) -> Principal:
+    """`who` as they act in that workspace, which they manage: its admins and owners do, and the
+    platform's admins. Raises NotFound, Forbidden.
+    """
+    acting = within(db, who, workspace_id)
+    if not acting.may("admin"):
+        raise Forbidden(N_("Only admins and owners of a workspace manage its members."))
+    return acting
 
 
 def roles_for(who: Principal) -> list[str]:
     """The roles that `who` may give."""
-    owner = who.may("owner") or who.is_platform_admin
-    return [role for role in ROLES if role != "owner" or owner]
+    return [role for role in ROLES if role != "owner" or who.may("owner")]
 
 
 # -- members -----------------------------------------------------------------------------
 
 
 def members(db: Session, workspace_id: str) -> list[Membership]:
-    """With `.user` loaded, in the order they came."""
+    """People, with `.user` loaded, in the order they came."""
     return list(
         db.scalars(
             select(Membership)
-            .options(joinedload(Membership.user))
-            .where(Membership.workspace_id == workspace_id)
+            .join(Membership.user)
+            .options(contains_eager(Membership.user))
+            .where(Membership.workspace_id == workspace_id, User.is_service.is_(False))
             .order_by(Membership.created_at, Membership.user_id)
         )
     )
@@ -188,7 +229,7 @@ def members(db: Session, workspace_id: str) -> list[Membership]:
 
 def membership(db: Session, workspace_id: str, user_id: str) -> Membership:
     row = db.get(Membership, (workspace_id, user_id))
-    if row is None:
+    if row is None or db.get_one(User, user_id).is_service:
         raise NotFound(N_("There is no such member."))
     return row
 
@@ -197,7 +238,7 @@ def check_role(who: Principal | None, role: str) -> None:
     """Owners are made by owners (and by the platform) only."""
     if role not in ROLES:
         raise Invalid(N_("There is no role “%(role)s”."), field="role", role=role)
-    if who and role == "owner" and not (who.may("owner") or who.is_platform_admin):
+    if who and role == "owner" and not who.may("owner"):
         raise Forbidden(N_("Only an owner can make somebody an owner."))
 
 
@@ -256,7 +297,7 @@ def open_account(
     is_platform_admin: bool,
 ) -> tuple[User, str]:
     """A new account in a workspace, with a password to hand over."""
-    get_workspace(db, workspace_id)
+    who = within(db, who, workspace_id)
     password = secrets.token_urlsafe(12)
     user = create_user(
         db, email=email, name=name, password=password, is_platform_admin=is_platform_admin
@@ -277,8 +318,10 @@ def membership_to_change(
     ).all()
     row = membership(db, workspace_id, user_id)
     db.refresh(row, with_for_update=True)
+    if get_workspace(db, workspace_id).personal_of == user_id:
+        raise Conflict(N_("A personal workspace keeps its person."), code="personal")
     if row.role == "owner":
-        if not (who.may("owner") or who.is_platform_admin):
+        if not who.may("owner"):
             raise Forbidden(N_("Only an owner can change an owner."))
         if len(owners) == 1:
             raise Conflict(
@@ -297,7 +340,9 @@ def set_role(db: Session, who: Principal, *, workspace_id: str, user_id: str, ro
 
 
 def remove_member(db: Session, who: Principal, *, workspace_id: str, user_id: str) -> None:
-    """Their API keys of this workspace stop working with the membership."""
+    """Their API keys of this workspace stop working, and their invitations to it, with the
+    membership.
+    """
     db.delete(membership_to_change(db, who, workspace_id, user_id))
     keys_of = select(ApiKey).where(
         ApiKey.workspace_id == workspace_id,
@@ -306,6 +351,7 @@ def remove_member(db: Session, who: Principal, *, workspace_id: str, user_id: st
     )
     for key in db.scalars(keys_of):
         key.revoked_at = now()
+    withdraw(db, Invitation.workspace_id == workspace_id, Invitation.invited_by == user_id)
     db.flush()
 
 
@@ -317,7 +363,7 @@ def bootstrap(db: Session) -> dict[str, Any] | None:
 
     Returns {email, password, api_key, workspace}; None when there are users already.
     """
-    db.execute(text("SELECT pg_advisory_xact_lock(hashtext('danlu.bootstrap'))"))
+    one_at_a_time(db, "bootstrap")
     if db.scalar(select(func.count()).select_from(User)):
         return None
     password = secrets.token_urlsafe(12)

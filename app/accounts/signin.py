@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.accounts import acting, audit
 from app.accounts.auth import IDLE, NO_WORKSPACE, Principal, digest
 from app.accounts.passwords import hash_password, verify_password
-from app.accounts.tables import Membership, SignIn, User
+from app.accounts.tables import Membership, SignIn, User, Workspace
 from app.db import now
 from app.errors import N_, Forbidden, Invalid, NotFound, TooMany, Unauthenticated
 from app.queue import redis
@@ -96,8 +96,10 @@ def sign_in(
     return start(db, user, ip=ip, user_agent=user_agent)
 
 
-def start(db: Session, user: User, *, ip: str, user_agent: str) -> tuple[SignIn, str]:
-    """A new session of `user`, in the workspace they used last."""
+def start(
+    db: Session, user: User, *, ip: str, user_agent: str, workspace_id: str | None = None
+) -> tuple[SignIn, str]:
+    """A new session of `user`, in `workspace_id`, else the one they used last, else a team's."""
     last = (
         select(SignIn.workspace_id)
         .where(SignIn.user_id == user.id)
@@ -105,26 +107,32 @@ def start(db: Session, user: User, *, ip: str, user_agent: str) -> tuple[SignIn,
         .limit(1)
         .scalar_subquery()
     )
-    workspace_id = db.scalar(
+    found = db.scalar(
         select(Membership.workspace_id)
+        .join(Workspace, Workspace.id == Membership.workspace_id)
         .where(Membership.user_id == user.id)
-        .order_by((Membership.workspace_id == last).desc().nulls_last(), Membership.created_at)
+        .order_by(
+            (Membership.workspace_id == workspace_id).desc().nulls_last(),
+            (Membership.workspace_id == last).desc().nulls_last(),
+            Workspace.personal_of.is_not(None),
+            Membership.created_at,
+        )
         .limit(1)
     )
-    if workspace_id is None:
+    if found is None:
         raise Forbidden(NO_WORKSPACE, code="no_workspace")
     token = secrets.token_urlsafe(32)
     row = SignIn(
         token_hash=digest(token),
         user_id=user.id,
-        workspace_id=workspace_id,
+        workspace_id=found,
         ip=ip,
         user_agent=user_agent[:300],
         expires_at=now() + LIFETIME,
     )
     db.add(row)
     db.flush()
-    acting.signed_in(user.id, user.email, workspace_id)
+    acting.signed_in(user.id, user.email, found)
     audit.note(db, "sign_in", "user", user.id, name=user.email, workspace_id=workspace_id)
     return row, token
 

@@ -17,9 +17,11 @@ class User(Base):
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("usr"))
     email: Mapped[str] = mapped_column(unique=True)  # lower case
     name: Mapped[str]
-    password_hash: Mapped[str]
+    password_hash: Mapped[str | None]  # None: no password opens it
     is_platform_admin: Mapped[bool] = mapped_column(default=False)
     language: Mapped[str | None]  # zh or en; None follows the browser
+    # no person but a program of one workspace, its only one: it has API keys and no sign-in
+    is_service: Mapped[bool] = mapped_column(default=False, server_default="false")
     created_at: Mapped[Created]
     disabled_at: Mapped[datetime | None]
 
@@ -33,6 +35,8 @@ class Workspace(Base):
     name: Mapped[str]
     # what a call of a tuned model does that is not deployed: off, load, start
     tuned_calls: Mapped[str] = mapped_column(default="load", server_default="load")
+    # whose own workspace it is; nobody else's to leave, hand over or delete, nor theirs
+    personal_of: Mapped[str | None] = mapped_column(ForeignKey("users.id"), unique=True)
     created_at: Mapped[Created]
 
 
@@ -47,6 +51,48 @@ class Membership(Base):
 
     user: Mapped[User] = relationship(lazy="raise")
     workspace: Mapped[Workspace] = relationship(lazy="raise")
+
+
+class Invitation(Base):
+    """A one-time link by which the holder of an address joins a workspace, or only the platform."""
+
+    __tablename__ = "invitations"
+    __audited__ = True
+    __table_args__ = (
+        Index("ix_invitations_workspace_id_created_at", "workspace_id", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("inv"))
+    workspace_id: Mapped[str | None] = mapped_column(
+        ForeignKey("workspaces.id", ondelete="CASCADE")
+    )
+    email: Mapped[str] = mapped_column(index=True)  # lower case
+    role: Mapped[str]
+    token_hash: Mapped[str] = mapped_column(unique=True)  # sha256 of 256 random bits
+    invited_by: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    accepted_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[Created]
+    expires_at: Mapped[datetime]
+    accepted_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    workspace: Mapped[Workspace | None] = relationship(lazy="raise")
+    inviter: Mapped[User] = relationship(lazy="raise", foreign_keys=[invited_by])
+
+
+class ResetLink(Base):
+    """A one-time link by which somebody who forgot their password sets another."""
+
+    __tablename__ = "reset_links"
+    __audited__ = True
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("rst"))
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    token_hash: Mapped[str] = mapped_column(unique=True)  # sha256 of 256 random bits
+    made_by: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[Created]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
 
 
 class SignIn(Base):

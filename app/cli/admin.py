@@ -1,4 +1,4 @@
-"""`danlu admin`: devices, workspaces, members, users, quotas, prices. Most is for platform admins."""
+"""`danlu admin`: devices, users, quotas, prices. Most is for platform admins."""
 
 from typing import Annotated
 
@@ -9,9 +9,7 @@ from app.cli.client import Row, connect
 from app.cli.output import Json, Yes, bytes_of, day, say, show, show_table, sure, tell
 from app.cli.text import _
 
-app = typer.Typer(
-    no_args_is_help=True, help=_("For admins: devices, workspaces, members, users, quotas, prices.")
-)
+app = typer.Typer(no_args_is_help=True, help=_("For admins: devices, users, quotas, prices."))
 Workspace = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.workspace)]
 User = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.user)]
 Node = Annotated[str, typer.Argument(help=_("Its name."), autocompletion=complete.node)]
@@ -86,81 +84,6 @@ def told_node(found: Row) -> None:
     say(f"{found['id']}: {found['state']}")
 
 
-# -- workspaces and members --------------------------------------------------------------
-
-
-@app.command(help=_("Yours; all of them for a platform admin."))
-def workspaces(as_json: Json = False) -> None:
-    columns = {
-        "ID": lambda row: row["id"],
-        _("Name"): lambda row: row["name"],
-        _("Role"): lambda row: row["role"],
-        _("Created"): lambda row: day(row["created_at"]),
-    }
-    show(
-        connect().all("/api/v1/workspaces"),
-        as_json,
-        lambda found: show_table(found["data"], columns, _("No workspace.")),
-    )
-
-
-@app.command("create-workspace", help=_("A new workspace."))
-def create_workspace(
-    name: str,
-    owner: Annotated[str, typer.Option(help=_("E-mail of its owner; you, if left out."))] = "",
-    as_json: Json = False,
-) -> None:
-    body = {"name": name, "owner": owner}
-    show(connect().post("/api/v1/workspaces", body), as_json, lambda found: say(found["id"]))
-
-
-@app.command(help=_("Who belongs to a workspace."))
-def members(workspace: Workspace, as_json: Json = False) -> None:
-    columns = {
-        "ID": lambda row: row["id"],
-        _("E-mail"): lambda row: row["email"],
-        _("Name"): lambda row: row["name"],
-        _("Role"): lambda row: row["role"],
-    }
-    show(
-        connect().all(f"/api/v1/workspaces/{workspace}/members"),
-        as_json,
-        lambda found: show_table(found["data"], columns, _("Nobody.")),
-    )
-
-
-@app.command(
-    "add-member", help=_("Add somebody; the password of a new account is shown this once.")
-)
-def add_member(
-    workspace: Workspace,
-    email: str,
-    role: Role = "member",
-    name: str = "",
-    as_json: Json = False,
-) -> None:
-    body = {"email": email, "role": role, "name": name}
-    made = connect().post(f"/api/v1/workspaces/{workspace}/members", body)
-    show(
-        made,
-        as_json,
-        lambda found: say(f"{found['email']}: {found['role']} {found['password'] or ''}".rstrip()),
-    )
-
-
-@app.command("set-role", help=_("Give a member another role."))
-def set_role(workspace: Workspace, user: User, role: str, as_json: Json = False) -> None:
-    path = f"/api/v1/workspaces/{workspace}/members/{user}"
-    found = connect().send("PATCH", path, json={"role": role}).json()
-    show(found, as_json, lambda one: say(f"{one['email']}: {one['role']}"))
-
-
-@app.command("remove-member", help=_("Their API keys of this workspace stop working at once."))
-def remove_member(workspace: Workspace, user: User, yes: Yes = False) -> None:
-    sure(_("Remove %(name)s?", name=user), yes)
-    connect().delete(f"/api/v1/workspaces/{workspace}/members/{user}")
-
-
 # -- users -------------------------------------------------------------------------------
 
 
@@ -204,10 +127,11 @@ def told_user(found: Row) -> None:
     say(found["password"])
 
 
-@app.command("reset-password", help=_("A new password, shown this once."))
+@app.command("reset-password", help=_("A one-time link to set a new password, shown this once."))
 def reset_password(user: User, yes: Yes = False, as_json: Json = False) -> None:
-    sure(_("Give %(name)s a new password?", name=user), yes)
-    show(connect().post(f"/api/v1/users/{user}/password"), as_json, told_user)
+    sure(_("Make a link that sets a new password for %(name)s?", name=user), yes)
+    found = connect().post(f"/api/v1/users/{user}/reset-link")
+    show(found, as_json, lambda one: say(one["url"]))
 
 
 @app.command("disable-user", help=_("Sign-ins end and API keys stop working at once."))
@@ -215,6 +139,23 @@ def disable_user(user: User, yes: Yes = False, as_json: Json = False) -> None:
     sure(_("Disable %(name)s?", name=user), yes)
     found = connect().post(f"/api/v1/users/{user}/disable")
     show(found, as_json, lambda one: say(one["email"]))
+
+
+@app.command("make-admin", help=_("Of the whole platform; with --no, not any more."))
+def make_admin(
+    user: User,
+    no: Annotated[bool, typer.Option("--no", help=_("Take it away."))] = False,
+    as_json: Json = False,
+) -> None:
+    path = f"/api/v1/users/{user}/admin"
+    found = connect().send("DELETE", path).json() if no else connect().post(path)
+    show(found, as_json, lambda one: say(one["email"]))
+
+
+@app.command("invite", help=_("Invite an address to the platform; the link is shown this once."))
+def invite(email: str, as_json: Json = False) -> None:
+    found = connect().post("/api/v1/invitations", {"email": email})
+    show(found, as_json, lambda one: say(one["url"]))
 
 
 @app.command("enable-user", help=_("Let a disabled account in again."))

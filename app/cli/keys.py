@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help=_("API keys: list, create, limit, r
 Key = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.key)]
 SCOPES = (
     "datasets:read datasets:write models:read models:write jobs:read jobs:write deployments:read"
-    " deployments:write inference account admin"
+    " deployments:write inference members:read members:write account admin"
 ).split()
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import admin, chat, client, datasets, deployments, jobs, keys, models
+from app.cli import admin, chat, client, datasets, deployments, jobs, keys, models, workspaces
 from app.cli.client import Api, Failed, connect
 from app.cli.output import Json, say, show, tell
 from app.cli.text import _
@@ -29,6 +29,7 @@ app.command(help=_("Serve a model."))(deployments.deploy)
 app.add_typer(deployments.app, name="deployments")
 app.command(help=_("Talk to a model; answers come as they are written."))(chat.chat)
 app.add_typer(keys.app, name="keys")
+app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(admin.app, name="admin")
 
 

@@ -1,13 +1,13 @@
 """Home, the platform admins' pages, and the API reference."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 
 from app.accounts import service as accounts
 from app.accounts.auth import PLATFORM, Principal, requires
-from app.accounts.schemas import UserCreate, WorkspaceCreate
-from app.dashboard import openapi, reference, service
+from app.accounts.schemas import WorkspaceCreate
+from app.dashboard import openapi, overview, reference, service
 from app.dashboard.schemas import PriceForm, QuotaForm
 from app.errors import DomainError
 from app.queue import Db
@@ -49,13 +49,24 @@ def api_reference(request: Request, _: Who) -> Response:
 
 @router.get("/admin", name="dashboard:admin")
 def admin(request: Request, _: Admin, db: Db) -> Response:
-    return render(request, "dashboard/admin.html", admin=service.admin(db))
+    return render(request, "dashboard/admin.html", admin=overview.overview(db))
 
 
 @router.get("/admin/live", name="dashboard:admin_live")
 def admin_live(request: Request, _: Admin, db: Db) -> Response:
-    """The devices and the waiting list, which ask for themselves every few seconds."""
-    return render(request, "dashboard/admin.html", block="live", admin=service.admin(db))
+    """All of the overview, which asks for itself every few seconds."""
+    return render(request, "dashboard/admin.html", block="live", admin=overview.overview(db))
+
+
+@router.get("/admin/lists", name="dashboard:lists")
+def admin_list(
+    request: Request,
+    _: Admin,
+    db: Db,
+    show: Literal["waiting", "use", "failed", "idle"] = "waiting",
+) -> Response:
+    """One of the overview's lists, whole."""
+    return render(request, "dashboard/admin_list.html", name=show, admin=overview.overview(db))
 
 
 def workspaces_page(
@@ -129,62 +140,3 @@ def put_price(
         return workspaces_page(request, db, price_form=form)
     prices.put(db, form.data.device, form.data.hour, form.data.currency)
     return redirect(request, f"{address(request.app, 'dashboard:workspaces')}#prices")
-
-
-def users_page(
-    request: Request,
-    db: Db,
-    form: Parsed[UserCreate] | None = None,
-    created: tuple[str, str] | None = None,
-) -> Response:
-    return render(
-        request,
-        "dashboard/users.html",
-        form=form,
-        created=created,
-        users=accounts.list_users(db),
-        workspaces=[space for space, _ in accounts.all_workspaces(db)],
-        status=422 if form else 200,
-    )
-
-
-@router.get("/admin/users", name="dashboard:users")
-def users(request: Request, _: Admin, db: Db) -> Response:
-    return users_page(request, db)
-
-
-@router.post("/admin/users", name="dashboard:create_user")
-def create_user(
-    request: Request,
-    who: Admin,
-    form: Annotated[Parsed[UserCreate], parsed(UserCreate)],
-    db: Db,
-) -> Response:
-    """Answers with the page itself: the password is in this one answer only."""
-    if form.data is None:
-        return users_page(request, db, form)
-    try:
-        user, password = accounts.open_account(db, who, **form.data.model_dump())
-    except DomainError as error:
-        form.refuse(error)
-        return users_page(request, db, form)
-    return users_page(request, db, created=(user.email, password))
-
-
-@router.post("/admin/users/{user_id}/disable", name="dashboard:disable_user")
-def disable_user(request: Request, user_id: str, who: Admin, db: Db) -> Response:
-    accounts.disable_user(db, who, user_id)
-    return redirect(request, "dashboard:users")
-
-
-@router.post("/admin/users/{user_id}/enable", name="dashboard:enable_user")
-def enable_user(request: Request, user_id: str, who: Admin, db: Db) -> Response:
-    accounts.disable_user(db, who, user_id, disabled=False)
-    return redirect(request, "dashboard:users")
-
-
-@router.post("/admin/users/{user_id}/password", name="dashboard:reset_password")
-def reset_password(request: Request, user_id: str, who: Admin, db: Db) -> Response:
-    """Answers with the page itself: the password is in this one answer only."""
-    user, password = accounts.reset_password(db, who, user_id)
-    return users_page(request, db, created=(user.email, password))

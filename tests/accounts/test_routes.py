@@ -188,20 +188,6 @@ def test_an_admin_scope_is_not_offered_to_others(client):
 # -- members -----------------------------------------------------------------------------
 
 
-def test_a_new_member_gets_a_password_once(db, client, anonymous):
-    path = f"/workspaces/{client.workspace.id}/members"
-    made = client.post(path, data={"email": "New@Example.com", "name": "王小明", "role": "member"})
-    password = soup(made).select_one("[data-testid=one-time-password]").text
-    assert password not in client.get(path).text
-    assert len(soup(client.get(path)).select("[data-testid=member-row]")) == 2
-    again = client.post(path, data={"email": "new@example.com", "role": "viewer"})
-    assert again.status_code == 422
-    assert "already a member" in soup(again).select_one("#e-email").text
-    client.cookies.clear()
-    signed = client.post("/login", data={"email": "new@example.com", "password": password})
-    assert signed.status_code == 303
-
-
 def test_roles_are_changed_and_the_last_owner_stays(db, client):
     member = make_user(db)
     make_membership(db, client.workspace, member, "viewer")

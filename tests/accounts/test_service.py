@@ -152,8 +152,9 @@ def test_who_manages_a_workspace(db):
     owner, root = make_user(db), make_user(db, is_platform_admin=True)
     mine, other = make_workspace(db, owner=owner), make_workspace(db)
     home = make_workspace(db, owner=root)
-    assert service.administered(db, make_principal(owner, mine), mine.id) is mine
-    assert service.administered(db, make_principal(root, home), mine.id) is mine
+    assert service.administered(db, make_principal(owner, mine), mine.id).role == "owner"
+    acting = service.administered(db, make_principal(root, home), mine.id)
+    assert (acting.workspace_id, acting.role) == (mine.id, "owner")
     with pytest.raises(NotFound):
         service.administered(db, make_principal(owner, mine), other.id)
     with pytest.raises(Forbidden):

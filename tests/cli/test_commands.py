@@ -284,12 +284,27 @@ def test_admin(danlu, stack):
     assert "cli@example.com" in danlu("admin", "users")
     danlu("admin", "disable-user", user["id"], "--yes")
     danlu("admin", "enable-user", user["id"])
-    assert danlu("admin", "reset-password", user["id"], "--yes").strip() != user["password"]
-    assert "viewer" in danlu("admin", "set-role", stack.workspace, user["id"], "viewer")
-    danlu("admin", "remove-member", stack.workspace, user["id"], "--yes")
-    assert "cli@example.com" not in danlu("admin", "members", stack.workspace)
+    assert "/reset/" in danlu("admin", "reset-password", user["id"], "--yes")
+    assert "/invitations/" in danlu("admin", "invite", "guest@example.com")
     assert "12.5" in danlu("admin", "prices", "--device", "H200", "--hour", "12.5")
     assert "H200" not in danlu("admin", "prices", "--device", "H200", "--hour", "none")
+
+
+def test_workspaces(danlu, stack):
+    home = stack.workspace
+    assert home in danlu("workspaces", "list")
+    user = json.loads(danlu("workspaces", "add-member", home, "cli2@example.com", "--json"))
+    assert "viewer" in danlu("workspaces", "set-role", home, user["id"], "viewer")
+    danlu("workspaces", "remove-member", home, user["id"], "--yes")
+    assert "cli2@example.com" not in danlu("workspaces", "members", home)
+    made = json.loads(danlu("workspaces", "invite", home, "guest2@example.com", "--json"))
+    assert "guest2@example.com" in danlu("workspaces", "invitations", home)
+    danlu("workspaces", "uninvite", home, made["id"])
+    assert "guest2@example.com" not in danlu("workspaces", "invitations", home)
+    new = danlu("workspaces", "create", "Short-lived").strip()
+    assert danlu("workspaces", "rename", new, "Shorter").strip() == "Shorter"
+    danlu("workspaces", "delete", new, "--yes")
+    assert new not in danlu("workspaces", "list")
 
 
 def test_what_a_model_says_cannot_steer_a_terminal():

@@ -243,7 +243,7 @@ PAGES = (
     "/api",
     "/admin",
     "/admin/workspaces",
-    "/admin/users",
+    "/admin/people",
 )
 
 

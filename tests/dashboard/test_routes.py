@@ -8,7 +8,6 @@ import pytest
 from bs4 import BeautifulSoup
 from sqlalchemy import select, update
 
-from app.accounts.tables import User
 from app.cluster import service as cluster
 from app.cluster.tables import Node
 from app.dashboard import readiness, reference
@@ -203,25 +202,6 @@ def test_workspaces_are_made_here(db, admin):
     assert (
         "Nobody here has the address nobody@example.com." in soup(wrong).select_one("#e-owner").text
     )
-
-
-def test_people(db, admin):
-    root, home = admin.user, admin.workspace
-    form = {"email": "new@example.com", "workspace_id": home.id, "role": "member"}
-    made = admin.post("/admin/users", data=form)
-    password = soup(made).select_one("[data-testid=one-time-password]").text
-    user = db.scalar(select(User).where(User.email == "new@example.com"))
-    assert not user.is_platform_admin
-    assert password not in admin.get("/admin/users").text
-    assert admin.post("/admin/users", data=form).status_code == 422
-    assert admin.post("/admin/users", data=form | {"workspace_id": "ws_x"}).status_code == 422
-    assert admin.post(f"/admin/users/{user.id}/disable").status_code == 303
-    assert "Disabled" in admin.get("/admin/users").text
-    assert admin.post(f"/admin/users/{user.id}/enable").status_code == 303
-    again = soup(admin.post(f"/admin/users/{user.id}/password"))
-    assert again.select_one("[data-testid=one-time-password]").text != password
-    assert admin.post(f"/admin/users/{root.id}/disable").status_code == 409
-    assert admin.post("/admin/users/usr_none/disable").status_code == 404
 
 
 # -- readiness and reference -------------------------------------------------------------
