@@ -28,6 +28,8 @@ from app.accounts import (
 )
 from app.accounts import api as accounts_api
 from app.accounts import routes as accounts_routes
+from app.alerts import api as alerts_api
+from app.alerts import routes as alerts_routes
 from app.chat import api as chat_api
 from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
@@ -250,3 +252,6 @@ for module in (
     uploads_api,
 ):
     app.include_router(module.router)
+for module in (alerts_routes, alerts_api):
+    app.include_router(module.workspace)
+    app.include_router(module.platform)

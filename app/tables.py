@@ -2,6 +2,7 @@
 
 from app.accounts import audit  # listens to what is written
 from app.accounts import tables as accounts
+from app.alerts import tables as alerts
 from app.chat import tables as chat
 from app.cluster import tables as cluster
 from app.datasets import tables as datasets
@@ -21,6 +22,7 @@ from app.uploads import tables as uploads
 __all__ = [
     "Base",
     "accounts",
+    "alerts",
     "audit",
     "batches",
     "chat",

@@ -24,7 +24,7 @@ from app.jobs.tables import JobCheckpoint
 from app.main import app
 from app.uploads.tables import Upload
 from tests import factories as make
-from tests import matrix_gateway, matrix_money, matrix_people
+from tests import matrix_gateway, matrix_money, matrix_ops, matrix_people
 from tests.conftest import Client
 from tests.matrix_gateway import UPLOAD
 
@@ -40,6 +40,7 @@ PUBLIC = matrix_people.PUBLIC | {
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = matrix_money.BODIES | {
+    **matrix_ops.BODIES,
     "POST /api/v1/secrets": {"kind": "wandb", "value": "0123456789abcdef"},
     "PUT /api/v1/secrets/{secret_id}": {"value": "0123456789abcdef"},
     "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
@@ -287,6 +288,7 @@ def objects(
         "secret_id": secret.id,
         "section": "general",
         "version": "1",
+        **matrix_ops.objects(db, workspace),
         "model_id": model.id,
         "adapter_id": adapter.id,
         "import_id": make.make_import(db, workspace, owner).id,
