@@ -38,6 +38,7 @@ from app.dashboard import api as dashboard_api
 from app.dashboard import (
     devices_routes,
     money_routes,
+    nodes_api,
     openapi,
     quotas_routes,
     tariffs_api,
@@ -170,6 +171,7 @@ app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
 for module in (
     dashboard_routes,
     devices_routes,
+    nodes_api,
     dashboard_api,
     accounts_routes,
     accounts_api,
