@@ -37,7 +37,15 @@ from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
 from app.dashboard import api as dashboard_api
-from app.dashboard import devices_routes, nodes_api, openapi, tariffs_api, usage_api
+from app.dashboard import (
+    devices_routes,
+    money_routes,
+    nodes_api,
+    openapi,
+    quotas_routes,
+    tariffs_api,
+    usage_api,
+)
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
 from app.datasets import routes as datasets_routes
@@ -258,6 +266,8 @@ for module in (
     money_api,
     asking_api,
     usage_api,
+    quotas_routes,
+    money_routes,
     tariffs_api,
     uploads_api,
 ):

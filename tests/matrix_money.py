@@ -24,7 +24,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/quota-requests": {"limit": "devices", "amount": 4, "why": "x"},
     "POST /api/v1/quota-requests/{quota_request_id}/refuse": {"answer": "x"},
 }
-FORMS: dict[str, dict[str, str]] = {}
+FORMS: dict[str, dict[str, str]] = {
+    "POST /usage/free": {"model": "{model_id}", "stop": "true"},
+    "POST /usage/requests/{quota_request_id}/refuse": {"answer": "x"},
+}
 
 
 def filled(value: Any, ids: dict[str, str]) -> Any:

@@ -32,7 +32,7 @@ from app.nodework import broker, ending
 from app.queue import SWEPT, redis, transaction
 from app.quotas import limits
 from app.uploads import service as uploads
-from workers import watch
+from workers import spending, watch
 
 log = structlog.get_logger()
 
@@ -49,6 +49,7 @@ def sweep() -> None:
         cluster.foresee,
         budgets.write,
         limits.clear,
+        spending.step,
         jobs.resend,
         datasets.resend,
         rewriting.resend,

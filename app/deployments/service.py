@@ -297,8 +297,9 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             Replica.secret,
             Replica.engine,
         )
-        .outerjoin(Replica, guests.answers())
+        .select_from(Deployment)
         .join(Model, Model.id == Deployment.model_id)
+        .outerjoin(Replica, guests.answers())
         .where(
             Deployment.workspace_id == workspace_id,
             Deployment.name == name,

@@ -15,6 +15,7 @@ from app.errors import N_, Invalid, NotFound
 from app.gateway import waking
 from app.gateway.tuning import calls
 from app.queue import transaction
+from app.quotas import spending
 
 REMEMBER_SECONDS = 1.0  # how long a name need not be looked up again
 AT_ONCE_SECONDS = 0.1  # the same after an engine failed: many requests fail together
@@ -172,7 +173,10 @@ def look(workspace_id: str, name: str) -> Found:
         ids += [route.deployment_id for route, _ in found if route]
         if ids and idle.touch(db, ids):  # it may have waited for the sweep, which put one to sleep
             found = [(deployments.route(db, workspace_id, one), weight) for one, weight in targets]
-    there = tuple((route, weight) for route, weight in found if route)
+        there = tuple((route, weight) for route, weight in found if route)
+        if there:
+            models = [(route.model_id, route.base_id) for route, _ in there]
+            spending.refuse_call(db, workspace_id, models)
     if not there:
         raise NotFound(
             N_("There is no model called %(name)s here. /v1/models lists those there are."),

@@ -1,0 +1,109 @@
+"""The pages of quotas and money."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.orm import Session
+
+from app.db import now
+from app.quotas import limits, prices, service
+from app.quotas.money_tables import QuotaRequest
+from tests.conftest import Client
+from tests.factories import make_membership, make_model, make_user, make_workspace
+
+
+@pytest.fixture
+def admin(db: Session, client: Client) -> Client:
+    client.user.is_platform_admin = True
+    db.commit()
+    return client
+
+
+def own(db: Session, workspace_id: str | None) -> dict[str, int | None]:
+    found = limits.effective(db, workspace_id)
+    return {name: limit.amount for (name, _), limit in found.items()}
+
+
+def test_quotas_are_edited_in_place_and_many_at_once(db: Session, admin: Client) -> None:
+    teams = [make_workspace(db, name=f"Team <b>{number}") for number in range(3)]
+    service.put(db, teams[0].id, 3)
+    db.commit()
+    page = admin.get("/admin/quotas").text
+    assert "Team &lt;b&gt;0" in page
+    assert "<b>0" not in page
+    first = f"{teams[0].id}:devices"
+    typed = {"act": "save", first: "5", f"{teams[1].id}:device_hours_day": "1.5"}
+    assert admin.post("/admin/quotas", data=typed).status_code == 303
+    assert own(db, teams[0].id)["devices"] == 5
+    assert own(db, teams[1].id)["device_hours_day"] == 5_400_000
+    wrong = admin.post("/admin/quotas", data=typed | {first: "many"})
+    assert wrong.status_code == 422
+    assert 'value="many"' in wrong.text
+    assert own(db, teams[0].id)["devices"] == 5
+    bulk = {"act": "set", "row": [team.id for team in teams], "name": "queued_jobs"}
+    assert admin.post("/admin/quotas", data=bulk | {"amount": "7"}).status_code == 303
+    assert [own(db, team.id)["queued_jobs"] for team in teams] == [7, 7, 7]
+    until = f"{now() + timedelta(days=2):%Y-%m-%d}"
+    raised = bulk | {"amount": "∞", "until": until}
+    assert admin.post("/admin/quotas", data=raised).status_code == 303
+    assert own(db, teams[2].id)["queued_jobs"] is None
+    assert until in admin.get("/admin/quotas").text
+    assert admin.post("/admin/quotas", data={"act": "set", "amount": "1"}).status_code == 422
+    default = {"act": "set", "row": "default", "name": "deployments", "amount": "9"}
+    assert admin.post("/admin/quotas", data=default).status_code == 303
+    assert own(db, make_workspace(db).id)["deployments"] == 9
+
+
+def test_members_quotas_and_requests(db: Session, client: Client) -> None:
+    user = make_user(db, name="Wang")
+    make_membership(db, client.workspace, user, "member")
+    db.commit()
+    assert "Wang" in client.get("/usage/members").text
+    cell = {"act": "save", f"{user.id}:running_jobs": "2"}
+    assert client.post("/usage/members", data=cell).status_code == 303
+    assert limits.of_member(db, client.workspace.id, user.id)["running_jobs", ""].amount == 2
+    path = "/usage/requests"
+    asked = {"limit": "storage_bytes", "amount": "2.5", "why": "More <data>"}
+    assert client.post(path, data=asked).status_code == 303
+    empty = client.post(path, data=asked | {"why": ""})
+    assert (empty.status_code, "2.5" in empty.text) == (422, True)
+    (row,) = db.query(QuotaRequest).all()
+    assert row.amount == 2.5 * 2**30
+    page = client.get(path).text
+    assert "More &lt;data&gt;" in page
+    assert "approve" not in page
+    client.user.is_platform_admin = True
+    db.commit()
+    nothing = client.post(f"{path}/{row.id}/refuse", data={})
+    assert (nothing.status_code, "Say why" in nothing.text) == (422, True)
+    given = {"amount": "3", "answer": "A little more"}
+    assert client.post(f"{path}/{row.id}/approve", data=given).status_code == 303
+    assert own(db, client.workspace.id)["storage_bytes"] == 3 * 2**30
+    assert "A little more" in client.get(path).text
+
+
+def test_usage_and_money(db: Session, admin: Client) -> None:
+    model = make_model(db, name="qwen")
+    prices.put(db, "", 2, "CNY")  # type: ignore[arg-type]
+    db.commit()
+    space = admin.workspace.id
+    top = {"workspace": space, "amount": "12.50", "currency": "CNY", "note": "PO <7>"}
+    assert admin.post("/admin/money/top-ups", data=top).status_code == 303
+    assert admin.post("/admin/money/top-ups", data=top | {"amount": "x"}).status_code == 422
+    price = {"model": model.name, "input": "0.002", "output": "0.006"}
+    assert admin.post("/admin/money/prices", data=price).status_code == 303
+    assert admin.post("/admin/money/prices", data=price | {"model": "none"}).status_code == 422
+    free = {"model": "qwen", "kind": "tokens", "amount": "1000000", "last_day": f"{now():%Y-%m-%d}"}
+    assert admin.post("/admin/money/free", data=free).status_code == 303
+    assert "0.006" in admin.get("/admin/money").text
+    hour = {"id": "lse_1", "kind": "device", "workspace_id": space, "device_ms": 3_600_000}
+    service.record(db, [hour | {"owner_kind": "job", "owner_id": "job_1"}])
+    db.commit()
+    page = admin.get("/usage").text
+    for part in ("10.50 CNY", "2.000000", "PO &lt;7&gt;", "1,000,000 / 1,000,000"):
+        assert part in page
+    assert admin.get(f"/usage?by=day&workspace={space}").status_code == 200
+    assert admin.post("/usage/free", data={"model": "qwen", "stop": "true"}).status_code == 303
+    assert "checked" in admin.get("/usage").text
+    assert admin.get("/usage/statement.csv").text.startswith("\ufeff")
+    assert admin.get("/usage?month=x").status_code == 422
