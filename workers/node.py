@@ -29,6 +29,7 @@ from app.queue import transaction
 from workers import (
     adapters,
     checkpoints,
+    disks,
     engine_metrics,
     gpus,
     inventory,
@@ -121,6 +122,7 @@ class Heart(threading.Thread):
         at = time.monotonic()
         facts = self.facts | self.gpus.versions | {"shipping_lag": runs.shipping_lag()}
         with transaction() as db:
+            facts["disk"] = disks.look(db)
             nodes.beat(db, self.node_id, settings.node_host, facts, devices, self.labels)
             loads.record(db, self.node_id)
             if at - self.read >= readings.PERIOD - BEAT / 2:
@@ -200,6 +202,7 @@ def loop(node_id: str, asked: Signals) -> None:
             ("measures", measures.tick),
             ("checkpoints", checkpoints.tick),
             ("metrics", engine_metrics.tick),
+            ("disk", disks.tick),
         )
     ]
     for part in parts:
