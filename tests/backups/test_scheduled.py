@@ -146,6 +146,7 @@ def test_what_trains_stops_once_the_database_knows(
     monkeypatch.setattr(disks, "disk", disks.Disk())
     drained: list[str] = []
     monkeypatch.setattr(disks.runs, "drain", drained.append)
+    make.make_node(db, id="local")
     job = make.make_job(db, client.workspace, client.user, state="running", node_id="local")
     db.commit()
     sizes = {"free": 10**9}
