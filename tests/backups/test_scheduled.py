@@ -17,7 +17,6 @@ from app.cluster import service as cluster
 from app.config import settings
 from app.db import now
 from app.jobs.tables import JobEvent
-from app.queue import transaction
 from tests import factories as make
 from tests.conftest import Client
 from workers import disks, sweep, watch
@@ -154,8 +153,7 @@ def test_what_trains_stops_once_the_database_knows(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: whole._replace(**sizes))
 
     def beat() -> bool:
-        with transaction() as other:
-            low = disks.look(other)["low"]
+        low = disks.look()["low"]
         disks.tick("local")
         return bool(low)
 
