@@ -35,7 +35,7 @@ from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
 from app.dashboard import api as dashboard_api
-from app.dashboard import devices_routes, openapi, tariffs_api, usage_api
+from app.dashboard import devices_routes, nodes_api, openapi, tariffs_api, usage_api
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
 from app.datasets import routes as datasets_routes
@@ -104,6 +104,8 @@ from app.models import api as models_api
 from app.models import imports_api as model_imports_api
 from app.models import imports_routes as model_imports_routes
 from app.models import routes as model_routes
+from app.nodework import api as nodework_api
+from app.nodework import routes as nodework_routes
 from app.quotas import api as quotas_api
 from app.quotas import asking_api, money_api, prices_api
 from app.uploads import api as uploads_api
@@ -161,8 +163,11 @@ app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
 
 
 for module in (
+    nodework_routes,  # /admin/nodes/join before /admin/nodes/{node_id}
+    nodework_api,
     dashboard_routes,
     devices_routes,
+    nodes_api,
     dashboard_api,
     accounts_routes,
     accounts_api,
