@@ -126,6 +126,8 @@ PREFIXES = {
     "SignIn": "sid",
     "Device": "dev",
     "Act": "act",
+    "Audit": "aud",
+    "Secret": "sec",
 }
 
 
