@@ -66,6 +66,9 @@ from app.deployments import (
 )
 from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
+from app.evaluations import api as evaluations_api
+from app.evaluations import routes as evaluations_routes
+from app.evaluations import runner as evaluations
 from app.gateway import api as gateway_api
 from app.gateway import inference_api, key_usage_api, key_usage_routes, upstream
 from app.gateway.batches import api as batches_api
@@ -117,7 +120,12 @@ UNZIPPED = (
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     threading.Thread(target=warm, args=[app], daemon=True).start()
-    async with upstream.lifespan(), request_log.lifespan(), batches.lifespan():
+    async with (
+        upstream.lifespan(),
+        request_log.lifespan(),
+        batches.lifespan(),
+        evaluations.lifespan(),
+    ):
         yield
 
 
@@ -233,6 +241,8 @@ for module in (
     dashscope_generation,
     chat_routes,
     chat_api,
+    evaluations_routes,
+    evaluations_api,
     cluster_api,
     quotas_api,
     prices_api,

@@ -8,6 +8,7 @@ from app.cluster import tables as cluster
 from app.datasets import tables as datasets
 from app.db import Base
 from app.deployments import tables as deployments
+from app.evaluations import tables as evaluations
 from app.gateway.batches import tables as batches
 from app.gateway.files import tables as files
 from app.gateway.requests import tables as requests
@@ -29,6 +30,7 @@ __all__ = [
     "cluster",
     "datasets",
     "deployments",
+    "evaluations",
     "files",
     "idempotency",
     "jobs",

@@ -387,3 +387,13 @@ def test_what_is_made_is_made_once(danlu, stack, monkeypatch):
     made = api.post("/api/v1/uploads", {"file_name": "once", "size": 5})
     assert [one.json()["id"] for one in sent] == [made["id"]] * 2
     client.Api(stack.url, stack.api_key).delete(f"/api/v1/uploads/{made['id']}")
+
+
+def test_models_are_evaluated(danlu, dataset):
+    told = danlu("evaluate", dataset, "answers:last", "answers:last", "-s", "accuracy", "-s", "f1")
+    assert told.count("accuracy 1.0000") == 2
+    assert "accuracy: same +0.0000 [+0.0000, +0.0000]" in told
+    found = json.loads(danlu("evaluations", "list", "--json"))["data"][0]
+    assert found["id"] in danlu("evaluations", "show", found["id"])
+    assert danlu("evaluations", "rows", found["id"]).count("\n") > 64
+    assert "There is no dataset" in danlu("evaluate", "nothing", "answers:last", fails=True)
