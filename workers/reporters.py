@@ -20,7 +20,7 @@ from app.config import ROOT, settings
 from app.errors import DomainError
 from app.jobs import reporters as offers
 from app.jobs.tables import Job
-from app.queue import transaction
+from app.nodework.asking import do
 from workers import process
 
 log = structlog.get_logger()
@@ -85,8 +85,7 @@ def environment(job: Job) -> dict[str, str]:
 
 def accounts(job: Job) -> dict[str, dict[str, str]]:
     """For each service what is secret. Raises sealing.WrongKey."""
-    with transaction() as db:
-        kept = offers.tokens(db, job.id, job.fence)
+    kept = do(offers.tokens, job.id, job.fence)
     found = {}
     for name in job.report_to:
         ours = {key: value for key, value in of_node(name).items() if key.endswith(SECRET)}
