@@ -36,10 +36,13 @@ PUBLIC = matrix_people.PUBLIC | {
     "POST /login",
     "POST /language",
     "GET /api/v1/openapi.json",
+    "POST /api/v1/node/join",  # asks for a token of its own, and the next for a node's key:
+    "POST /api/v1/node/calls/{name}",  # tests/nodework
 }
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = matrix_money.BODIES | {
+    "PATCH /api/v1/jobs/{job_id}": {"priority": "low"},
     **matrix_evaluations.BODIES,
     **matrix_ops.BODIES,
     "POST /api/v1/secrets": {"kind": "wandb", "value": "0123456789abcdef"},
@@ -74,6 +77,7 @@ BODIES = matrix_money.BODIES | {
     "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
 }
 FORMS = matrix_money.FORMS | {
+    "POST /jobs/{job_id}/priority": {"priority": "low"},
     "POST /jobs/merge": {"model": "{adapter_id}"},
     "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
     "POST /models/import": {"preset": "qwen3-0.6b"},
