@@ -47,6 +47,7 @@ def sweep() -> None:
         empty,
         wanted.reconcile,
         decide,
+        cluster.foresee,
         budgets.write,
         limits.clear,
         jobs.resend,
