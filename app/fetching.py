@@ -194,14 +194,34 @@ def post(
     headers: Mapping[str, str] | None = None,
     allow: Iterable[str] = (),
 ) -> int:
-    """POST `content` to `url`; the status of the answer, whose body nobody reads. A redirect is an
-    answer like any other: it is not followed. Raises Refused or Interrupted.
+    """POST `content` to `url`; the status of the answer, whose body nobody reads. As `asked`."""
+    return asked(url, content, seconds=seconds, headers=headers, allow=allow, limit=0)[0]
+
+
+def asked(
+    url: str,
+    content: bytes,
+    *,
+    seconds: float = 15.0,
+    headers: Mapping[str, str] | None = None,
+    allow: Iterable[str] = (),
+    limit: int,
+) -> tuple[int, bytes]:
+    """POST `content` to `url`; the status of the answer, and its first `limit` bytes. A redirect is
+    an answer like any other: it is not followed. Raises Refused or Interrupted.
     """
     own = {"user-agent": "danlu", "accept": "*/*", "content-length": str(len(content))}
     head = own | dict(headers or {})
     end = time.monotonic() + seconds
-    with request(parse(url), head, allow, end, method="POST", content=content) as response:
-        return response.status
+    target = parse(url)
+    with request(target, head, allow, end, method="POST", content=content) as response:
+        said = b""
+        with speaking(target):
+            for chunk in response.iter_stream() if limit else ():
+                said += chunk
+                if len(said) >= limit:
+                    break
+        return response.status, said[:limit]
 
 
 def ask(

@@ -31,6 +31,8 @@ from app.accounts import (
 )
 from app.accounts import api as accounts_api
 from app.accounts import routes as accounts_routes
+from app.alerts import api as alerts_api
+from app.alerts import routes as alerts_routes
 from app.chat import api as chat_api
 from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
@@ -67,6 +69,9 @@ from app.deployments import (
 )
 from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
+from app.evaluations import api as evaluations_api
+from app.evaluations import routes as evaluations_routes
+from app.evaluations import runner as evaluations
 from app.gateway import api as gateway_api
 from app.gateway import inference_api, key_usage_api, key_usage_routes, upstream
 from app.gateway.batches import api as batches_api
@@ -118,7 +123,12 @@ UNZIPPED = (
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     threading.Thread(target=warm, args=[app], daemon=True).start()
-    async with upstream.lifespan(), request_log.lifespan(), batches.lifespan():
+    async with (
+        upstream.lifespan(),
+        request_log.lifespan(),
+        batches.lifespan(),
+        evaluations.lifespan(),
+    ):
         yield
 
 
@@ -237,6 +247,8 @@ for module in (
     dashscope_generation,
     chat_routes,
     chat_api,
+    evaluations_routes,
+    evaluations_api,
     cluster_api,
     quotas_api,
     prices_api,
@@ -247,3 +259,6 @@ for module in (
     uploads_api,
 ):
     app.include_router(module.router)
+for module in (alerts_routes, alerts_api):
+    app.include_router(module.workspace)
+    app.include_router(module.platform)

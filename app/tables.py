@@ -2,11 +2,13 @@
 
 from app.accounts import audit  # listens to what is written
 from app.accounts import tables as accounts
+from app.alerts import tables as alerts
 from app.chat import tables as chat
 from app.cluster import tables as cluster
 from app.datasets import tables as datasets
 from app.db import Base
 from app.deployments import tables as deployments
+from app.evaluations import tables as evaluations
 from app.gateway.batches import tables as batches
 from app.gateway.files import tables as files
 from app.gateway.requests import tables as requests
@@ -21,12 +23,14 @@ from app.uploads import tables as uploads
 __all__ = [
     "Base",
     "accounts",
+    "alerts",
     "audit",
     "batches",
     "chat",
     "cluster",
     "datasets",
     "deployments",
+    "evaluations",
     "files",
     "idempotency",
     "jobs",

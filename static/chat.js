@@ -247,3 +247,11 @@ if (chat.conversation) {
 }
 document.addEventListener("htmx:after:swap", mark);
 if (matchMedia("(max-width: 991.98px)").matches) document.querySelector(".chat-drawer").open = false;
+
+// a prompt from elsewhere, as of a row of an evaluation: behind the #, so that no server sees it
+const say = new URLSearchParams(location.hash.slice(1)).get("say");
+if (say && !input.value) {
+  input.value = say;
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+  history.replaceState(null, "", location.pathname + location.search);
+}

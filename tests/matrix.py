@@ -24,7 +24,7 @@ from app.jobs.tables import JobCheckpoint
 from app.main import app
 from app.uploads.tables import Upload
 from tests import factories as make
-from tests import matrix_gateway, matrix_money, matrix_people
+from tests import matrix_evaluations, matrix_gateway, matrix_money, matrix_ops, matrix_people
 from tests.conftest import Client
 from tests.matrix_gateway import UPLOAD
 
@@ -40,9 +40,10 @@ PUBLIC = matrix_people.PUBLIC | {
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = matrix_money.BODIES | {
+    **matrix_evaluations.BODIES,
+    **matrix_ops.BODIES,
     "POST /api/v1/secrets": {"kind": "wandb", "value": "0123456789abcdef"},
     "PUT /api/v1/secrets/{secret_id}": {"value": "0123456789abcdef"},
-    "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
     "PUT /api/v1/me/language": {"language": "zh"},
     "PUT /api/v1/me/password": {"current": "x", "password": "y"},
     "PATCH /api/v1/nodes/{node_id}": {"labels": {"room": "b"}},
@@ -68,7 +69,6 @@ BODIES = matrix_money.BODIES | {
     "POST /api/v1/conversations/{conversation_id}/show": {"message": "{message_id}"},
     "PUT /api/v1/chat-presets": {"name": "x"},
     "POST /api/v1/feedback/dataset": {"kind": "sft"},
-    "POST /v1/batches": {"input_file_id": "{batch_file_id}", "endpoint": "/v1/completions"},
     "PUT /api/v1/keys/{key_id}/log": {"log": "full"},
     "POST /v1/uploads/{incoming_id}/complete": {"part_ids": ["part_x"]},
     "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
@@ -263,6 +263,7 @@ def objects(
         db, JobCheckpoint(job_id=job.id, step=10, fence=1, node_id=node.id, size=1)
     )
     money = matrix_money.objects(db, workspace, owner, model)
+    money |= matrix_evaluations.ids(db, workspace, owner, version.id)
     file, incoming, tuning = matrix_gateway.tuned(db, workspace, owner, job, tmp_path)
     batch, logged = matrix_gateway.asked(db, workspace, owner, file, key)
     return money | {
@@ -287,6 +288,7 @@ def objects(
         "secret_id": secret.id,
         "section": "general",
         "version": "1",
+        **matrix_ops.objects(db, workspace),
         "model_id": model.id,
         "adapter_id": adapter.id,
         "import_id": make.make_import(db, workspace, owner).id,

@@ -136,15 +136,16 @@ class Heart(threading.Thread):
         self.tell([device | gone for device in self.devices()])
 
     def probe(self) -> None:
-        """Find out which engines work; again when an environment changes."""
+        """Find out which benchmarks lie here and which engines work; again when that changes."""
         while not self.leaving.is_set():
+            self.facts = self.facts | {
+                "reporters": reporters.available(),
+                "reporters_installed": reporters.installed(),
+                "benchmarks": layouts.ready(settings.benchmark_data),
+            }
             for name in inventory.PROBES:
                 found = inventory.engine(name)
                 self.facts = self.facts | {"engines": self.facts["engines"] | {name: found}}
-            self.facts = self.facts | {
-                "reporters": reporters.available(),
-                "benchmarks": layouts.ready(settings.benchmark_data),
-            }
             self.leaving.wait(PROBING)
 
 

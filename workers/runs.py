@@ -28,7 +28,7 @@ from app.jobs.states import FINAL
 from app.jobs.tables import Job, JobCheckpoint
 from app.models import weights
 from app.queue import transaction
-from workers import adapters, checkpoints, process
+from workers import adapters, checkpoints, process, reporters
 from workers.outbox import Outbox, read_status
 from workers.starting import STORE_PATIENCE, alone, directory_of
 
@@ -70,6 +70,7 @@ def tick(node_id: str) -> None:
         active = jobs.active_on(db, node_id)
     for key in known.keys() - {(job.id, job.fence) for job in active}:
         del known[key]
+    reporters.forget({run.outbox.directory for run in known.values()})
     for job in active:
         run = known.setdefault(
             (job.id, job.fence),
@@ -114,6 +115,8 @@ def look_after(job: Job, run: Run) -> None:
                 break
     if job.finishing:
         (directory / FINISH).touch()
+    if job.report_to:
+        reporters.look(job, directory)
     if not process.alive(job.pid, job.pid_started):
         if time.monotonic() >= run.next_store:
             run.ending = pool.submit(end, job, run, directory)

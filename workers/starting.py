@@ -24,7 +24,7 @@ from app.jobs import methods
 from app.jobs import runs as jobs
 from app.jobs.spec import Hyperparameters, RunSpec
 from app.queue import transaction
-from workers import gpus, process, reporters
+from workers import gpus, process
 
 log = structlog.get_logger()
 
@@ -211,7 +211,6 @@ def launch(facts: jobs.RunFacts, directory: Path) -> process.Process:
             CUDA_VISIBLE_DEVICES=gpus.told_to_cuda(facts.devices),
             HF_HUB_OFFLINE="1",
             HF_HUB_DISABLE_TELEMETRY="1",
-            **reporters.environment(facts.report_to),
         ),
         log=directory / "log",
         pidfile=directory / "pid",

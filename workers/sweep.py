@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.accounts import audit, platform
+from app.alerts import service as alerts
 from app.cluster import budgets, readings
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
@@ -32,6 +33,7 @@ from app.models import sweep as models
 from app.queue import SWEPT, redis, transaction
 from app.quotas import limits
 from app.uploads import service as uploads
+from workers import watch
 
 log = structlog.get_logger()
 
@@ -60,6 +62,11 @@ def sweep() -> None:
         files.clear,
         flush,
         requests.clear,
+        watch.nodes,
+        watch.deployments,
+        alerts.repeat,
+        alerts.resend,
+        alerts.clear,
         audit.clear,
     ):
         run(step)

@@ -4,6 +4,7 @@ A message is only a nudge: each function looks at the row, and finds nothing to 
 message was late or doubled.
 """
 
+from app.alerts import delivering
 from app.datasets import work
 from app.datasets.cleaning import run as cleaning
 from app.datasets.drafts import comparing, rewriting
@@ -86,6 +87,11 @@ def change_draft(act_id: str) -> None:
 @celery.task(name="workers.compare_versions")
 def compare_versions(comparison_id: str) -> None:
     comparing.compare_versions(comparison_id)
+
+
+@celery.task(name="workers.deliver_alert")
+def deliver_alert(delivery_id: str) -> None:
+    delivering.deliver(delivery_id)
 
 
 @celery.task(name="workers.deliver_webhook")

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from sqlalchemy.orm import Session
 
-from app import sealing
+from app import mail, sealing
 from app.accounts.tables import PlatformSettings
 from app.db import now
 from app.errors import N_, Invalid, NotFound
@@ -59,6 +59,28 @@ class General(Section):
     language: Literal["", "zh", "en"] = Field(
         "", description="For who has chosen none; empty: what the browser asks for."
     )
+
+
+class Mail(Section):
+    """The SMTP server that alerts and invitations go through; none while `host` is empty."""
+
+    host: str = Field("", max_length=255, description="Its name, or its address.")
+    port: int = Field(587, ge=1, le=65535)
+    security: mail.Security = Field(
+        "starttls", description="`tls` from the first byte (port 465), or `none` at all."
+    )
+    user: str = Field("", max_length=320, description="Empty: no sign-in.")
+    password: Secret = ""
+    sender: str = Field("", max_length=320, description="Whom mails come from.")
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.host and self.sender)
+
+    def server(self) -> mail.Server:
+        """For `app.mail`. Raises sealing.WrongKey."""
+        password = reveal(self.password)
+        return mail.Server(self.host, self.port, self.security, self.sender, self.user, password)
 
 
 class People(Section):
@@ -176,6 +198,7 @@ class Platform(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     general: General = General()
+    mail: Mail = Mail()
     people: People = People()
     oidc: Oidc = Oidc()
     maintenance: Maintenance = Maintenance()

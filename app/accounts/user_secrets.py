@@ -28,7 +28,7 @@ KINDS = {
     "swanlab": "SwanLab",
     "mlflow": "MLflow",
 }
-NAME = re.compile(r"[\w.@+ -]{1,60}\Z")
+NAME = re.compile(r"[\w.@+& -]{1,60}\Z")
 VALUE = re.compile(r"[\x21-\x7e]{8,500}\Z")  # what can stand in a header
 WANDB, SWANLAB = "https://api.wandb.ai", "https://api.swanlab.cn"
 SECONDS = 15.0  # that a test may take
@@ -76,7 +76,7 @@ def create(
     name = name.strip() or KINDS[kind]
     if not NAME.match(name):
         raise Invalid(
-            N_("A name has at most 60 letters, digits, blanks and . _ @ + -."), field="name"
+            N_("A name has at most 60 letters, digits, blanks and . _ @ & + -."), field="name"
         )
     owner = {
         "user_id": None if shared else who.user_id,
@@ -141,6 +141,24 @@ def use(db: Session, secret_id: str, kind: str, workspace_id: str | None) -> str
             N_("The secret that this was to use is gone. Choose another one and begin again."),
             code="secret.gone",
         )
+    row.used_at = now()
+    return row.value
+
+
+def best(db: Session, kind: str, workspace_id: str, user_id: str) -> str:
+    """For work of a user in a workspace that names no secret: their own token, else the
+    workspace's, the newest of each; empty where there is none. Raises sealing.WrongKey.
+    """
+    whose = or_(UserSecret.user_id == user_id, UserSecret.workspace_id == workspace_id)
+    row = db.scalar(
+        select(UserSecret)
+        .options(undefer(UserSecret.value))
+        .where(UserSecret.kind == kind, whose)
+        .order_by(UserSecret.user_id.is_(None), UserSecret.created_at.desc())
+        .limit(1)
+    )
+    if row is None:
+        return ""
     row.used_at = now()
     return row.value
 

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from app.cli import admin, chat, client, datasets, deployments, jobs, keys, models, workspaces
+from app.cli import (
+    admin,
+    chat,
+    client,
+    datasets,
+    deployments,
+    evaluations,
+    jobs,
+    keys,
+    models,
+    workspaces,
+)
 from app.cli.client import Api, Failed, connect
 from app.cli.output import Json, say, show, tell
 from app.cli.text import _
@@ -27,6 +38,10 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.command(help=_("Serve a model."))(deployments.deploy)
 app.add_typer(deployments.app, name="deployments")
+app.command(help=_("Ask models the rows of a dataset, and say which is better."))(
+    evaluations.evaluate
+)
+app.add_typer(evaluations.app, name="evaluations")
 app.command(help=_("Talk to a model; answers come as they are written."))(chat.chat)
 app.add_typer(keys.app, name="keys")
 app.add_typer(workspaces.app, name="workspaces")

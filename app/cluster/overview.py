@@ -22,7 +22,8 @@ def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
       devices: [{id, name, kind, model, uuid, memory, used, taken, healthy, problems, facts, stats,
         holders: [{owner_kind, owner_id, workspace_id, workspace, bytes, exclusive, since,
           measured, worked, use, active_at}]}]}],
-     waiting: [{owner_kind, owner_id, workspace_id, workspace, devices, memory, reason, since}]}
+     waiting: [{owner_kind, owner_id, workspace_id, workspace, devices, memory, reason, starts_at,
+       since}]}
     """
     names = dict(db.execute(select(Workspace.id, Workspace.name)).all())
     holders: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -88,6 +89,7 @@ def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
                 "devices": request.devices,
                 "memory": request.memory,
                 "reason": request.reason,
+                "starts_at": request.starts_at,
                 "since": request.created_at,
             }
             for request in db.scalars(

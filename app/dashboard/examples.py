@@ -74,6 +74,14 @@ VALUES: dict[str, Any] = {
 # Where the fields alone would not make a request that works.
 BODIES: dict[str, Any] = {
     "BenchmarkCreate": {"model": "qwen3-0.6b", "tasks": ["ceval", "gsm8k"], "fewshot": 5},
+    "EvaluationCreate": {
+        "dataset": "ds_4m8xw2v9k3hq7tzr6cad",
+        "candidates": [
+            {"kind": "model", "target": "qwen3-0.6b"},
+            {"kind": "deployment", "target": "support-tone"},
+        ],
+        "scorers": [{"kind": "accuracy"}, {"kind": "f1"}],
+    },
     "JobCreate": {
         "name": "support-tone",
         "model": "qwen3-0.6b",

@@ -1,13 +1,13 @@
 """Home, the platform admins' pages, and the API reference."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 
 from app.accounts import service as accounts
 from app.accounts.auth import PLATFORM, Principal, requires
 from app.accounts.schemas import WorkspaceCreate
-from app.dashboard import openapi, reference, service
+from app.dashboard import openapi, overview, reference, service
 from app.dashboard.schemas import PriceForm, QuotaForm
 from app.errors import DomainError
 from app.queue import Db
@@ -49,13 +49,24 @@ def api_reference(request: Request, _: Who) -> Response:
 
 @router.get("/admin", name="dashboard:admin")
 def admin(request: Request, _: Admin, db: Db) -> Response:
-    return render(request, "dashboard/admin.html", admin=service.admin(db))
+    return render(request, "dashboard/admin.html", admin=overview.overview(db))
 
 
 @router.get("/admin/live", name="dashboard:admin_live")
 def admin_live(request: Request, _: Admin, db: Db) -> Response:
-    """The devices and the waiting list, which ask for themselves every few seconds."""
-    return render(request, "dashboard/admin.html", block="live", admin=service.admin(db))
+    """All of the overview, which asks for itself every few seconds."""
+    return render(request, "dashboard/admin.html", block="live", admin=overview.overview(db))
+
+
+@router.get("/admin/lists", name="dashboard:lists")
+def admin_list(
+    request: Request,
+    _: Admin,
+    db: Db,
+    show: Literal["waiting", "use", "failed", "idle"] = "waiting",
+) -> Response:
+    """One of the overview's lists, whole."""
+    return render(request, "dashboard/admin_list.html", name=show, admin=overview.overview(db))
 
 
 def workspaces_page(

@@ -1,6 +1,5 @@
 """What the home page and the admin pages show, gathered from every domain."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -9,23 +8,19 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
-from app.accounts.tables import Workspace
 from app.cluster import overview as cluster
 from app.cluster.tables import Device, Lease, Request
 from app.datasets.measures import service as measures
 from app.datasets.tables import Dataset, DatasetVersion
 from app.db import now
-from app.deployments.tables import Deployment, Replica
+from app.deployments.tables import Deployment
 from app.jobs.states import ACTIVE
 from app.jobs.tables import Job
 from app.models.tables import Model
 from app.quotas import prices
 from app.quotas import service as quotas
-from app.quotas.tables import Usage
 
 RECENT = timedelta(days=7)
-TODAY = timedelta(hours=24)
-IDLE = timedelta(hours=1)  # a ready deployment nobody called for so long holds devices idly
 
 
 @dataclass
@@ -152,71 +147,6 @@ def price_list(db: Session) -> list[tuple[str, prices.Hour | None]]:
     known = {price.device: price for price in prices.all_of(db)}
     models = db.scalars(select(Device.model).where(Device.model != "").distinct())
     return [(name, known.get(name)) for name in sorted({"", *known, *models})]
-
-
-@dataclass
-class Admin:
-    nodes: list[dict[str, Any]]
-    waiting: list[dict[str, Any]]
-    names: dict[str, str]  # owner id → what it is called
-    limits: list[dict[str, Any]]
-    failed: list[tuple[Job, str]]  # with the workspace's name
-    idle: list[tuple[Deployment, str]]
-
-
-def admin(db: Session) -> Admin:
-    seen = cluster.overview(db)
-    holders = [h for node in seen["nodes"] for device in node["devices"] for h in device["holders"]]
-    return Admin(
-        nodes=seen["nodes"],
-        waiting=seen["waiting"],
-        names=owner_names(db, [*holders, *seen["waiting"]]),
-        limits=cluster.limits(db),
-        failed=failed_today(db),
-        idle=idle_deployments(db),
-    )
-
-
-def owner_names(db: Session, owners: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Of jobs their name, of replicas their deployment's."""
-    ids = {owner["owner_id"] for owner in owners}
-    names = dict(db.execute(select(Job.id, Job.name).where(Job.id.in_(ids))).all())
-    replicas = (
-        select(Replica.id, Deployment.name)
-        .join(Deployment, Deployment.id == Replica.deployment_id)
-        .where(Replica.id.in_(ids))
-    )
-    return names | dict(db.execute(replicas).all())
-
-
-def failed_today(db: Session) -> list[tuple[Job, str]]:
-    query = (
-        select(Job, Workspace.name)
-        .join(Workspace, Workspace.id == Job.workspace_id)
-        .where(Job.state == "failed", Job.finished_at > now() - TODAY)
-        .order_by(Job.finished_at.desc())
-        .limit(50)
-    )
-    return list(db.execute(query).all())
-
-
-def idle_deployments(db: Session) -> list[tuple[Deployment, str]]:
-    """Ready for more than an hour, and nobody called them in that hour."""
-    since = now() - IDLE
-    called = select(Usage.owner_id).where(Usage.owner_kind == "deployment", Usage.at > since)
-    query = (
-        select(Deployment, Workspace.name)
-        .join(Workspace, Workspace.id == Deployment.workspace_id)
-        .where(
-            Deployment.state == "ready",
-            Deployment.deleted_at.is_(None),
-            Deployment.ready_at < since,
-            Deployment.id.not_in(called),
-        )
-        .order_by(Deployment.ready_at)
-        .limit(50)
-    )
-    return list(db.execute(query).all())
 
 
 def limits(db: Session) -> list[dict[str, Any]]:

@@ -1,19 +1,23 @@
-"""Where else a run may report to: what the nodes have installed and an account for.
+"""Where else a run may report to: what the nodes have installed, with an account.
 
-The account is the node's: its administrator sets it in the environment of the worker
-(docs/settings.md). There is no store of secrets here, so nobody types a key into a form.
+The account is the user's own token or their workspace's (`accounts.user_secrets`), else the node's: its
+administrator sets that in the environment of the worker (docs/settings.md).
 """
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.accounts import user_secrets
+from app.accounts.auth import Principal
 from app.cluster.tables import Node
 
 NAMES = {"wandb": "Weights & Biases", "swanlab": "SwanLab", "mlflow": "MLflow"}
 
 
-def offered(db: Session) -> dict[str, str]:
-    """Name → what it is called, of those that some living node can report to."""
-    facts = db.scalars(select(Node.facts).where(Node.dead_at.is_(None)))
+def offered(db: Session, who: Principal) -> dict[str, str]:
+    """Name → what it is called, of those that some living node can report to for `who`."""
+    facts = list(db.scalars(select(Node.facts).where(Node.dead_at.is_(None))))
     able = {name for one in facts for name in one.get("reporters") or ()}
+    installed = {name for one in facts for name in one.get("reporters_installed") or ()}
+    able |= installed & {row.kind for row in user_secrets.every(db, who, *NAMES)}
     return {name: title for name, title in NAMES.items() if name in able}

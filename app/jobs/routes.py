@@ -158,7 +158,7 @@ def form_page(
         most_devices=service.most_devices(db),
         shares=methods.shares(stage, method),
         titles=view.FIGURES,
-        reporters=reporters.offered(db),
+        reporters=reporters.offered(db, who),
         **guess(request, db, who, values),
     )
 

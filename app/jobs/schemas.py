@@ -80,7 +80,9 @@ class JobCreate(BaseModel):
         description="Deploy the result at once, as the model of this name at /v1.",
     )
     report_to: list[Reporter] = Field(
-        [], max_length=3, description="Also report there, with the account of the node."
+        [],
+        max_length=3,
+        description="Also report there: with your token, the workspace's, or the node's.",
     )
 
     @field_validator("name")

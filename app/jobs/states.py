@@ -4,6 +4,7 @@ from typing import Literal
 
 from sqlalchemy.orm import Session
 
+from app.alerts import service as alerts
 from app.cluster import budgets
 from app.datasets import service as datasets
 from app.db import now
@@ -71,6 +72,18 @@ def switch(db: Session, job: Job, state: str, reason: str = "", message: str | N
         for version_id in sorted(versions_of(job)):
             datasets.unpin(db, version_id, "job", job.id)
         models.unpin(db, job.model_id, "job", job.id)
+    if state == "failed":
+        text = N_("Job %(name)s failed.")
+        where = f"/jobs/{job.id}"
+        alerts.raise_(
+            db,
+            "job_failed",
+            job.id,
+            text,
+            {"name": job.name},
+            workspace_id=job.workspace_id,
+            link=where,
+        )
     note(
         db,
         job,

@@ -6,10 +6,6 @@ The signature is that of https://www.standardwebhooks.com: HMAC-SHA256, with the
 for all tries. Any 2xx is an answer; everything else is tried again, after 10 s, 1 min, 5 min ...
 """
 
-import base64
-import hashlib
-import hmac
-import secrets
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +21,7 @@ from app.errors import N_, DomainError
 from app.jobs.states import FINAL, note
 from app.jobs.tables import Job, JobWebhook, WebhookKey
 from app.queue import send, transaction
+from app.signing import new_key, signature
 
 TASK = "workers.deliver_webhook"
 PAUSES = (10, 60, 300, 1800, 7200, 21600)  # seconds before the next try; then it is given up
@@ -58,10 +55,6 @@ def key_row(db: Session, workspace_id: str) -> WebhookKey:
     return db.scalars(select(WebhookKey).where(WebhookKey.workspace_id == workspace_id)).one()
 
 
-def new_key() -> str:
-    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-
-
 def replace_key(db: Session, workspace_id: str) -> str:
     """A new key. The one before it signs as well for a day, so that receivers can change over."""
     key(db, workspace_id)
@@ -78,12 +71,6 @@ def signatures(db: Session, workspace_id: str, message_id: str, timestamp: int, 
     if row.former and now() - row.created_at < CHANGING:
         known.append(row.former)
     return " ".join(signature(one, message_id, timestamp, body) for one in known)
-
-
-def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    raw = base64.b64decode(secret.removeprefix("whsec_"))
-    content = f"{message_id}.{timestamp}.".encode() + body
-    return "v1," + base64.b64encode(hmac.digest(raw, content, hashlib.sha256)).decode()
 
 
 # -- telling -------------------------------------------------------------------------------

@@ -323,7 +323,7 @@ def test_it_fills_what_others_leave(db, workspace, who, tmp_path, monkeypatch):
         async with Engine() as one, Engine() as two:
             deployment = deploy(db, workspace, one, two)
             replicas = [each.id for each in replicas_of(db, deployment.id)]
-            ask = asking.Asking(runner.Hold(batch), path, set())
+            ask = asking.BatchAsking(runner.Hold(batch), path, set())
             assert await ask.allowed() == 8
             loads.begin(replicas[0])
             loads.begin(replicas[1])

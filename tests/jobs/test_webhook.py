@@ -15,6 +15,7 @@ from bs4 import BeautifulSoup
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import signing
 from app.config import settings
 from app.db import now
 from app.jobs import webhook
@@ -177,7 +178,7 @@ def test_a_key_is_replaced(db: Session, client: Client, receiver: Receiver) -> N
     webhook.deliver(job.id)
     (headers, body) = receiver.got[0]
     stamp = int(headers["webhook-timestamp"])
-    both = [webhook.signature(one, job.id, stamp, body) for one in (made, before)]
+    both = [signing.signature(one, job.id, stamp, body) for one in (made, before)]
     assert headers["webhook-signature"].split() == both
     db.expire_all()
     db.get_one(WebhookKey, client.workspace.id).created_at = now() - webhook.CHANGING

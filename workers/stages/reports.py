@@ -1,71 +1,125 @@
-"""Reporting a run to Weights & Biases, SwanLab or MLflow as well, where its user asked for that.
+"""Reporting a run to Weights & Biases, SwanLab or MLflow as well, where its user asked for that:
+`python -m workers.stages.reports RUN_DIRECTORY`, in the training environment, beside the run.
 
-What they do is done in a thread of its own, behind a queue: a service that is slow, away or broken
-costs the run a line in its log, never a step. Each is given the settings once, the numbers of every
-step, and how it ended. The account comes from the environment (workers/reporters.py).
+The trainer knows nothing of it and has no account: this process reads what the trainer writes, and
+the node (workers/reporting.py) hands it the accounts as one line of JSON on its standard input, so
+that they stand in no argument, no environment and no file. A service that is slow, away or broken
+costs the run a line among its events, never a step. `reports.json` says how far it is: whoever comes
+after it goes on from there.
 """
 
+import contextlib
+import fcntl
+import json
 import os
-import queue
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from app.errors import N_
 from app.jobs.spec import RunSpec
-from workers.stages.run import Run, say
+from workers.launch import started
+from workers.stages.run import append, say
 
-MOST = 10_000  # lines that wait; more are left out
-LEAVE = 20.0  # seconds that the services get at the end
+LEAVE = 60.0  # seconds that the services get once the run is over
+PAUSE = 1.0  # between two looks at the metrics
+GONE = 10.0  # seconds without a trainer and without a last word, after which it is over
+FINAL = ("succeeded", "failed", "stopped")
 PROJECT = "danlu"
 Line = dict[str, Any]
+Account = dict[str, str]  # variables as the service's own library names them
 Log = Callable[[int, dict[str, float]], None]
 Close = Callable[[bool], None]
 
 
 class Reports:
-    """`send` returns at once. `close` waits a little for what is under way."""
+    """What is known of one run's reporting."""
 
-    def __init__(self, run: Run, spec: RunSpec) -> None:
-        self.run, self.spec = run, spec
-        self.waiting: queue.Queue[Line | bool] = queue.Queue(MOST)
-        self.thread = threading.Thread(target=self.work, name="reports", daemon=True)
-        self.thread.start()
-
-    def send(self, line: Line) -> None:
-        try:
-            self.waiting.put_nowait(line)
-        except queue.Full:
-            return
-
-    def close(self, succeeded: bool) -> None:
-        try:
-            self.waiting.put(succeeded, timeout=1)
-        except queue.Full:
-            return
-        self.thread.join(LEAVE)
+    def __init__(self, directory: Path, accounts: dict[str, Account]) -> None:
+        self.directory = directory
+        self.spec = RunSpec.model_validate_json((directory / "spec.json").read_bytes())
+        self.accounts = accounts
+        self.place = directory / "reports.json"
+        self.kept: dict[str, Any] = {"offset": 0, "gone": [], "done": False}
+        with contextlib.suppress(OSError, ValueError):
+            self.kept |= json.loads(self.place.read_bytes())
 
     def work(self) -> None:
-        services = [(name, *opened) for name in self.spec.report_to if (opened := self.open(name))]
-        while True:
-            line = self.waiting.get()
-            if isinstance(line, bool):
-                for name, _, close in services:
-                    self.guarded(name, close, line)
-                return
-            numbers = {
-                key: float(value)
-                for key, value in line.items()
-                if key not in ("step", "t") and isinstance(value, int | float)
-            }
-            services = [
-                one for one in services if self.guarded(one[0], one[1], line["step"], numbers)
-            ]
+        wanted = [name for name in self.spec.report_to if name not in self.kept["gone"]]
+        services = [(name, *opened) for name in wanted if (opened := self.open(name))]
+        while services:
+            over = self.over()  # before the last look: what is written until then is read
+            for line in self.fresh():
+                numbers = numbers_of(line)
+                services = [
+                    one for one in services if self.guarded(one[0], one[1], line["step"], numbers)
+                ]
+            self.save()
+            if over:
+                break
+            time.sleep(PAUSE)
+        timer = threading.Timer(LEAVE, os._exit, [1])
+        timer.daemon = True
+        timer.start()
+        for name, _, close in services:
+            self.guarded(name, close, self.state() == "succeeded")
+        self.save(done=True)
+
+    def fresh(self) -> Iterator[Line]:
+        """Whole lines that nobody has reported yet."""
+        path = self.directory / "metrics.jsonl"
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            if path.stat().st_size < self.kept["offset"]:
+                self.kept["offset"] = 0  # steps that are taken again
+            file.seek(self.kept["offset"])
+            for raw in file:
+                if not raw.endswith(b"\n"):
+                    return
+                self.kept["offset"] += len(raw)
+                with contextlib.suppress(ValueError):
+                    line = json.loads(raw)
+                    if isinstance(line, dict) and isinstance(line.get("step"), int):
+                        yield line
+
+    def state(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            return str(json.loads((self.directory / "status.json").read_bytes()).get("state"))
+        return ""
+
+    def over(self) -> bool:
+        """Whether the run has said its last word, or can say none any more."""
+        if self.state() in FINAL:
+            return True
+        if self.running():
+            self.silent_since = 0.0
+            return False
+        self.silent_since = self.silent_since or time.monotonic()
+        return time.monotonic() - self.silent_since > GONE
+
+    silent_since = 0.0
+
+    def running(self) -> bool:
+        try:
+            pid, began = json.loads((self.directory / "pid").read_bytes())
+            return bool(started(pid) == began)
+        except (OSError, ValueError):
+            return False
+
+    def save(self, **more: Any) -> None:
+        self.kept |= more
+        partial = self.place.with_suffix(".partial")
+        partial.write_text(json.dumps(self.kept))
+        partial.rename(self.place)
 
     def open(self, name: str) -> tuple[Log, Close] | None:
+        opens = {"wandb": wandb, "swanlab": swanlab, "mlflow": mlflow}
         try:
-            return {"wandb": wandb, "swanlab": swanlab, "mlflow": mlflow}[name](self.spec)
+            return opens[name](self.spec, self.accounts.get(name, {}))
         except Exception as error:  # noqa: BLE001 - whatever their libraries raise
             self.give_up(name, error)
             return None
@@ -79,29 +133,24 @@ class Reports:
         return True
 
     def give_up(self, name: str, error: Exception) -> None:
-        self.run.event(
-            "warning",
-            N_("This run is not reported to %(name)s any more: %(reason)s"),
-            name=name,
-            reason=f"{type(error).__name__}: {error}"[:500],
-        )
+        """As an event of the run. What a library says may hold the account: that is struck out."""
+        reason = f"{type(error).__name__}: {error}"[:500]
+        for secret in self.accounts.get(name, {}).values():
+            reason = reason.replace(secret, "•••") if len(secret) > 5 else reason
+        message = N_("This run is not reported to %(name)s any more: %(reason)s")
+        params = {"name": name, "reason": reason}
+        say(message % params)
+        line = {"t": time.time(), "kind": "warning", "message": message, "params": params}
+        append(self.directory / "events.jsonl", line)
+        self.save(gone=[*self.kept["gone"], name])
 
 
-@contextmanager
-def reported(run: Run, spec: RunSpec) -> Iterator[None]:
-    """What the run measures meanwhile is reported where its user asked for that."""
-    if not spec.report_to:
-        yield
-        return
-    reports = Reports(run, spec)
-    run.reports.append(reports.send)
-    succeeded = False
-    try:
-        yield
-        succeeded = run.stop_asked is None
-    finally:
-        run.reports.remove(reports.send)
-        reports.close(succeeded)
+def numbers_of(line: Line) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in line.items()
+        if key not in ("step", "t") and isinstance(value, int | float)
+    }
 
 
 def settings_of(spec: RunSpec) -> dict[str, Any]:
@@ -111,7 +160,7 @@ def settings_of(spec: RunSpec) -> dict[str, Any]:
 # -- the services --------------------------------------------------------------------------
 
 
-def wandb(spec: RunSpec) -> tuple[Log, Close]:
+def wandb(spec: RunSpec, account: Account) -> tuple[Log, Close]:
     import wandb
 
     asked = spec.report_as.get("wandb", {})
@@ -123,7 +172,9 @@ def wandb(spec: RunSpec) -> tuple[Log, Close]:
         name=asked.get("name") or spec.job_id,
         resume="allow",
         config=settings_of(spec),
-        settings=wandb.Settings(console="off", init_timeout=30, silent=True),
+        settings=wandb.Settings(
+            console="off", init_timeout=30, silent=True, api_key=account.get("WANDB_API_KEY")
+        ),
     )
     say("Reports to Weights & Biases")
     return (
@@ -132,9 +183,11 @@ def wandb(spec: RunSpec) -> tuple[Log, Close]:
     )
 
 
-def swanlab(spec: RunSpec) -> tuple[Log, Close]:
+def swanlab(spec: RunSpec, account: Account) -> tuple[Log, Close]:
     import swanlab
 
+    if key := account.get("SWANLAB_API_KEY"):
+        swanlab.login(api_key=key)
     swanlab.init(
         project=os.environ.get("SWANLAB_PROJ_NAME", PROJECT),
         experiment_name=spec.job_id,
@@ -150,12 +203,15 @@ def swanlab(spec: RunSpec) -> tuple[Log, Close]:
     )
 
 
-def mlflow(spec: RunSpec) -> tuple[Log, Close]:
+def mlflow(spec: RunSpec, account: Account) -> tuple[Log, Close]:
     import time
 
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
+    os.environ |= (
+        account  # it reads them nowhere else, and starts no process that would inherit them
+    )
     client = MlflowClient()
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
     known = client.get_experiment_by_name(name)
@@ -180,3 +236,18 @@ def mlflow(spec: RunSpec) -> tuple[Log, Close]:
     return log, lambda succeeded: client.set_terminated(
         run_id, "FINISHED" if succeeded else "KILLED"
     )
+
+
+def main() -> None:
+    directory = Path(sys.argv[1]).resolve()
+    os.chdir(directory)  # where the services' libraries leave what they write
+    with (directory / "reports.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # an earlier node's, which goes on
+        Reports(directory, json.loads(sys.stdin.readline() or "{}")).work()
+
+
+if __name__ == "__main__":
+    main()

@@ -88,7 +88,6 @@ class Run:
         self.recorded: list[list[Any]] | None = None  # what is said, to be said again: see tokens
         self.rank, self.ranks = ranks()
         self.board = Board(directory / "tensorboard")
-        self.reports: list[Callable[[dict[str, Any]], None]] = []  # who else hears of metrics
 
     def listen(self) -> None:
         """From now on SIGTERM (and Ctrl-C) ends the run in good order."""
@@ -173,8 +172,6 @@ class Run:
             return
         append(self.directory / "metrics.jsonl", line | {"t": now()})
         self.board.add(line["step"], line)
-        for report in self.reports:
-            report(line)
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that will be taken again, and a line cut short by a crash."""

@@ -22,7 +22,6 @@ from workers.stages import adapters, checkpoints, models, tokens
 from workers.stages.checkpoints import Progress
 from workers.stages.loading import bf16, load_model
 from workers.stages.prepare import Examples
-from workers.stages.reports import reported
 from workers.stages.run import Run, StageError, Stopped, execute, leave, leave_out, quiet, say
 
 # Settings that change how a run is watched, but not what it computes.
@@ -105,8 +104,7 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
     run.enter("train")
     if resume:
         run.event("resumed", N_("Goes on after step %(step)s."), step=progress.step)
-    with reported(run, spec):
-        progress = trainer.fit(str(resume) if resume else None)
+    progress = trainer.fit(str(resume) if resume else None)
     if not trainer.ended():
         raise Stopped
 

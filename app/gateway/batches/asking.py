@@ -1,10 +1,14 @@
-"""The lines of a batch on their way: as many at a time as the engines have room for."""
+"""Requests on their way that nobody waits for: as many at a time as the engines have room for.
+
+`BatchAsking` asks the lines of a batch. What else asks many rows has a class of its own beside it.
+"""
 
 import asyncio
 import contextlib
 import itertools
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,12 +38,15 @@ LATER = (429, 503)  # not now: it is no fault of the line
 
 
 class Held(Protocol):
-    """What is known of the batch by who renews the hold on it."""
+    """What is known of the work by who renews the hold on it."""
 
-    batch: Batch
-    caller: service.Caller
+    caller: service.Caller  # as whom is asked
     ended: asyncio.Event
     waits: dict[str, Any] | None
+
+
+class HeldBatch(Held, Protocol):
+    batch: Batch
 
 
 class EngineError(DomainError):
@@ -48,24 +55,31 @@ class EngineError(DomainError):
 
 
 class Asking:
-    """All lines that have no answer yet. One for each time that a batch is taken up."""
+    """All lines of a source, asked in any order. What is kept of them, and how, a class of its own
+    says: `answered`, `unasked`, `store`.
+    """
 
-    def __init__(self, hold: Held, path: Path, done: set[int]) -> None:
-        batch = hold.batch
+    def __init__(
+        self, hold: Held, source: Iterator[Line], *, endpoint: str, name: str, fresh: bool
+    ) -> None:
+        """`endpoint` without its /v1/, `name` of the model. `fresh`: no line was answered before,
+        so that a name that leads nowhere is a mistake.
+        """
         self.hold = hold
-        self.endpoint = batch.endpoint.removeprefix("/v1/")
-        self.source = lines.asked(path, done)
+        self.source = source
+        self.endpoint = endpoint
+        self.name = name
         self.ahead: deque[Line] = deque()
         self.more = True  # lines in the file
         self.attempts: Counter[int] = Counter()
         self.tasks: set[asyncio.Task[None]] = set()
         self.changed = asyncio.Event()
-        self.finished: list[Outcome] = []  # and not stored yet
+        self.finished: list[Any] = []  # what came of lines, and is not stored yet
         self.stored = asyncio.Event()
         self.trouble = False  # nothing answers: one line at a time tries, after a pause
         self.pause = FIRST_PAUSE
         self.quiet_until = 0.0
-        self.fresh = not done
+        self.fresh = fresh
         self.refusal: dict[str, Any] | None = None  # of the whole batch
         self.broken: BaseException | None = None
 
@@ -111,7 +125,7 @@ class Asking:
 
     async def allowed(self) -> int:
         """How many lines may be open: what others leave of the engines behind the name."""
-        key = (self.hold.batch.workspace_id, str(self.hold.batch.model))
+        key = (self.hold.caller.workspace_id, self.name)
         try:
             found = await routing.find(key, routing.REMEMBER_SECONDS)
         except (DomainError, DBAPIError):
@@ -143,10 +157,7 @@ class Asking:
 
     async def ask(self, line: Line) -> None:
         try:
-            if line.body.get("stream"):
-                raise schemas.refuse(N_("A request of a batch cannot be streamed."), "stream")
-            body = schemas.check(self.endpoint, line.body)
-            exchange = await service.whole(self.hold.caller, self.endpoint, body, never)
+            status, request_id, answer = await self.reply(line)
         except DomainError as error:
             self.refused(line, error)
             return
@@ -157,10 +168,18 @@ class Asking:
             self.refused(line, EngineError(N_("The engine's answer is not valid JSON.")))
             return
         self.trouble, self.pause, self.hold.waits = False, FIRST_PAUSE, None
-        if exchange.status >= 500 and self.again(line):
+        if status >= 500 and self.again(line):
             self.ahead.append(line)
             return
-        self.finish(lines.answered(line, exchange.status, exchange.id, said(exchange.answer)))
+        self.finish(self.answered(line, status, request_id, said(answer)))
+
+    async def reply(self, line: Line) -> tuple[int, str, bytes]:
+        """The status, the request's id and the answer. Raises DomainError."""
+        if line.body.get("stream"):
+            raise schemas.refuse(N_("A request of a batch cannot be streamed."), "stream")
+        body = schemas.check(self.endpoint, line.body)
+        exchange = await service.whole(self.hold.caller, self.endpoint, body, never)
+        return exchange.status, exchange.id, exchange.answer
 
     def again(self, line: Line) -> bool:
         """May it be tried once more, though engines break on it?"""
@@ -175,7 +194,7 @@ class Asking:
                 error.code, error.message, line=line.number, param="body.model", **error.params
             )
         else:
-            self.finish(lines.refused(line, error, new_id("rq")))
+            self.finish(self.unasked(line, error))
 
     def later(self, line: Line, error: DomainError) -> None:
         """It goes back; after a pause, longer each time, one line tries again."""
@@ -190,7 +209,19 @@ class Asking:
 
     # -- keeping what came ---------------------------------------------------------------
 
-    def finish(self, outcome: Outcome) -> None:
+    def answered(self, line: Line, status: int, request_id: str, answer: Any) -> Any:
+        """What is kept of an answer."""
+        raise NotImplementedError
+
+    def unasked(self, line: Line, error: DomainError) -> Any:
+        """What is kept of a line that never became a request."""
+        raise NotImplementedError
+
+    def store(self, outcomes: list[Any]) -> None:
+        """Keep them, in a thread. Raises Lost, DBAPIError."""
+        raise NotImplementedError
+
+    def finish(self, outcome: Any) -> None:
         self.fresh = False
         self.finished.append(outcome)
         self.stored.set()
@@ -203,10 +234,9 @@ class Asking:
 
     async def write(self) -> None:
         """Store what has finished, however long the database is away. Raises Lost."""
-        batch = self.hold.batch
         while few := self.finished[:STORED]:
             try:
-                await run_in_threadpool(holding.store, batch.id, batch.fence, few)
+                await run_in_threadpool(self.store, few)
             except DBAPIError as error:
                 if self.hold.ended.is_set():
                     raise
@@ -214,6 +244,29 @@ class Asking:
                 await asyncio.sleep(1)
             else:
                 del self.finished[: len(few)]
+
+
+class BatchAsking(Asking):
+    """All lines of a batch that have no answer yet. One for each time that it is taken up."""
+
+    def __init__(self, hold: HeldBatch, path: Path, done: set[int]) -> None:
+        self.batch = hold.batch
+        super().__init__(
+            hold,
+            lines.asked(path, done),
+            endpoint=self.batch.endpoint.removeprefix("/v1/"),
+            name=str(self.batch.model),
+            fresh=not done,
+        )
+
+    def answered(self, line: Line, status: int, request_id: str, answer: Any) -> Outcome:
+        return lines.answered(line, status, request_id, answer)
+
+    def unasked(self, line: Line, error: DomainError) -> Outcome:
+        return lines.refused(line, error, new_id("rq"))
+
+    def store(self, outcomes: list[Any]) -> None:
+        holding.store(self.batch.id, self.batch.fence, outcomes)
 
 
 def said(answer: bytes) -> Any:

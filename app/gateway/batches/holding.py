@@ -84,30 +84,38 @@ def beat(batch_id: str, fence: int, waits: dict[str, Any] | None) -> tuple[Batch
 
 def caller(db: Session, batch: Batch) -> Caller:
     """As whom its lines are asked: with the key that started it, as that is now."""
-    key = db.get(ApiKey, batch.api_key_id) if batch.api_key_id else None
+    return caller_of(db, batch.workspace_id, batch.user_id, batch.api_key_id)
+
+
+def caller_of(db: Session, workspace_id: str, user_id: str, api_key_id: str | None) -> Caller:
+    key = db.get(ApiKey, api_key_id) if api_key_id else None
     if key is None:
-        return Caller(batch.workspace_id, batch.user_id, None, limits.NO_LIMITS)
-    return Caller(batch.workspace_id, batch.user_id, key.id, limits.of(key))
+        return Caller(workspace_id, user_id, None, limits.NO_LIMITS)
+    return Caller(workspace_id, user_id, key.id, limits.of(key))
 
 
 def may_go_on(db: Session, batch: Batch) -> bool:
     """Whether who started it may still call models."""
+    return may_call(db, batch.workspace_id, batch.user_id, batch.api_key_id)
+
+
+def may_call(db: Session, workspace_id: str, user_id: str, api_key_id: str | None) -> bool:
     person = (
         select(User.id)
         .join(Membership, Membership.user_id == User.id)
         .where(
-            User.id == batch.user_id,
+            User.id == user_id,
             User.disabled_at.is_(None),
-            Membership.workspace_id == batch.workspace_id,
+            Membership.workspace_id == workspace_id,
             Membership.role != "viewer",
         )
     )
     key = select(ApiKey.id).where(
-        ApiKey.id == batch.api_key_id,
+        ApiKey.id == api_key_id,
         ApiKey.revoked_at.is_(None),
         or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now()),
     )
-    asked = [person, key] if batch.api_key_id else [person]
+    asked = [person, key] if api_key_id else [person]
     return all(db.scalar(query) for query in asked)
 
 

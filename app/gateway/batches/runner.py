@@ -23,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from app.db import new_id
 from app.errors import N_, NotFound
 from app.gateway.batches import ending, holding
-from app.gateway.batches.asking import Asking
+from app.gateway.batches.asking import BatchAsking
 from app.gateway.batches.holding import Lost
 from app.gateway.batches.lines import Check, problem, raw
 from app.gateway.batches.tables import Batch
@@ -126,7 +126,7 @@ async def carry(hold: Hold) -> None:
             )
     await beat(hold)
     if batch.status == "in_progress" and not hold.ended.is_set():
-        asking = Asking(hold, path, await run_in_threadpool(holding.done, batch.id))
+        asking = BatchAsking(hold, path, await run_in_threadpool(holding.done, batch.id))
         await asking.all()
         if asking.refusal:
             await run_in_threadpool(ending.write, batch, [asking.refusal])

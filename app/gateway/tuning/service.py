@@ -69,7 +69,7 @@ def create(db: Session, who: Principal, body: FineTuningCreate) -> TuningJob:
         suffix=(body.suffix or "").strip(),
         name=(body.suffix or "").strip(),
         seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
-        integrations=integrations_of(db, body.integrations or []),
+        integrations=integrations_of(db, who, body.integrations or []),
         **({"meta": body.metadata} if body.metadata is not None else {}),
     )
 
@@ -86,9 +86,9 @@ def asked_of(body: FineTuningCreate, kind: str) -> dict[str, Any]:
     )
 
 
-def integrations_of(db: Session, asked: list[Integration]) -> list[dict[str, Any]]:
+def integrations_of(db: Session, who: Principal, asked: list[Integration]) -> list[dict[str, Any]]:
     """Raises Invalid where no node has an account."""
-    if asked and "wandb" not in reporters.offered(db):
+    if asked and "wandb" not in reporters.offered(db, who):
         raise Invalid(
             N_(
                 "Weights & Biases is not set up here: no node has an account for it "

@@ -1,0 +1,150 @@
+"""Evaluations as JSON and as pages show them, with sentences in the reader's language."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import Request
+from sqlalchemy.orm import Session
+
+from app.evaluations import rows, service
+from app.evaluations.rows import Shown
+from app.evaluations.schemas import AnswerOut, CandidateOut, EvaluationOut, RowOut
+from app.evaluations.scorers.scoring import LOWER_IS_BETTER
+from app.evaluations.tables import Candidate, Evaluation
+from app.web import said
+
+
+def error_of(request: Request, error: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """{code, message}"""
+    if not error:
+        return None
+    return {"code": str(error.get("code") or "failed"), "message": said(request, error)}
+
+
+def out(request: Request, db: Session, found: Sequence[Evaluation]) -> list[EvaluationOut]:
+    of = service.candidates(db, [one.id for one in found])
+    return [
+        EvaluationOut.of(
+            one,
+            [CandidateOut.of(each, error_of(request, each.error)) for each in of[one.id]],
+            said(request, one.waits) if one.waits else "",
+            error_of(request, one.error),
+        )
+        for one in found
+    ]
+
+
+def row_out(request: Request, row: Shown, candidates: Sequence[Candidate]) -> RowOut:
+    return RowOut(
+        number=row.number,
+        messages=row.messages,
+        reference=row.reference,
+        label=row.label,
+        gap=row.gap,
+        answers=[
+            AnswerOut(
+                candidate=one.id,
+                text=given.text,
+                error=error_of(request, given.error),
+                finish=given.finish,
+                scores=given.scores,
+                said=given.said,
+            )
+            for one, given in zip(candidates, row.answers, strict=True)
+            if given is not None
+        ],
+    )
+
+
+# -- for pages ---------------------------------------------------------------------------
+
+
+def progress(one: Evaluation, candidates: Sequence[Candidate]) -> tuple[int, int]:
+    """Rows that are answered, of all candidates together, and how many there will be."""
+    return sum(each.done for each in candidates), one.rows * len(candidates)
+
+
+def verdicts(one: Evaluation, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """What leads the page: of each candidate beside the baseline, by the first scorer."""
+    if not one.scorers:
+        return []
+    key, kind = one.scorers[0]["key"], one.scorers[0]["kind"]
+    return [
+        {
+            "candidate": each,
+            "base": candidates[0],
+            "key": key,
+            "lower": kind in LOWER_IS_BETTER,
+            **one.verdicts[each.id][key],
+        }
+        for each in candidates[1:]
+        if key in one.verdicts.get(each.id, {})
+    ]
+
+
+def confusions(candidates: Sequence[Candidate], key: str) -> list[dict[str, Any]]:
+    """Of each candidate: its table, with the share that each cell is of its row."""
+    found = []
+    for each in candidates:
+        figure = each.figures.get(key) or {}
+        if "table" in figure:
+            rows = [
+                {
+                    "name": name,
+                    "cells": [
+                        (count, count / sum(cells) if sum(cells) else 0.0) for count in cells
+                    ],
+                    "precision": precision,
+                    "recall": recall,
+                    "f1": f1,
+                }
+                for name, cells, precision, recall, f1 in zip(
+                    figure["labels"],
+                    figure["table"],
+                    figure["precision"],
+                    figure["recall"],
+                    figure["f1"],
+                    strict=False,
+                )
+            ]
+            found.append({"candidate": each, "labels": figure["labels"], "rows": rows})
+    return found
+
+
+def page(
+    request: Request, db: Session, one: Evaluation, candidates: Sequence[Candidate]
+) -> dict[str, Any]:
+    """What the page of an evaluation shows above its rows."""
+    version, dataset = service.dataset_of(db, one)
+    labelled = next((each["key"] for each in one.scorers if each.get("labels")), "")
+    done, total = progress(one, candidates)
+    return {
+        "one": one,
+        "candidates": candidates,
+        "version": version,
+        "dataset": dataset,
+        "done": done,
+        "total": total,
+        "verdicts": verdicts(one, candidates),
+        "confusions": confusions(candidates, labelled) if labelled else [],
+        "labelled": labelled,
+        "events": service.events(db, one.id),
+        "lower": LOWER_IS_BETTER,
+        "waits": said(request, one.waits) if one.waits else "",
+    }
+
+
+def rows_of(
+    db: Session,
+    one: Evaluation,
+    candidates: Sequence[Candidate],
+    asked: dict[str, Any],
+    limit: int,
+) -> dict[str, Any]:
+    """A page of rows, and how it was chosen. What is not understood is left out."""
+    asked["scorer"] = asked["scorer"] or one.scorers[0]["key"]
+    asked["candidate"] = rows.candidate_of(candidates, asked["candidate"]).id
+    if asked["order"] not in rows.ORDERS:
+        asked["order"] = "gain" if len(candidates) > 1 else "worst"
+    found, more, count = rows.page(db, one, candidates, limit=limit, **asked)
+    return {"found": found, "more": more, "count": count, "asked": asked, "size": limit}

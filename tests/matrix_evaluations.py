@@ -1,0 +1,45 @@
+"""What the matrix needs to know of evaluations, benchmarks and batches."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.accounts.tables import User, Workspace
+from app.evaluations.tables import Candidate, Evaluation
+from tests import factories as make
+
+NEW = {
+    "dataset": "{dataset_id}",
+    "candidates": [{"kind": "answers", "target": "last"}],
+    "scorers": [{"kind": "exact"}],
+}
+BODIES: dict[str, dict[str, Any]] = {
+    "POST /v1/batches": {"input_file_id": "{batch_file_id}", "endpoint": "/v1/completions"},
+    "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
+    "POST /api/v1/evaluations": NEW,
+    "POST /api/v1/evaluations/preview": NEW,
+    "POST /api/v1/evaluations/{evaluation_id}/dataset": {"rows": [0]},
+}
+
+
+def ids(db: Session, workspace: Workspace, owner: User, version_id: str) -> dict[str, str]:
+    """Of an evaluation that is over."""
+    made = make.added(
+        db,
+        Evaluation(
+            workspace_id=workspace.id,
+            created_by=owner.id,
+            name="x",
+            dataset_version_id=version_id,
+            scorers=[{"kind": "exact", "key": "exact"}],
+            scorer_set="x",
+            settings={"system": None},
+            rows=1,
+            state="succeeded",
+        ),
+    )
+    make.added(
+        db,
+        Candidate(evaluation_id=made.id, position=0, kind="answers", target="last", label="last"),
+    )
+    return {"evaluation_id": made.id}
