@@ -38,7 +38,7 @@ from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
 from app.config import ROOT
 from app.dashboard import api as dashboard_api
-from app.dashboard import devices_routes, openapi, tariffs_api, usage_api
+from app.dashboard import devices_routes, nodes_api, openapi, tariffs_api, usage_api
 from app.dashboard import routes as dashboard_routes
 from app.datasets import api as datasets_api
 from app.datasets import routes as datasets_routes
@@ -166,6 +166,7 @@ app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
 for module in (
     dashboard_routes,
     devices_routes,
+    nodes_api,
     dashboard_api,
     accounts_routes,
     accounts_api,

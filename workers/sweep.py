@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session
 
 from app.accounts import audit, platform
 from app.alerts import service as alerts
-from app.cluster import budgets, readings
+from app.cluster import budgets, nodes, readings
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
 from app.datasets.measures import service as measures
-from app.deployments import idle, metrics, replicas, schedules, wanted
+from app.deployments import idle, metrics, moving, replicas, schedules, wanted
 from app.errors import N_
 from app.gateway import ledger
 from app.gateway.files import service as files
@@ -43,6 +43,7 @@ def sweep() -> None:
         bury,
         schedules.carry_out,
         idle.rest,
+        empty,
         wanted.reconcile,
         decide,
         budgets.write,
@@ -112,6 +113,18 @@ def decide(db: Session) -> None:
         owner.grant(db, grant.owner_id, grant.node_id)
     for told in cluster.told(db):
         preempting.preempt(db, told)
+
+
+def empty(db: Session) -> None:
+    """Have what runs on nodes that are drained leave them."""
+    draining = nodes.draining(db)
+    if draining:
+        cluster.lock(db)
+    for node_id, late in draining:
+        for job in jobs.active_on(db, node_id):
+            jobs.make_way(db, job.id, late=late)
+        for replica in replicas.active_on(db, node_id):
+            moving.make_way(db, replica.id, late=late)
 
 
 def bury(db: Session) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import complete
+from app.cli import complete, nodes
 from app.cli.client import Row, connect
 from app.cli.output import Json, Yes, bytes_of, day, say, show, show_table, sure, tell
 from app.cli.text import _
@@ -12,7 +12,7 @@ from app.cli.text import _
 app = typer.Typer(no_args_is_help=True, help=_("For admins: devices, users, quotas, prices."))
 Workspace = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.workspace)]
 User = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.user)]
-Node = Annotated[str, typer.Argument(help=_("Its name."), autocompletion=complete.node)]
+app.add_typer(nodes.app, name="nodes")
 Role = Annotated[str, typer.Option(help="viewer, member, admin, owner.")]
 
 
@@ -25,6 +25,7 @@ def devices(as_json: Json = False) -> None:
         _("Node"): lambda row: row["node"],
         _("Device"): lambda row: row["name"],
         _("Model"): lambda row: row["model"],
+        _("Use"): lambda row: "" if row["stats"]["use"] is None else f"{row['stats']['use']:.0f} %",
         _("Used"): lambda row: bytes_of(row["used"]),
         _("Memory"): lambda row: bytes_of(row["memory"]),
         _("State"): lambda row: row["state"] if row["healthy"] else "unhealthy",
@@ -53,35 +54,6 @@ def waiting(as_json: Json = False) -> None:
         as_json,
         lambda found: show_table(found["data"], columns, _("Nothing waits.")),
     )
-
-
-@app.command(help=_("The machines."))
-def nodes(as_json: Json = False) -> None:
-    columns = {
-        _("Node"): lambda row: row["id"],
-        _("State"): lambda row: row["state"],
-        _("Devices"): lambda row: ", ".join(row["devices"]),
-        _("Seen"): lambda row: day(row["seen_at"]),
-    }
-    show(
-        connect().get("/api/v1/nodes"),
-        as_json,
-        lambda found: show_table(found["data"], columns, _("No machine.")),
-    )
-
-
-@app.command(help=_("Give a machine nothing new; what runs there goes on."))
-def cordon(node: Node, as_json: Json = False) -> None:
-    show(connect().post(f"/api/v1/nodes/{node}/cordon"), as_json, told_node)
-
-
-@app.command(help=_("Let a machine have work again."))
-def uncordon(node: Node, as_json: Json = False) -> None:
-    show(connect().post(f"/api/v1/nodes/{node}/uncordon"), as_json, told_node)
-
-
-def told_node(found: Row) -> None:
-    say(f"{found['id']}: {found['state']}")
 
 
 # -- users -------------------------------------------------------------------------------

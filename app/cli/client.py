@@ -127,6 +127,9 @@ class Api:
     def put(self, path: str, body: Any) -> Any:
         return decoded(self.send("PUT", path, json=body))
 
+    def patch(self, path: str, body: Any) -> Any:
+        return decoded(self.send("PATCH", path, json=body))
+
     def delete(self, path: str) -> None:
         self.send("DELETE", path)
 

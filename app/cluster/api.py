@@ -62,22 +62,6 @@ def label(node_id: str, body: Labels, _who: Admin, db: Db) -> NodeOut:
     return told(overview.node(db, node_id))
 
 
-@router.post("/nodes/{node_id}/cordon", name="api:nodes:cordon")
-def cordon(node_id: str, _who: Admin, db: Db) -> NodeOut:
-    """Give a machine nothing new. What runs there goes on."""
-    nodes.cordon(db, node_id, cordoned=True)
-    db.flush()
-    return told(overview.node(db, node_id))
-
-
-@router.post("/nodes/{node_id}/uncordon", name="api:nodes:uncordon")
-def uncordon(node_id: str, _who: Admin, db: Db) -> NodeOut:
-    """Let a machine have work again."""
-    nodes.cordon(db, node_id, cordoned=False)
-    db.flush()
-    return told(overview.node(db, node_id))
-
-
 def told(node: dict[str, object]) -> NodeOut:
     devices: list[dict[str, str]] = node["devices"]  # type: ignore[assignment]
     return NodeOut.model_validate(node | {"devices": [one["name"] for one in devices]})

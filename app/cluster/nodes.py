@@ -1,6 +1,7 @@
 """What nodes say of themselves, and what admins say of nodes."""
 
 import re
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import case, select, update
@@ -115,10 +116,30 @@ def uuids(db: Session, node_id: str, names: list[str]) -> dict[str, str]:
 
 
 def cordon(db: Session, node_id: str, cordoned: bool) -> Node:
-    """A cordoned node gets nothing new; what runs there goes on. Raises NotFound."""
+    """A cordoned node gets nothing new; what runs there goes on. Uncordoned, it is no longer
+    drained either. Raises NotFound.
+    """
     node = get(db, node_id)
     node.cordoned = cordoned
+    if not cordoned:
+        node.drain_since = node.drain_until = None
     return node
+
+
+def drain(db: Session, node_id: str, seconds: int) -> Node:
+    """Cordon a node and have all that runs there leave within `seconds`; asked again, the time
+    counts anew. The sweep carries it out. Raises NotFound.
+    """
+    node = cordon(db, node_id, cordoned=True)
+    node.drain_since = node.drain_since or now()
+    node.drain_until = now() + timedelta(seconds=seconds)
+    return node
+
+
+def draining(db: Session) -> list[tuple[str, bool]]:
+    """The nodes that are to be empty, and whether their time is over."""
+    query = select(Node.id, Node.drain_until <= now()).where(Node.drain_since.is_not(None))
+    return [(node_id, late) for node_id, late in db.execute(query)]
 
 
 def label(db: Session, node_id: str, labels: dict[str, str]) -> Node:

@@ -10,8 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import User
+from app.cluster import nodes
 from app.cluster import overview as cluster
 from app.db import now
+from app.deployments import moving
 from app.deployments.tables import Deployment, Replica
 from app.jobs.tables import Job
 
@@ -57,6 +59,12 @@ def standing(device: dict[str, Any], node: dict[str, Any]) -> str:
     if device["taken"]:
         return "taken"
     return "free" if node["state"] == "ready" else "closed"
+
+
+def uncordon(db: Session, node_id: str) -> None:
+    """The node takes new work again, and what had not yet left for a drain stays. Raises NotFound."""
+    nodes.cordon(db, node_id, cordoned=False)
+    moving.stay(db, node_id)
 
 
 def everything(db: Session) -> Cluster:

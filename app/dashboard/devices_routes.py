@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from app.accounts.auth import PLATFORM, Principal, requires
 from app.cluster import nodes, readings
 from app.dashboard import devices as service
-from app.dashboard.schemas import LabelsForm
+from app.dashboard.schemas import DrainForm, LabelsForm
 from app.errors import DomainError
 from app.queue import Db
 from app.web import Parsed, address, parsed, redirect, render
@@ -87,7 +87,21 @@ def cordon(request: Request, node_id: str, _: Admin, db: Db) -> Response:
 
 @router.post("/admin/nodes/{node_id}/uncordon", name="dashboard:uncordon")
 def uncordon(request: Request, node_id: str, _: Admin, db: Db) -> Response:
-    nodes.cordon(db, node_id, cordoned=False)
+    """Drained no longer, either."""
+    service.uncordon(db, node_id)
+    return back(request, node_id)
+
+
+@router.post("/admin/nodes/{node_id}/drain", name="dashboard:drain")
+def drain(
+    request: Request,
+    node_id: str,
+    _: Admin,
+    form: Annotated[Parsed[DrainForm], parsed(DrainForm)],
+    db: Db,
+) -> Response:
+    minutes = form.data.minutes if form.data else DrainForm().minutes
+    nodes.drain(db, node_id, minutes * 60)
     return back(request, node_id)
 
 

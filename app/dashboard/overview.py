@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import Workspace
+from app.alerts.tables import Alert
 from app.cluster import overview as cluster
 from app.dashboard import devices
 from app.dashboard.devices import Cluster, Owner
@@ -76,6 +77,7 @@ class Overview:
     use: list[Use]
     failed: list[Failure]
     idle: list[Idle]
+    alerts: int  # that fire now
 
     @property
     def counts(self) -> Counter[str]:
@@ -125,7 +127,13 @@ def overview(db: Session) -> Overview:
         use=use(db),
         failed=failed(db),
         idle=idle(db, gathered),
+        alerts=firing(db),
     )
+
+
+def firing(db: Session) -> int:
+    found = db.scalar(select(func.count()).where(Alert.resolved_at.is_(None)))
+    return found or 0
 
 
 def use(db: Session) -> list[Use]:

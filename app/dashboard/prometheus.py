@@ -96,7 +96,8 @@ def queue(db: Session) -> Iterator[Metric]:
 
 def devices(db: Session) -> Iterator[Metric]:
     held = set(db.scalars(select(Lease.device_id).where(Lease.released_at.is_(None))))
-    found = list(db.scalars(select(Device).order_by(Device.node_id, Device.name)))
+    query = select(Device).where(Device.retired.is_(False))
+    found = list(db.scalars(query.order_by(Device.node_id, Device.name)))
     labels = ("node", "device")
 
     def each(value: Any) -> Samples:
@@ -121,6 +122,25 @@ def devices(db: Session) -> Iterator[Metric]:
         "device_use_ratio", "How busy it was at the last heartbeat, 0 to 1.", labels,
         each(lambda one: None if one.stats.get("use") is None else one.stats["use"] / 100),
     )  # fmt: skip
+    yield from measured(found)
+
+
+MEASURED = {
+    "device_temperature_celsius": ("temperature", "Its temperature."),
+    "device_power_watts": ("power", "What it draws."),
+    "device_power_limit_watts": ("power_limit", "What it may draw."),
+}
+
+
+def measured(found: list[Device]) -> Iterator[Metric]:
+    """What GPUs say beside their use and memory."""
+    for name, (key, words) in MEASURED.items():
+        said = (((one.node_id, one.name), one.stats.get(key)) for one in found)
+        samples = [(names, float(number)) for names, number in said if number is not None]
+        yield gauge(name, words, ("node", "device"), samples)
+    taken = (((one.node_id, one.name), float(one.taken)) for one in found)
+    words = "Its memory in use by programs that are not Danlu's."
+    yield gauge("device_foreign_bytes", words, ("node", "device"), taken)
 
 
 def nodes(db: Session) -> Iterator[Metric]:

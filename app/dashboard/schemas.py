@@ -26,3 +26,9 @@ class LabelsForm(BaseModel):
     """key=value, one on each line or with commas between; empty takes them all away."""
 
     labels: str = Field("", max_length=8000)
+
+
+class DrainForm(BaseModel):
+    """How long replicas may wait for another node to take them."""
+
+    minutes: int = Field(30, ge=0, le=1440)

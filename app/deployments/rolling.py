@@ -34,7 +34,9 @@ def step(db: Session, deployment: Deployment) -> list[Replica]:
             .order_by(Replica.revision, Replica.index)
         )
     )
-    current = {one.index: one for one in found if one.revision == deployment.revision}
+    current = {
+        one.index: one for one in found if one.revision == deployment.revision and not one.moved
+    }
     for index in range(deployment.replicas):
         if index not in current:
             current[index] = Replica(
@@ -71,17 +73,20 @@ def answered(db: Session, deployment: Deployment, replica: Replica) -> None:
 def leave(
     db: Session, deployment: Deployment, wanted: list[Replica], others: list[Replica]
 ) -> None:
-    """Ask those to leave that are no longer wanted. Of another revision, those that answer stay
-    until as many new ones do.
+    """Ask those to leave that are no longer wanted. Of another revision, and of those that make
+    way, those that answer stay until as many new ones do.
     """
     ready = sum(one.state == "ready" for one in wanted)
     serving = [
-        one for one in others if one.state == "ready" and one.revision != deployment.revision
+        one
+        for one in others
+        if one.state == "ready" and (one.moved or one.revision != deployment.revision)
     ]
     keep = serving[: max(0, deployment.replicas - ready)]
     spare = len(keep) + ready > 1 or len(wanted) == 1  # with one alone there is only a gap
-    if keep and spare and must_make_room(db, wanted, others):
-        keep.pop()
+    stopped = [one for one in keep if not one.moved]  # what a moved one has, nobody may take
+    if stopped and spare and must_make_room(db, wanted, others):
+        keep.remove(stopped[-1])
         note(
             db,
             deployment,
@@ -125,7 +130,8 @@ def forget(db: Session, stopped: list[Replica]) -> None:
 
 
 def wanted(deployment: Deployment, replica: Replica) -> bool:
-    return replica.revision == deployment.revision and replica.index < deployment.replicas
+    here = replica.index < deployment.replicas and not replica.moved
+    return here and replica.revision == deployment.revision
 
 
 def failed(db: Session, deployment: Deployment, replica: Replica, error: dict[str, Any]) -> bool:

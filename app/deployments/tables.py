@@ -95,7 +95,14 @@ class Replica(Base):
     """One running engine. Its row is what the node must make true."""
 
     __tablename__ = "replicas"
-    __table_args__ = (UniqueConstraint("deployment_id", "revision", "index"),)
+    __table_args__ = (
+        Index(
+            "uq_replicas_place",
+            *("deployment_id", "revision", "index"),
+            unique=True,
+            postgresql_where=text("NOT moved"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("rep"))
     deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id"))
@@ -105,6 +112,7 @@ class Replica(Base):
     reason: Mapped[str] = mapped_column(default="")
     fence: Mapped[int] = mapped_column(default=0)
     node_id: Mapped[str | None] = mapped_column(ForeignKey("nodes.id"))
+    moved: Mapped[bool] = mapped_column(default=False)  # it makes way for another in its place
     pid: Mapped[int | None]
     pid_started: Mapped[float | None]
     address: Mapped[str] = mapped_column(default="")  # http://127.0.0.1:41234

@@ -11,8 +11,8 @@ from app.cluster import service as cluster
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, Invalid
 from app.jobs import benchmarks, data, exports, history, outcomes
-from app.jobs.service import ask
-from app.jobs.states import ACTIVE, switch
+from app.jobs.service import STREAMED, ask
+from app.jobs.states import ACTIVE, DRAINED, switch
 from app.jobs.tables import Job
 from app.models import service as models
 from app.models.tables import Model
@@ -135,6 +135,20 @@ def mark_started(db: Session, job_id: str, fence: int, pid: int, pid_started: fl
     return True
 
 
+def make_way(db: Session, job_id: str, *, late: bool) -> None:
+    """Its node is to be empty: save a checkpoint, stop, and wait again. What has no checkpoints (a
+    merge, an export) may finish, unless it is `late`. Twice is once.
+    """
+    job = locked(db, job_id)
+    if job is None or job.state not in ("scheduled", "running"):
+        return
+    if late or job.stage not in STREAMED:
+        message = N_(
+            "Node %(node)s is being emptied: the job saves a checkpoint and goes on later."
+        )
+        switch(db, job, "pausing", reason=DRAINED, message=message)
+
+
 # -- while it runs -----------------------------------------------------------------------
 
 
@@ -209,12 +223,12 @@ def end(
         switch(db, job, "succeeded")
     elif outcome == "failed":
         fail(db, job, error or SILENT)
-    elif job.state == "pausing" and job.reason != PREEMPTED:
+    elif job.state == "pausing" and job.reason not in (PREEMPTED, DRAINED):
         switch(db, job, "paused")
     elif outcome == "died" and job.state != "pausing" and job.retries >= RETRIES:
         fail(db, job, error or DIED)
     else:
-        again(db, job, PREEMPTED if job.state == "pausing" else outcome, place)
+        again(db, job, job.reason if job.state == "pausing" else outcome, place)
     return True
 
 

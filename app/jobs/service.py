@@ -291,7 +291,7 @@ def pause(db: Session, workspace_id: str, job_id: str) -> Job:
     """Save a checkpoint, stop, and give the devices back."""
     job = locked(db, workspace_id, job_id)
     if job.state in ("pausing", "paused"):
-        job.reason = ""  # if it was making room: it stays paused then
+        job.reason = ""  # if it was making room, or leaving its node: it stays paused then
         return job
     if job.state in FINAL:
         raise Conflict(OVER, state=job.state)

@@ -38,6 +38,7 @@ MOVES: dict[str, set[str]] = {
     "succeeded": set(),
 }
 FINAL = tuple(state for state, moves in MOVES.items() if not moves)
+DRAINED = "drained"  # why it is pausing or queued: its node was to be empty
 ACTIVE = ("scheduled", "running", "pausing", "cancelling")  # a node may have processes of it
 
 MESSAGES = {

@@ -6,9 +6,10 @@ import pytest
 from bs4 import BeautifulSoup
 from sqlalchemy import select
 
+from app.accounts.tables import Workspace
 from app.cluster import readings
 from app.cluster import service as cluster
-from app.cluster.tables import Lease, Node
+from app.cluster.tables import Device, Lease, Node
 from app.db import now
 from tests.conftest import sign_in
 from tests.factories import (
@@ -120,8 +121,6 @@ def test_what_is_wrong_with_a_device(db, admin, room):
 
 
 def room_devices(db, node):
-    from app.cluster.tables import Device
-
     query = select(Device).where(Device.node_id == node.id).order_by(Device.name)
     return db.scalars(query).all()
 
@@ -171,6 +170,39 @@ def test_labels_are_written_as_lines(db, admin, room):
     db.expire_all()
     assert db.get_one(Node, "gpu-01").labels == {}
     assert admin.get("/admin/nodes/none").status_code == 404
+
+
+def test_a_node_is_emptied_from_its_page(db, admin, room):
+    lin = make_user(db)
+    job = make_job(db, make_workspace(db, owner=lin), lin, name="first job", state="running")
+    hold(db, db.get_one(Workspace, job.workspace_id), "job", job.id)
+    db.commit()
+    page = soup(admin.get("/admin/nodes/gpu-01"))
+    assert page.select_one("#drain-gpu-01 [name=minutes]")["value"] == "30"
+    answer = admin.post("/admin/nodes/gpu-01/drain", data={"minutes": "45"})
+    assert answer.headers["location"] == "/admin/nodes/gpu-01"
+    db.expire_all()
+    node = db.get_one(Node, "gpu-01")
+    assert timedelta(minutes=44) < node.drain_until - now() <= timedelta(minutes=45)
+    assert node.cordoned
+    for path in ("/admin/nodes/gpu-01", "/admin/devices"):
+        page = soup(admin.get(path))
+        told = text(page.select_one("[data-testid=drain-progress]"))
+        assert "1 has yet to leave this node" in told
+        assert "first job: it saves a checkpoint and stops" in told
+        assert page.select_one("[data-testid=node] .state").text == "Draining"
+    cluster.release(db, "job", job.id)
+    db.commit()
+    page = soup(admin.get("/admin/nodes/gpu-01"))
+    assert "It can be taken down" in page.select_one("[data-testid=drain-progress]").text
+    assert admin.get("/api/v1/nodes/gpu-01").json()["state"] == "drained"
+    assert admin.post("/admin/nodes/gpu-01/uncordon").status_code == 303
+    db.expire_all()
+    assert not db.get_one(Node, "gpu-01").cordoned
+    assert not soup(admin.get("/admin/nodes/gpu-01")).select("[data-testid=drain-progress]")
+    drained = admin.post("/api/v1/nodes/gpu-01/drain", json={"seconds": 60}).json()
+    assert drained["drain_until"] > drained["drain_since"]
+    assert admin.post("/admin/nodes/none/drain").status_code == 404
 
 
 def test_labels_by_api(db, admin, room):

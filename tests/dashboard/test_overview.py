@@ -7,6 +7,7 @@ import pytest
 from bs4 import BeautifulSoup
 from sqlalchemy import update
 
+from app.alerts.tables import Alert
 from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
 from app.db import now
@@ -67,6 +68,7 @@ def team(db):
     quotas.record(db, [row | {"owner_kind": "job", "owner_id": job.id, "device_ms": 5_400_000}])
     charge = {"workspace_id": found.id, "at": at, "currency": "CNY", "free": 0}
     db.add(Charge(usage_id="lse-1", parts=Decimal("18.75") * WHOLE, **charge))
+    db.add(Alert(kind="node_lost", subject="gpu-02", message="Node gpu-02 is silent."))
     db.commit()
     return found
 
@@ -79,6 +81,7 @@ def test_at_a_glance(db, admin, team):
         assert "for 1 device" in tile(page, "waiting")
         assert tile(page, "failed").startswith("Failed 1")
         assert tile(page, "idle").startswith("Held, but idle 2")
+        assert tile(page, "alerts") == "Alerts 1 firing now"
         assert "18.75 CNY" in tile(page, "costs")
         cell = page.select_one("[data-testid=device]")
         assert "cell-held" in cell["class"]

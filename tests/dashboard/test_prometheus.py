@@ -88,7 +88,8 @@ def scraped(db: Session) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
     metrics.record(db, replica.id, 1, said)
     make_job(db, team, owner, state="running")
     devices = [{"name": "cpu:0", "kind": "cpu", "model": "P", "uuid": "", "memory": 100}]
-    stats = {"healthy": True, "stats": {"use": 40, "memory": 60}}
+    heat = {"temperature": 50, "power": 90.5, "power_limit": 700.0}
+    stats = {"healthy": True, "stats": {"use": 40, "memory": 60} | heat}
     nodes.beat(db, node.id, "127.0.0.1", node.facts, [devices[0] | stats])
     db.commit()
     sweep.timed()

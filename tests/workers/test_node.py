@@ -141,6 +141,34 @@ def test_drains_when_asked(db, owner, stage, log, way):
     assert steps(job_id) == list(range(1, 61))
 
 
+def test_is_emptied_and_used_again(db, client, owner, stage, log):
+    stage(TRAINS)
+    client.user.is_platform_admin = True
+    db.commit()
+    node = f"/api/v1/nodes/{settings.node}"
+    with running(NODE, log):
+        job_id = start(db, owner, log)
+        wait_for(lambda: look(job_id).step > 3, log)
+        assert client.post(f"{node}/drain").json()["state"] == "draining"
+        sweep.sweep()
+        assert (look(job_id).state, look(job_id).reason) == ("pausing", "drained")
+        sweep.sweep()
+        wait_for(is_in(job_id, "queued"), log)
+        assert look(job_id).reason == "drained"
+        assert process.attempts() == {}
+        told = client.get(node).json()
+        assert (told["state"], told["cordoned"]) == ("drained", True)
+        page = BeautifulSoup(client.get(f"/admin/nodes/{settings.node}").text, "lxml")
+        assert "Nothing of Danlu runs" in page.select_one("[data-testid=drain-progress]").text
+        sweep.sweep()
+        assert look(job_id).state == "queued", "it is given nothing"
+        assert client.post(f"{node}/uncordon").json()["state"] == "ready"
+        sweep.sweep()
+        starting.start_run(job_id, 2)
+        wait_for(is_in(job_id, "succeeded"), log)
+    assert steps(job_id) == list(range(1, 61)), "it went on from its checkpoint"
+
+
 def test_kills_what_was_given_to_others_while_it_was_away(db, owner, stage, log):
     stage("status('running'); hang()")
     with running(NODE, log) as node:
