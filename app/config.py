@@ -1,5 +1,6 @@
 """Every setting, read once from the environment. `settings` is the only instance."""
 
+import json
 import os
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,21 @@ ROOT = Path(__file__).resolve().parent.parent
 def default_home() -> Path:
     """`/var/lib/danlu` for root, `~/.danlu` for everybody else."""
     return Path("/var/lib/danlu") if os.geteuid() == 0 else Path.home() / ".danlu"
+
+
+def joined() -> Path:
+    """What `danlu node join` left in the home: a JSON object of environment variables."""
+    return Path(os.environ.get("DANLU_HOME") or default_home()).expanduser() / "node.json"
+
+
+def read_joined() -> None:
+    """Set what the file says and nobody has set; children find it in their environment."""
+    try:
+        values: dict[str, str] = json.loads(joined().read_text())
+    except FileNotFoundError:
+        return
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
 
 
 class Settings(BaseSettings):
@@ -50,6 +66,10 @@ class Settings(BaseSettings):
     node: str = "local"
     node_host: str = "127.0.0.1"  # where the gateway reaches engines on this node
     node_dead_after: int = 0  # seconds; 0 is never
+    server: str = ""  # of a platform elsewhere that this node has joined: its address
+    node_key: str = ""  # and what the node shows it
+    join_database: str = ""  # host:port where nodes reach Postgres, if not as DATABASE_URL says
+    join_redis: str = ""  # the same of Redis
     node_labels: str = ""  # key=value, comma-separated: what the node says of itself at its start
     cpu_devices: int = 2
     stranger_mb: int = 512  # of a GPU's memory, held by programs that are not ours; -1: never mind
@@ -93,4 +113,5 @@ class Settings(BaseSettings):
         return self.home / "uploads"
 
 
+read_joined()
 settings = Settings()

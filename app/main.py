@@ -107,6 +107,8 @@ from app.models import api as models_api
 from app.models import imports_api as model_imports_api
 from app.models import imports_routes as model_imports_routes
 from app.models import routes as model_routes
+from app.nodework import api as nodework_api
+from app.nodework import routes as nodework_routes
 from app.quotas import api as quotas_api
 from app.quotas import asking_api, money_api, prices_api
 from app.uploads import api as uploads_api
@@ -164,6 +166,8 @@ app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
 
 
 for module in (
+    nodework_routes,  # /admin/nodes/join before /admin/nodes/{node_id}
+    nodework_api,
     dashboard_routes,
     devices_routes,
     nodes_api,

@@ -32,6 +32,23 @@ def broker_url() -> str:
     return settings.redis_url.replace("unix://", "redis+socket://", 1)
 
 
+def node_queue(node_id: str) -> str:
+    return f"node.{node_id}"
+
+
+def unacked(node_id: str) -> dict[str, str]:
+    """Where Celery notes what a joined node has taken and not acknowledged: not where all do."""
+    names = ("unacked_key", "unacked_index_key", "unacked_mutex_key")
+    return {name: f"{name}.{node_id}" for name in names}
+
+
+def node_keys(node_id: str) -> list[str]:
+    """The broker's keys, as patterns, of a joined node's queue: by priority, its binding, its notes."""
+    queue = node_queue(node_id)
+    bindings = [f"_kombu.binding.{queue}", f"_kombu.binding_permanent.{queue}"]
+    return [queue, f"{queue}\x06\x16*", *bindings, *unacked(node_id).values()]
+
+
 celery = Celery("danlu")
 celery.conf.update(
     broker_url=broker_url(),
@@ -50,17 +67,15 @@ celery.conf.update(
         "socket_timeout": 10,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
+        **(unacked(settings.node) if settings.server else {}),
     },
+    worker_enable_remote_control=not settings.server,  # it needs keys of all
 )
 
 
 def send(db: Session, task: str, *args: Any, queue: str = CONTROL) -> None:
     """Put a nudge in the session's outbox; it leaves after the commit."""
     db.info.setdefault("outbox", []).append((task, args, queue))
-
-
-def node_queue(node_id: str) -> str:
-    return f"node.{node_id}"
 
 
 def flush(db: Session) -> None:

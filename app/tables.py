@@ -16,6 +16,7 @@ from app.gateway.tuning import tables as tuning
 from app.idempotency import tables as idempotency
 from app.jobs import tables as jobs
 from app.models import tables as models
+from app.nodework import tables as nodework
 from app.quotas import money_tables as money
 from app.quotas import tables as quotas
 from app.uploads import tables as uploads
@@ -36,6 +37,7 @@ __all__ = [
     "jobs",
     "models",
     "money",
+    "nodework",
     "quotas",
     "requests",
     "tuning",

@@ -63,9 +63,11 @@ def main() -> int:
 
 def chosen_parts(only: str | None) -> tuple[str, ...]:
     """What `--only web,beat` names; everything without it."""
-    if only is None:
+    if only is None and not settings.server:
         return PARTS
-    parts = tuple(only.split(","))
+    parts = tuple((only or "worker,node").split(","))
+    if settings.server and not set(parts) <= {"worker", "node"}:
+        raise Refused(f"This home is a node of {settings.server}: --only takes worker,node here.")
     if not set(parts) <= set(PARTS):
         raise Refused(f"--only takes some of {','.join(PARTS)}, not {only}.")
     if not (settings.database_url and settings.redis_url):
@@ -350,6 +352,9 @@ def commands() -> dict[str, list[str]]:
     worker = "celery -A workers.celery worker -c 2 --disable-prefetch --pool prefork -l WARNING"
     worker += " --without-gossip --without-mingle"
     queues = f"control,node.{settings.node}"
+    if settings.server:  # a node of another's platform: its own queue alone
+        queues = f"node.{settings.node}"
+        worker += " --without-heartbeat"
     return {
         "web": [*web.split(), settings.host, "--port", str(settings.port)],
         "worker": [*worker.split(), "-Q", queues, "-n", f"{settings.node}@danlu"],

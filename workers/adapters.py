@@ -17,7 +17,7 @@ from app.config import settings
 from app.deployments import carrying
 from app.deployments.carrying import Guest, Work
 from app.errors import N_
-from app.queue import transaction
+from app.nodework.asking import do
 from workers import process
 from workers.engines import health
 
@@ -32,8 +32,7 @@ turn = threading.Lock()
 def tick(node_id: str) -> None:
     """One look at what the engines of this node carry. Short: the engines are asked in threads."""
     with turn:
-        with transaction() as db:
-            found = carrying.to_do(db, node_id)
+        found = do(carrying.to_do, node_id)
         for work in found:
             under_way = busy.get(work.replica_id)
             if under_way and not under_way.done():
@@ -55,17 +54,16 @@ def carry(work: Work) -> None:
     ) as engine:
         for guest in work.unload:
             unload(engine, guest)
-            with transaction() as db:
-                carrying.mark_unloaded(db, work.replica_id, work.fence, guest.id)
+            do(carrying.mark_unloaded, work.replica_id, work.fence, guest.id)
         for guest in work.load:
             began = time.monotonic()
             storage.hold(process.marker(work.replica_id, work.fence), [guest.artefact])
             error = load(engine, guest) or first_token(work, guest)
             took = time.monotonic() - began
-            with transaction() as db:
-                carrying.mark_loaded(
-                    db, work.replica_id, work.fence, guest.id, seconds=took, error=error
-                )
+            do(
+                carrying.mark_loaded, work.replica_id, work.fence, guest.id,
+                seconds=took, error=error,
+            )  # fmt: skip
             code = error and error["code"]
             log.info("adapter loaded", name=guest.name, seconds=round(took, 3), error=code)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy.orm import Session
 
 from app import storage
 from app.config import settings
@@ -20,6 +19,7 @@ from app.jobs import checkpoints
 from app.jobs.checkpoints import Found
 from app.jobs.tables import JobCheckpoint
 from app.models import chat_template, weights
+from app.nodework.asking import do
 from app.queue import transaction
 from workers.stages import models
 from workers.stages.checkpoints import COMPLETE, WHOLE
@@ -36,11 +36,10 @@ def tick(node_id: str) -> None:
     global said
     found = standing()
     if found != said:
-        with transaction() as db:
-            before = dict.fromkeys(checkpoints.on_node(db, node_id)) if said is None else said
-            for job_id in {*found, *before}:
-                if said is None or found.get(job_id) != said.get(job_id):
-                    checkpoints.keep(db, node_id, job_id, found.get(job_id, []))
+        before = dict.fromkeys(do(checkpoints.on_node, node_id)) if said is None else said
+        for job_id in {*found, *before}:
+            if said is None or found.get(job_id) != said.get(job_id):
+                do(checkpoints.keep, node_id, job_id, found.get(job_id, []))
         said = found
     with transaction() as db:
         wanted = checkpoints.wanted(db, node_id)
@@ -48,9 +47,9 @@ def tick(node_id: str) -> None:
         publish(row)
 
 
-def tell(db: Session, job_id: str) -> None:
-    """The same for one job, now."""
-    checkpoints.keep(db, settings.node, job_id, standing(job_id).get(job_id, []))
+def of_job(job_id: str) -> list[Found]:
+    """Those of one job, now."""
+    return standing(job_id).get(job_id, [])
 
 
 # -- what stands here --------------------------------------------------------------------
@@ -98,28 +97,24 @@ def number(value: Any) -> float | None:
 def publish(row: JobCheckpoint) -> None:
     """Raises what the store or the database raises: the next tick tries again."""
     run = directory_of(row.job_id, row.fence)
-    with transaction() as db:
-        base, name = checkpoints.base_of(db, row.job_id)
+    base, name = do(checkpoints.base_of, row.job_id)
     with tempfile.TemporaryDirectory(prefix=".publishing-", dir=settings.runs) as at:
         made = Path(at) / "model"
         try:
             if not gather(run, row.step, storage.fetch(base), name, made):
-                with transaction() as db:
-                    checkpoints.refuse(db, row.job_id, row.step, checkpoints.GONE)
+                do(checkpoints.refuse, row.job_id, row.step, checkpoints.GONE)
                 return
             facts = weights.inspect(made)
         except (DomainError, StageError) as error:
             refusal = error if isinstance(error, DomainError) else DomainError(
                 error.message, code=error.code, **error.params
             )  # fmt: skip
-            with transaction() as db:
-                checkpoints.refuse(db, row.job_id, row.step, refusal.kept())
+            do(checkpoints.refuse, row.job_id, row.step, refusal.kept())
             return
-        artefact = storage.put(made, f"models/{row.job_id}-{row.fence}-step-{row.step}")
+        artefact = storage.put(made, checkpoints.artefact(row))
     kind = "adapter" if facts["adapter"] else "model"
-    with transaction() as db:
-        result = {"kind": kind, "artefact": artefact, "facts": facts}
-        done = checkpoints.published(db, row.job_id, row.step, result)
+    result = {"kind": kind, "artefact": artefact, "facts": facts}
+    done = do(checkpoints.published, row.job_id, row.step, result)
     log.info("checkpoint published", job=row.job_id, step=row.step, done=done)
 
 

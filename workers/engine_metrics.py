@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.deployments import metrics, replicas
 from app.deployments.metrics import Reading
 from app.deployments.replicas import Running
+from app.nodework.asking import do
 from app.queue import transaction
 from workers.engines.health import QUICK, key
 
@@ -41,10 +42,9 @@ def tick(node_id: str) -> None:
     with transaction() as db:
         active = [one for one in replicas.active_on(db, node_id) if one.state == "ready"]
     answers = list(zip(active, pool.map(ask, active), strict=True))
-    with transaction() as db:
-        for one, said in answers:
-            if said:
-                metrics.record(db, one.id, one.fence, said)
+    for one, said in answers:
+        if said:
+            do(metrics.record, one.id, one.fence, said)
 
 
 def ask(one: Running) -> Reading | None:

@@ -17,11 +17,12 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app import storage
 from app.config import ROOT, settings
-from app.datasets.drafts import overlay
 from app.datasets.measures import service as measures
-from app.datasets.tables import DatasetMeasure, DatasetVersion
+from app.datasets.measures import tasks
+from app.datasets.measures.tasks import Task
+from app.datasets.tables import DatasetMeasure
 from app.errors import N_, DomainError
-from app.models.tables import Model
+from app.nodework.asking import do
 from app.queue import transaction
 from workers import process
 from workers.outbox import read_status
@@ -34,22 +35,26 @@ NICE = 15  # below trainers, which are below the console
 GRACE = 2.0  # seconds: nothing of it is worth keeping
 NOTE_EVERY = 2.0  # seconds between two notes of the progress
 TIDY_EVERY = 30.0
+LOOK_AWAY = 3.0  # seconds between two questions to a platform elsewhere
 KEPT = 24 * 3600  # seconds: the directory of a failed one tells more
 
 noted: dict[str, float] = {}  # when the progress of which attempt was last written
 tidied = -TIDY_EVERY
+looked = 0.0  # when we last asked whether there is something to measure
 
 
 def tick(node_id: str) -> None:
     """One look at what this node measures; the next is taken once there is nothing."""
-    global tidied
-    with transaction() as db:
-        if time.monotonic() - tidied > TIDY_EVERY:
-            measures.tidy(db)
-            tidied = time.monotonic()
-        active = measures.active_on(db, node_id)
-        if not active and not draining().exists() and (one := measures.claim(db, node_id)):
-            active = [one]
+    global looked, tidied
+    if time.monotonic() - tidied > TIDY_EVERY:
+        do(measures.tidy)
+        tidied = time.monotonic()
+    active = mine(node_id)
+    waited = time.monotonic() - looked > LOOK_AWAY or not settings.server
+    if not active and waited and not draining().exists():
+        looked = time.monotonic()
+        if do(measures.take, node_id):
+            active = mine(node_id)
     for one in active:
         try:
             look_after(one)
@@ -57,29 +62,31 @@ def tick(node_id: str) -> None:
             raise
         except Exception as trouble:
             log.exception("cannot measure", measure=one.id)
-            with transaction() as db:
-                measures.finish(db, one.id, one.fence, error=cannot(trouble))
+            do(measures.finish, one.id, one.fence, error=cannot(trouble))
     for attempt in noted.keys() - {process.marker(one.id, one.fence) for one in active}:
         del noted[attempt]
 
 
+def mine(node_id: str) -> list[DatasetMeasure]:
+    with transaction() as db:
+        return measures.active_on(db, node_id)
+
+
 def look_after(one: DatasetMeasure) -> None:
     directory = directory_of(one.id, one.fence)
-    with transaction() as db:
-        subject = measures.subject(db, one)
-    if subject is None:
+    task = do(tasks.find, one.id)
+    if task is None:
         give_up(one, directory)
         return
     if one.pid is None or one.pid_started is None:
-        start(one, directory, *subject)
+        start(one, directory, task)
     elif process.alive(one.pid, one.pid_started):
         attempt = process.marker(one.id, one.fence)
         if time.monotonic() - noted.get(attempt, -NOTE_EVERY) >= NOTE_EVERY:
             noted[attempt] = time.monotonic()
             status = read_status(directory) or {}
-            with transaction() as db:
-                share = status.get("step", 0) / max(1, status.get("total", 0))
-                measures.note(db, one.id, one.fence, share)
+            share = status.get("step", 0) / max(1, status.get("total", 0))
+            do(measures.note, one.id, one.fence, share)
     else:
         end(one, directory)
 
@@ -87,27 +94,25 @@ def look_after(one: DatasetMeasure) -> None:
 # -- starting ----------------------------------------------------------------------------
 
 
-def start(one: DatasetMeasure, directory: Path, version: DatasetVersion, model: Model) -> None:
+def start(one: DatasetMeasure, directory: Path, task: Task) -> None:
     """Start the attempt, or find the process that was started by whoever died before us."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (directory / "spec.json").exists():
-        segments = [str(part["artefact"]) for part in version.segments]
-        storage.hold(process.marker(one.id, one.fence), [model.artefact, *segments])
+        storage.hold(process.marker(one.id, one.fence), [task.model, *task.segments])
         spec = MeasureSpec(
             measure_id=one.id,
             fence=one.fence,
-            model=str(measures.words_of(model.artefact)),
-            kind=version.kind,
-            rows=version.rows,
-            segments=[str(storage.fetch(segment)) for segment in segments],
-            edits=write_edits(version, directory),
+            model=str(measures.words_of(task.model)),
+            kind=task.kind,
+            rows=task.rows,
+            segments=[str(storage.fetch(segment)) for segment in task.segments],
+            edits=write_edits(one, directory),
         )
         partial = directory / "spec.json.partial"
         partial.write_text(spec.model_dump_json(indent=2))
         partial.rename(directory / "spec.json")
-    with transaction() as db:  # the draft may have been edited while we read its edits
-        if measures.subject(db, one) is None:
-            return
+    if do(tasks.find, one.id) is None:  # the draft may have been edited while we read its edits
+        return
     found = process.start(
         [sys.executable, "-m", "workers.stages.measure", directory],
         cwd=ROOT,
@@ -118,28 +123,21 @@ def start(one: DatasetMeasure, directory: Path, version: DatasetVersion, model: 
         pidfile=directory / "pid",
         nice=NICE,
     )
-    with transaction() as db:
-        wanted = measures.mark_started(db, one.id, one.fence, *found)
+    wanted = do(measures.mark_started, one.id, one.fence, *found)
     log.info("measuring", measure=one.id, fence=one.fence, pid=found.pid, wanted=wanted)
     if not wanted:
         process.stop(*found, GRACE, process.marker(one.id, one.fence))
 
 
-def write_edits(version: DatasetVersion, directory: Path) -> str | None:
+def write_edits(one: DatasetMeasure, directory: Path) -> str | None:
     """A draft's edits, [place, rank, row or null] in order, one a line; None without any."""
-    over = overlay.of(version)
-    touched = sorted({*over.edits, *((place, "") for place in over.deleted)})
-    if not touched:
-        return None
-    path = directory / "edits.jsonl"
+    path, start = directory / "edits.jsonl", 0
     with path.open("wb") as file:
-        for at in range(0, len(touched), overlay.BATCH):
-            part = touched[at : at + overlay.BATCH]
-            found = overlay.contents([over.edits[key] for key in part if key in over.edits])
-            for key in part:
-                row = found[over.edits[key]] if key in over.edits else b"null"
-                file.write(b"[%d,%b,%b]\n" % (key[0], orjson.dumps(key[1]), row))
-    return str(path)
+        while part := do(tasks.edits, one.id, start):
+            start += len(part)
+            for place, rank, row in part:
+                file.write(b"[%d,%b,%b]\n" % (place, orjson.dumps(rank), row or b"null"))
+    return str(path) if start else None
 
 
 # -- the end -----------------------------------------------------------------------------
@@ -156,8 +154,7 @@ def stop(one: DatasetMeasure) -> bool:
 def give_up(one: DatasetMeasure, directory: Path) -> None:
     """The version is deleted, or is no longer what was to be measured."""
     if stop(one):
-        with transaction() as db:
-            measures.forget(db, one.id)
+        do(measures.forget, one.id)
         shutil.rmtree(directory, ignore_errors=True)
         log.info("measure given up", measure=one.id, fence=one.fence)
 
@@ -172,8 +169,7 @@ def end(one: DatasetMeasure, directory: Path) -> None:
     if state == "succeeded":
         result = json.loads((directory / "measure.json").read_text())
     failure = error if state == "failed" and isinstance(error, dict) else None
-    with transaction() as db:
-        measures.finish(db, one.id, one.fence, result=result, error=failure)
+    do(measures.finish, one.id, one.fence, result=result, error=failure)
     log.info("measured", measure=one.id, fence=one.fence, state=state)
     if result is not None:
         shutil.rmtree(directory, ignore_errors=True)
@@ -204,8 +200,7 @@ def drain(node_id: str) -> None:
     with transaction() as db:
         active = measures.active_on(db, node_id)
     if all(stop(one) for one in active):
-        with transaction() as db:
-            measures.again(db, node_id)
+        do(measures.again, node_id)
 
 
 def clear() -> None:

@@ -23,8 +23,10 @@ from app.cluster import health, nodes, readings
 from app.config import settings
 from app.datasets.measures import service as wanted_measures
 from app.deployments import replicas as deployments
+from app.jobs import checkpoints as wanted_checkpoints
 from app.jobs import loads
 from app.jobs import runs as jobs
+from app.nodework.asking import Removed, do
 from app.queue import transaction
 from workers import (
     adapters,
@@ -105,11 +107,17 @@ class Heart(threading.Thread):
 
     def beat(self) -> None:
         """After a long silence, stale runs are killed before anybody hears that we are back."""
-        if time.monotonic() - self.last > SILENCE:
+        try:
+            if time.monotonic() - self.last > SILENCE:
+                kill_stale(self.node_id)
+            self.tell(self.devices())
+            self.last = time.monotonic()
             kill_stale(self.node_id)
-        self.tell(self.devices())
-        self.last = time.monotonic()
-        kill_stale(self.node_id)
+        except Removed as error:
+            leave_for_good(error)
+        except SQLAlchemyError:
+            ask_whether_removed(self.node_id)
+            raise
 
     def devices(self) -> list[dict[str, Any]]:
         with transaction() as db:
@@ -120,12 +128,11 @@ class Heart(threading.Thread):
     def tell(self, devices: list[dict[str, Any]]) -> None:
         at = time.monotonic()
         facts = self.facts | self.gpus.versions | {"shipping_lag": runs.shipping_lag()}
-        with transaction() as db:
-            nodes.beat(db, self.node_id, settings.node_host, facts, devices, self.labels)
-            loads.record(db, self.node_id)
-            if at - self.read >= readings.PERIOD - BEAT / 2:
-                readings.record(db, self.node_id, min(at - self.read, 2 * readings.PERIOD))
-                self.read = at
+        do(nodes.beat, self.node_id, settings.node_host, facts, devices, self.labels)
+        do(loads.record, self.node_id)
+        if at - self.read >= readings.PERIOD - BEAT / 2:
+            do(readings.record, self.node_id, min(at - self.read, 2 * readings.PERIOD))
+            self.read = at
         self.labels = {}
 
     def say_goodbye(self) -> None:
@@ -147,6 +154,24 @@ class Heart(threading.Thread):
                 found = inventory.engine(name)
                 self.facts = self.facts | {"engines": self.facts["engines"] | {name: found}}
             self.leaving.wait(PROBING)
+
+
+def ask_whether_removed(node_id: str) -> None:
+    """A node that was removed gets nowhere in the database; the platform says why."""
+    if settings.server:
+        try:
+            do(wanted_checkpoints.on_node, node_id)
+        except Removed as error:
+            leave_for_good(error)
+
+
+def leave_for_good(error: Removed) -> None:
+    """What runs here was given to others: end it, and this process."""
+    log.error("this node was removed", why=error.message)
+    for run in process.attempts():
+        owner, _, fence = run.rpartition("-")
+        process.stop_attempt(owner, int(fence), STALE_GRACE)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def kill_stale(node_id: str) -> None:

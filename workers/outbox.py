@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
+from app.jobs import history
 from app.jobs import runs as jobs
-from app.jobs.tables import JobLog, JobMetric
-from app.queue import transaction
+from app.nodework.asking import do
 
 log = structlog.get_logger()
 
@@ -81,16 +79,15 @@ class Outbox:
         status = self.status()
         if chunk or metrics or events or status != self.shipped_status:
             after, self.log_offset = self.log_offset + len(chunk), -1  # unknown until committed
-            with transaction() as db:
-                self.refused = not jobs.ship(
-                    db,
-                    self.job_id,
-                    self.fence,
-                    log=(after - len(chunk), chunk) if chunk else None,
-                    metrics=metrics,
-                    events=events,
-                    status=status,
-                )
+            self.refused = not do(
+                jobs.ship,
+                self.job_id,
+                self.fence,
+                log=(after - len(chunk), chunk) if chunk else None,
+                metrics=metrics,
+                events=events,
+                status=status,
+            )
             self.log_offset = after
         moved = (metrics_end, events_end) != (self.metrics.offset, self.events.offset)
         self.metrics.offset, self.events.offset = metrics_end, events_end
@@ -99,9 +96,7 @@ class Outbox:
 
     def recall(self) -> None:
         """How far the database says that we have come."""
-        with transaction() as db:
-            self.log_offset = shipped_log(db, self.job_id, self.fence)
-            self.last_step = shipped_step(db, self.job_id, self.fence)
+        self.log_offset, self.last_step = do(history.shipped, self.job_id, self.fence)
         self.shipped_status = None
 
     def chunk(self, final: bool) -> bytes:
@@ -177,17 +172,3 @@ def is_event(line: dict[str, Any]) -> bool:
         and isinstance(line.get("message"), str)
         and isinstance(line.get("params") or {}, dict)
     )
-
-
-def shipped_log(db: Session, job_id: str, fence: int) -> int:
-    """Bytes of the attempt's log that stand in the database."""
-    end = func.max(JobLog.offset + func.octet_length(JobLog.data))
-    found = db.scalar(select(end).where(JobLog.job_id == job_id, JobLog.fence == fence))
-    return int(found or 0)
-
-
-def shipped_step(db: Session, job_id: str, fence: int) -> int:
-    """The last step of the attempt that stands in the database."""
-    last = func.max(JobMetric.step)
-    found = db.scalar(select(last).where(JobMetric.job_id == job_id, JobMetric.fence == fence))
-    return int(found or 0)

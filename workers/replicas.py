@@ -26,6 +26,7 @@ from app.db import now
 from app.deployments import replicas
 from app.deployments.replicas import ReplicaFacts, Running
 from app.deployments.rolling import DRAIN
+from app.nodework.asking import do
 from app.queue import transaction
 from workers import process
 from workers.engines import health
@@ -51,9 +52,8 @@ END_OF_LOG = 64 * 1024  # bytes in which a failure's cause is looked for
 
 def start_replica(replica_id: str, fence: int) -> None:
     """Start the engine, unless it is started, starting, or no longer wanted."""
-    with transaction() as db:
-        if replicas.start_facts(db, replica_id, fence) is None:
-            return
+    if do(replicas.start_facts, replica_id, fence) is None:
+        return
     directory = directory_of(replica_id, fence)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with alone(directory) as only:
@@ -62,10 +62,9 @@ def start_replica(replica_id: str, fence: int) -> None:
 
 
 def start_alone(replica_id: str, fence: int, directory: Path) -> None:
-    with transaction() as db:
-        facts = replicas.start_facts(db, replica_id, fence)
-        if facts is None or not replicas.mark(db, replica_id, fence, phase="fetch"):
-            return
+    facts = do(replicas.start_facts, replica_id, fence)
+    if facts is None or not do(replicas.mark, replica_id, fence, phase="fetch"):
+        return
     for earlier in range(fence - 1, max(fence - 4, 0), -1):
         shutil.rmtree(directory_of(replica_id, earlier), ignore_errors=True)
     try:
@@ -74,13 +73,16 @@ def start_alone(replica_id: str, fence: int, directory: Path) -> None:
         raise
     except Exception as trouble:
         log.exception("cannot start an engine", replica=replica_id, fence=fence)
-        with transaction() as db:
-            replicas.end(db, replica_id, fence, cannot_start(trouble))
+        do(replicas.end, replica_id, fence, cannot_start(trouble))
         return
-    with transaction() as db:
-        wanted = replicas.mark_started(
-            db, replica_id, fence, pid=found.pid, pid_started=found.started, **said
-        )
+    wanted = do(
+        replicas.mark_started,
+        replica_id,
+        fence,
+        pid=found.pid,
+        pid_started=found.started,
+        **said,
+    )
     log.info("engine started", replica=replica_id, fence=fence, pid=found.pid, **said_openly(said))
     if not wanted:
         process.stop(*found, GRACE, process.marker(replica_id, fence))
@@ -203,10 +205,14 @@ def adopt(one: Running, directory: Path) -> None:
     with contextlib.suppress(OSError, ValueError):
         said = json.loads((directory / "engine.json").read_text())
         if found:
-            with transaction() as db:
-                replicas.mark_started(
-                    db, one.id, one.fence, pid=found.pid, pid_started=found.started, **said
-                )
+            do(
+                replicas.mark_started,
+                one.id,
+                one.fence,
+                pid=found.pid,
+                pid_started=found.started,
+                **said,
+            )
             return
     if one.state != "scheduled":
         abandon(one, directory)
@@ -218,8 +224,7 @@ def abandon(one: Running, directory: Path) -> bool:
     with alone(directory) as only:
         if not only or process.read_pidfile(directory / "pid"):
             return False
-        with transaction() as db:
-            replicas.end(db, one.id, one.fence)
+        do(replicas.end, one.id, one.fence)
     return True
 
 
@@ -242,11 +247,10 @@ def see_it_start(one: Running, text: str, directory: Path) -> None:
     engine = ENGINES[one.engine]
     phase, progress = engine.phase(text, one.phase), engine.progress(text)
     if phase != one.phase or progress not in (None, one.progress):
-        with transaction() as db:
-            replicas.mark(db, one.id, one.fence, phase=phase, progress=progress)
+        do(replicas.mark, one.id, one.fence, phase=phase, progress=progress)
     if health.ready(one.address, one.secret, one.name):
-        with transaction() as db:
-            replicas.mark(db, one.id, one.fence, state="ready", phase="", memory=memory_of(one))
+        memory = memory_of(one)
+        do(replicas.mark, one.id, one.fence, state="ready", phase="", memory=memory)
         log.info("engine ready", replica=one.id, fence=one.fence)
     elif one.started_at and now() - one.started_at > START_LIMIT:
         finish(one, directory, TOO_SLOW)
@@ -268,8 +272,7 @@ def see_it_live(one: Running, care: Care, directory: Path) -> None:
     strikes = 0 if fine else one.strikes + 1
     state = "ready" if fine else "unhealthy" if strikes >= STRIKES else one.state
     if (strikes, state) != (one.strikes, one.state):
-        with transaction() as db:
-            replicas.mark(db, one.id, one.fence, state=state, strikes=strikes)
+        do(replicas.mark, one.id, one.fence, state=state, strikes=strikes)
     if state == "unhealthy":
         log.warning("engine does not answer", replica=one.id, strikes=strikes)
         finish(one, directory, UNRESPONSIVE)
@@ -299,9 +302,8 @@ def ship(one: Running, directory: Path) -> str:
     """Send what is new in the engine's log; returns it as text."""
     offset, said = one.shipped, b""
     while data := tail(directory / "log", offset, CHUNK):
-        with transaction() as db:
-            if not replicas.ship_log(db, one.id, one.fence, offset, data):
-                break
+        if not do(replicas.ship_log, one.id, one.fence, offset, data):
+            break
         offset += len(data)
         said += data
         if len(said) > 8 * CHUNK:  # the rest next time: a flood must not hold up the checks
@@ -323,8 +325,7 @@ def finish(one: Running, directory: Path, error: dict[str, Any] | None) -> None:
         log.error("processes that cannot be killed", replica=one.id, pid=one.pid)
         return
     ship(one, directory)
-    with transaction() as db:
-        ended = replicas.end(db, one.id, one.fence, error)
+    ended = do(replicas.end, one.id, one.fence, error)
     if ended:  # all that counts is in the rows
         shutil.rmtree(directory, ignore_errors=True)
     log.info("engine ended", replica=one.id, fence=one.fence, error=error and error["code"])
@@ -362,6 +363,5 @@ def drain_one(one: Running) -> None:
             time.sleep(0.1)
     if stop(one):
         ship(one, directory)
-        with transaction() as db:
-            replicas.end(db, one.id, one.fence)
+        do(replicas.end, one.id, one.fence)
         shutil.rmtree(directory, ignore_errors=True)

@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app import storage
 from app.config import settings
-from app.db import now
 from app.deployments import results
 from app.errors import N_, DomainError
-from app.jobs import benchmarks, exports
+from app.jobs import benchmarks, exports, history
 from app.jobs import runs as jobs
-from app.jobs.states import FINAL
-from app.jobs.tables import Job, JobCheckpoint
+from app.jobs.tables import Job
 from app.models import weights
+from app.nodework.asking import do
 from app.queue import transaction
 from workers import adapters, checkpoints, process, reporters
 from workers.outbox import Outbox, read_status
@@ -134,8 +132,7 @@ def stop(job: Job) -> bool:
 def adopt(job: Job, directory: Path) -> None:
     """A job without a pid: record a process whose starter died, or give up one not wanted."""
     if found := process.read_pidfile(directory / "pid"):
-        with transaction() as db:
-            jobs.mark_started(db, job.id, job.fence, *found)
+        do(jobs.mark_started, job.id, job.fence, *found)
     elif job.state != "scheduled":
         abandon(job, directory)
 
@@ -146,8 +143,7 @@ def abandon(job: Job, directory: Path) -> bool:
     with alone(directory) as only:
         if not only or process.read_pidfile(directory / "pid"):
             return False
-        with transaction() as db:
-            jobs.end(db, job.id, job.fence, outcome="stopped")
+        do(results.finish, settings.node, job.id, job.fence, outcome="stopped")
     return True
 
 
@@ -169,7 +165,7 @@ def end(job: Job, run: Run, directory: Path, *, asked: bool = False) -> None:
     status = read_status(directory) or {}
     outcome: jobs.Outcome = "stopped" if asked else "died"
     error = status["error"] if isinstance(status.get("error"), dict) else None
-    result = deployed = None
+    result = None
     if status.get("state") in ("failed", "stopped"):
         outcome = status["state"]
     elif status.get("state") == "succeeded":
@@ -184,17 +180,15 @@ def end(job: Job, run: Run, directory: Path, *, asked: bool = False) -> None:
                     log.warning("cannot store a result yet", job=job.id, error=str(trouble))
                     return
                 outcome, error = "failed", cannot_store(trouble).kept()
-    with transaction() as db:
-        checkpoints.tell(db, job.id)  # they are there when the job is seen to have ended
-        ended = jobs.end(db, job.id, job.fence, outcome=outcome, error=error, result=result)
-        if ended and result:
-            deployed = results.deploy(db, job.id)
-        state = db.scalar(select(Job.state).where(Job.id == job.id))
-    if deployed:
+    ended = do(
+        results.finish, settings.node, job.id, job.fence,
+        standing=checkpoints.of_job(job.id), outcome=outcome, error=error, result=result,
+    )  # fmt: skip
+    if ended.deployed:
         adapters.soon()
-    if result and state != "succeeded":
+    if result and ended.state != "succeeded":
         storage.delete(result["artefact"])
-    log.info("run ended", job=job.id, fence=job.fence, outcome=outcome, state=state, mine=ended)
+    log.info("run ended", job=job.id, fence=job.fence, outcome=outcome, **ended._asdict())
 
 
 def store(job: Job, directory: Path) -> dict[str, Any]:
@@ -274,18 +268,7 @@ def clear() -> None:
     Not while a checkpoint is being published.
     """
     found = {path: path.name.rpartition("-")[0] for path in settings.runs.glob("job_*-*")}
-    published = select(JobCheckpoint.job_id).where(JobCheckpoint.state == "publishing")
-    with transaction() as db:
-        over = set(
-            db.scalars(
-                select(Job.id).where(
-                    Job.id.in_(set(found.values())),
-                    Job.state.in_(FINAL),
-                    Job.finished_at < now() - KEPT,
-                    Job.id.not_in(published),
-                )
-            )
-        )
+    over = do(history.over, set(found.values())) if found else set()
     for path, job_id in found.items():
         if job_id in over:
             shutil.rmtree(path, ignore_errors=True)

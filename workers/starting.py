@@ -19,10 +19,12 @@ from sqlalchemy.exc import DBAPIError
 from app import storage
 from app.cluster.tables import Device, Lease
 from app.config import ROOT, settings
+from app.deployments import results
 from app.errors import N_
 from app.jobs import methods
 from app.jobs import runs as jobs
 from app.jobs.spec import Hyperparameters, RunSpec
+from app.nodework.asking import do
 from app.queue import transaction
 from workers import gpus, process
 
@@ -56,9 +58,8 @@ def draining() -> Path:
 
 def start_run(job_id: str, fence: int) -> None:
     """Start the attempt, unless it is started, starting, or no longer wanted."""
-    with transaction() as db:
-        if jobs.start_facts(db, job_id, fence) is None:
-            return
+    if do(jobs.start_facts, job_id, fence) is None:
+        return
     directory = directory_of(job_id, fence)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with alone(directory) as only:
@@ -67,8 +68,7 @@ def start_run(job_id: str, fence: int) -> None:
 
 
 def start_alone(job_id: str, fence: int, directory: Path) -> None:
-    with transaction() as db:
-        facts = jobs.start_facts(db, job_id, fence)
+    facts = do(jobs.start_facts, job_id, fence)
     if facts is None:
         return
     for earlier in facts.earlier:
@@ -84,11 +84,10 @@ def start_alone(job_id: str, fence: int, directory: Path) -> None:
         if temporary(trouble) and patient(directory):
             raise  # the sweep nudges us again
         log.exception("cannot start a run", job=job_id, fence=fence)
-        with transaction() as db:
-            jobs.end(db, job_id, fence, outcome="failed", error=cannot_start(trouble))
+        error = cannot_start(trouble)
+        do(results.finish, settings.node, job_id, fence, outcome="failed", error=error)
         return
-    with transaction() as db:
-        wanted = jobs.mark_started(db, job_id, fence, *found)
+    wanted = do(jobs.mark_started, job_id, fence, *found)
     log.info("run started", job=job_id, fence=fence, pid=found.pid, wanted=wanted)
     if not wanted:
         process.stop(*found, STALE_GRACE, process.marker(job_id, fence))

@@ -19,17 +19,16 @@ from app.cluster import budgets, nodes, readings
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
-from app.datasets.measures import service as measures
 from app.deployments import idle, metrics, moving, replicas, schedules, wanted
-from app.errors import N_
 from app.gateway import ledger
 from app.gateway.files import service as files
 from app.gateway.files import uploads as file_uploads
 from app.gateway.requests import service as requests
 from app.gateway.tuning import preparing, results
-from app.jobs import checkpoints, preempting, webhook
+from app.jobs import preempting, webhook
 from app.jobs import runs as jobs
 from app.models import sweep as models
+from app.nodework import broker, ending
 from app.queue import SWEPT, redis, transaction
 from app.quotas import limits
 from app.uploads import service as uploads
@@ -41,6 +40,7 @@ log = structlog.get_logger()
 def sweep() -> None:
     for step in (
         bury,
+        broker.restore,
         schedules.carry_out,
         idle.rest,
         empty,
@@ -132,17 +132,4 @@ def bury(db: Session) -> None:
     cluster.lock(db)
     for node_id in cluster.bury(db):
         log.warning("node declared dead", node=node_id)
-        for job in jobs.active_on(db, node_id):
-            jobs.end(db, job.id, job.fence, outcome="died")
-        error = DEAD | {"params": {"node": node_id}}
-        for replica in replicas.active_on(db, node_id):
-            replicas.end(db, replica.id, replica.fence, error)
-        measures.again(db, node_id)
-        checkpoints.lost(db, node_id)
-
-
-DEAD = {
-    "code": "node_dead",
-    "message": N_("Node %(node)s has been silent for too long and was declared dead."),
-    "advice": N_("It starts again on another node, or here once the node is back."),
-}
+        ending.end_all(db, node_id, ending.DEAD)

@@ -18,6 +18,7 @@ from app.cli import (
     jobs,
     keys,
     models,
+    node,
     workspaces,
 )
 from app.cli.client import Api, Failed, connect
@@ -46,6 +47,7 @@ app.command(help=_("Talk to a model; answers come as they are written."))(chat.c
 app.add_typer(keys.app, name="keys")
 app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(admin.app, name="admin")
+app.add_typer(node.app, name="node")
 
 
 @app.callback()

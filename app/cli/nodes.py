@@ -6,7 +6,7 @@ import typer
 
 from app.cli import complete
 from app.cli.client import Row, connect
-from app.cli.output import Json, bytes_of, day, say, show, show_table
+from app.cli.output import Json, Yes, bytes_of, day, say, show, show_table, sure
 from app.cli.text import _
 
 app = typer.Typer(
@@ -109,6 +109,22 @@ def label(
         kept = {key: value for key, value in wanted.items() if value}
         found = api.patch(f"/api/v1/nodes/{node}", {"labels": kept})
     show(found, as_json, lambda found: say("\n".join(labels_of(found))))
+
+
+@app.command(help=_("A token with which one machine may join as a node, once."))
+def token(
+    name: Annotated[str, typer.Option(help=_("The only name it is good for."))] = "",
+    minutes: Annotated[int, typer.Option(min=1, help=_("For how long it is good."))] = 60,
+    as_json: Json = False,
+) -> None:
+    made = connect().post("/api/v1/nodes/tokens", {"node": name, "minutes": minutes})
+    show(made, as_json, lambda found: say(found["command"]))
+
+
+@app.command(help=_("Its access ends at once; what ran there goes on elsewhere."))
+def remove(node: Node, yes: Yes = False) -> None:
+    sure(_("Remove %(name)s?", name=node), yes)
+    connect().delete(f"/api/v1/nodes/{node}")
 
 
 def labels_of(found: Row) -> list[str]:

@@ -57,6 +57,7 @@ def beat(
         "facts": facts,
         "seen_at": at,
         "dead_at": case((back, None), else_=Node.dead_at),
+        "removed_at": None,
     }
     if labels:
         known["labels"] = Node.labels.op("||")(told.excluded.labels)

@@ -78,7 +78,7 @@ def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
                 "drain_until": node.drain_until,
                 "devices": devices[node.id],
             }
-            for node in db.scalars(select(Node).order_by(Node.id))
+            for node in db.scalars(select(Node).where(Node.removed_at.is_(None)).order_by(Node.id))
         ],
         "waiting": [
             {

@@ -26,6 +26,7 @@ class Node(Base):
     drain_since: Mapped[datetime | None]  # asked to empty itself; cordoned as long
     drain_until: Mapped[datetime | None]  # then what is left there stops, wanted or not
     dead_at: Mapped[datetime | None]
+    removed_at: Mapped[datetime | None]  # by an admin; its rows stay for what was billed
     created_at: Mapped[Created]
 
 

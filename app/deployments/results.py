@@ -1,5 +1,8 @@
 """What a job asked for beforehand: that its result be deployed as soon as it is there."""
 
+from typing import Any, NamedTuple
+
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import principal_of
@@ -7,8 +10,36 @@ from app.deployments import service
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.tables import Deployment
 from app.errors import N_, Conflict, DomainError, Forbidden
+from app.jobs import checkpoints, runs
 from app.jobs.states import note
 from app.jobs.tables import Job
+
+
+class Ended(NamedTuple):
+    mine: bool  # False: fenced out
+    state: str | None  # of the job now
+    deployed: bool
+
+
+def finish(
+    db: Session,
+    node_id: str,
+    job_id: str,
+    fence: int,
+    *,
+    outcome: runs.Outcome,
+    standing: list[checkpoints.Found] | None = None,
+    error: dict[str, Any] | None = None,
+    result: dict[str, Any] | None = None,
+) -> Ended:
+    """`jobs.runs.end`, with the checkpoints that stand on the node, where it has looked, and what
+    was asked beforehand.
+    """
+    if standing is not None:  # they are there when the job is seen to have ended
+        checkpoints.keep(db, node_id, job_id, standing)
+    mine = runs.end(db, job_id, fence, outcome=outcome, error=error, result=result)
+    deployed = deploy(db, job_id) if mine and result else None
+    return Ended(mine, db.scalar(select(Job.state).where(Job.id == job_id)), deployed is not None)
 
 
 def deploy(db: Session, job_id: str) -> Deployment | None:

@@ -117,6 +117,11 @@ def base_of(db: Session, job_id: str) -> tuple[str, str]:
     return base.artefact, base.name
 
 
+def artefact(row: JobCheckpoint) -> str:
+    """Where in the store its model is to be."""
+    return f"models/{row.job_id}-{row.fence}-step-{row.step}"
+
+
 def published(db: Session, job_id: str, step: int, result: dict[str, Any]) -> bool:
     """Its files stand in the store: register them. False if nobody wants that any more."""
     cluster.lock(db)

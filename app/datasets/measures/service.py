@@ -161,6 +161,11 @@ def claim(db: Session, node_id: str) -> DatasetMeasure | None:
     return one
 
 
+def take(db: Session, node_id: str) -> bool:
+    """As `claim`; whether there was one."""
+    return claim(db, node_id) is not None
+
+
 def subject(db: Session, one: DatasetMeasure) -> tuple[DatasetVersion, Model] | None:
     """What is measured, with which model; None once nobody wants to know any more."""
     version = db.scalar(
