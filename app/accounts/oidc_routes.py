@@ -68,7 +68,8 @@ def callback(
             raise oidc.declined(error)
         claims = oidc.finish(ours, attempt, code=code, redirect_uri=link(request, "oidc:callback"))
         user = identities.person(db, ours, claims)
-        started = signin.start(db, user, by_oidc=True, **browser_of(request))
+        started = signin.start(db, user, **browser_of(request))
+        started[0].by_oidc = True
     except DomainError as why:
         db.rollback()
         return refused(request, db, why)

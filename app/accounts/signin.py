@@ -103,7 +103,6 @@ def start(
     ip: str,
     user_agent: str,
     workspace_id: str | None = None,
-    by_oidc: bool = False,
 ) -> tuple[SignIn, str]:
     """A new session of `user`, in `workspace_id`, else the one they used last, else a team's."""
     last = (
@@ -134,7 +133,6 @@ def start(
         workspace_id=found,
         ip=ip,
         user_agent=user_agent[:300],
-        by_oidc=by_oidc,
         expires_at=now() + LIFETIME,
     )
     db.add(row)
