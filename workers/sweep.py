@@ -46,6 +46,7 @@ def sweep() -> None:
         empty,
         wanted.reconcile,
         decide,
+        cluster.foresee,
         budgets.write,
         limits.clear,
         jobs.resend,
