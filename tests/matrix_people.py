@@ -8,6 +8,9 @@ from app.accounts.tables import ApiKey, User, Workspace
 from tests import factories as make
 
 PUBLIC = {
+    "GET /login/oidc",
+    "GET /login/oidc/callback",
+    "GET /login/oidc/logout",
     "GET /invitations/{token}",
     "POST /invitations/{token}",
     "GET /reset/{token}",

@@ -106,6 +106,18 @@ class ResetLink(Base):
     used_at: Mapped[datetime | None]
 
 
+class Identity(Base):
+    """Somebody as a single sign-on provider knows them, and whose account that is here."""
+
+    __tablename__ = "identities"
+    __audited__ = True
+
+    issuer: Mapped[str] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(primary_key=True)  # `sub`: the provider's, never reused
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    created_at: Mapped[Created]
+
+
 class SignIn(Base):
     """A browser's session. Named so because `session` is the database's word."""
 
@@ -117,6 +129,7 @@ class SignIn(Base):
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))  # the one in view
     ip: Mapped[str]
     user_agent: Mapped[str]
+    by_oidc: Mapped[bool] = mapped_column(default=False, server_default="false")
     created_at: Mapped[Created]
     seen_at: Mapped[Created]
     expires_at: Mapped[datetime]
