@@ -297,6 +297,7 @@ def route(db: Session, workspace_id: str, name: str) -> Route | None:
             Replica.secret,
             Replica.engine,
         )
+        .select_from(Deployment)
         .outerjoin(Replica, guests.answers())
         .join(Model, Model.id == Deployment.model_id)
         .where(
