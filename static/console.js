@@ -27,6 +27,12 @@ function refreshTimes(within = document) {
     element.textContent = ago(date);
     element.title = date.toLocaleString(lang, { dateStyle: "medium", timeStyle: "long" });
   }
+  for (const element of within.querySelectorAll("time[data-clock]")) {
+    const date = new Date(element.dateTime);
+    const far = date - Date.now() > 20 * 3600 * 1000;
+    element.textContent = date.toLocaleString(lang, { ...(far && { dateStyle: "medium" }), timeStyle: "short" });
+    element.title = date.toLocaleString(lang, { dateStyle: "medium", timeStyle: "long" });
+  }
 }
 
 // -- toasts -----------------------------------------------------------------------------

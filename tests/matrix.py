@@ -42,6 +42,7 @@ PUBLIC = matrix_people.PUBLIC | {
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 CLEANING = {"steps": [{"operator": "remove_invisible_character"}]}
 BODIES = matrix_money.BODIES | {
+    "PATCH /api/v1/jobs/{job_id}": {"priority": "low"},
     **matrix_evaluations.BODIES,
     **matrix_ops.BODIES,
     "POST /api/v1/secrets": {"kind": "wandb", "value": "0123456789abcdef"},
@@ -76,6 +77,7 @@ BODIES = matrix_money.BODIES | {
     "PUT /dashscope/api/v1/deployments/{deployed_model}/scale": {"capacity": 1},
 }
 FORMS = matrix_money.FORMS | {
+    "POST /jobs/{job_id}/priority": {"priority": "low"},
     "POST /jobs/merge": {"model": "{adapter_id}"},
     "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
     "POST /models/import": {"preset": "qwen3-0.6b"},

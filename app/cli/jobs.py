@@ -64,6 +64,7 @@ def create(
     method: Annotated[str, typer.Option(help="lora, qlora, freeze, full.")] = "lora",
     validation: Annotated[str, typer.Option(help=_("A dataset's name or id, or auto."))] = "",
     devices: Annotated[int, typer.Option(min=1)] = 1,
+    priority: Annotated[str, typer.Option(help=_("low, normal, high or urgent."))] = "normal",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", metavar="NAME=VALUE", help=_("A hyperparameter; repeatable.")),
@@ -83,6 +84,7 @@ def create(
         "stage": stage,
         "method": method,
         "devices": devices,
+        "priority": priority,
         "deploy": deploy,
         "hyperparameters": dict(setting(text) for text in set_ or []),
     }
@@ -127,12 +129,30 @@ def detail(job: Job, as_json: Json = False) -> None:
     show(connect().get(f"{BASE}/{job}"), as_json, describe)
 
 
+@app.command(help=_("Give a job that waits another priority: low, normal, high or urgent."))
+def priority(
+    job: Job, to: Annotated[str, typer.Argument(metavar="PRIORITY")], as_json: Json = False
+) -> None:
+    show(connect().patch(f"{BASE}/{job}", {"priority": to}), as_json, describe)
+
+
+def queue_of(job: Row) -> str:
+    """Where it stands, and when it should start."""
+    waiting = job["waiting"] or {}
+    found = f"{waiting['position']}/{waiting['queue']}" if waiting.get("position") else ""
+    if waiting.get("starts_at"):
+        found += "  " + _("starts at about %(at)s (an estimate)", at=waiting["starts_at"])
+    return found.strip()
+
+
 def describe(job: Row) -> None:
     say(f"{job['id']}  {curves.status(job, [])}")
     for title, value in (
         (_("Model"), job["model"]),
         (_("Dataset"), job["dataset"]),
         (_("Method"), f"{job['stage']} {job['method']}"),
+        (_("Priority"), job["priority"]),
+        (_("Queue"), queue_of(job)),
         (_("Created"), day(job["created_at"])),
         (_("Finished"), day(job["finished_at"])),
         (_("Result"), job["result_model"]),

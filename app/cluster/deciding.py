@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.cluster import fair
 from app.cluster.board import Known
-from app.cluster.scheduling import decision
+from app.cluster.scheduling import decision, foresight
 from app.cluster.scheduling.decision import Decision
 from app.cluster.scheduling.picture import Device, Waiting
 from app.db import new_id, now
@@ -161,5 +161,37 @@ def told(db: Session) -> list[Told]:
     return [Told(*row) for row in db.execute(TOLD)]
 
 
-def when(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC)
+def foresee(db: Session) -> None:
+    """Give the first of the queue their place in it, and the time at which they may be expected to
+    start. Only what has changed by more than a little is written.
+    """
+    lock(db)
+    db.flush()
+    at = now()
+    board = known.look(db, at - SILENT)
+    if not board.waiting:
+        return
+    found = foresight.foresee(board, limits.concurrent(db), fair.shares(db), at.timestamp())
+    values = {
+        "ids": [one.id for one in found],
+        "positions": [one.position for one in found],
+        "starts": [
+            None if one.start is None else datetime.fromtimestamp(one.start, UTC) for one in found
+        ],
+    }
+    db.execute(EXPECTED, values)
+
+
+EXPECTED = text(
+    """
+    UPDATE requests r SET position = u.position, starts_at = u.starts_at
+    FROM requests w LEFT JOIN unnest(
+        CAST(:ids AS text[]), CAST(:positions AS int[]), CAST(:starts AS timestamptz[])
+    ) AS u(id, position, starts_at) ON u.id = w.id
+    WHERE r.id = w.id AND w.granted_at IS NULL AND (
+        w.position IS DISTINCT FROM u.position
+        OR (w.starts_at IS NULL) <> (u.starts_at IS NULL)
+        OR abs(extract(epoch FROM w.starts_at - u.starts_at)) > 30
+    )
+    """
+)

@@ -89,6 +89,7 @@ def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
                 "devices": request.devices,
                 "memory": request.memory,
                 "reason": request.reason,
+                "position": request.position,
                 "starts_at": request.starts_at,
                 "since": request.created_at,
             }

@@ -141,7 +141,8 @@ class Nodes(BaseModel):
 
 class WaitingOut(BaseModel):
     """Something that waits for devices. `memory` is in bytes on each, null for whole devices;
-    `reason` says what it waits for: new, quota, devices, memory or node.
+    `reason` says what it waits for: new, quota, member_quota, devices, memory, node, preempting
+    or maintenance. `starts_at` is an estimate.
     """
 
     owner_kind: str
@@ -151,6 +152,8 @@ class WaitingOut(BaseModel):
     devices: int
     memory: int | None
     reason: str
+    position: int | None
+    starts_at: datetime | None
     since: datetime
 
 

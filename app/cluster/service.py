@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from app.cluster import fair, metering
-from app.cluster.deciding import SILENT, Grant, Told, decide, lock, told
+from app.cluster.deciding import SILENT, Grant, Told, decide, foresee, lock, told
 from app.cluster.placement import refuse_impossible
 from app.cluster.scheduling.order import HIGH, LOW, NORMAL, URGENT
 from app.cluster.tables import Device, Lease, Node, Request
@@ -16,7 +16,19 @@ from app.config import settings
 from app.db import now
 from app.quotas import service as quotas
 
-__all__ = ["HIGH", "LOW", "NORMAL", "SILENT", "URGENT", "Grant", "Told", "decide", "lock", "told"]
+__all__ = [
+    "HIGH",
+    "LOW",
+    "NORMAL",
+    "SILENT",
+    "URGENT",
+    "Grant",
+    "Told",
+    "decide",
+    "foresee",
+    "lock",
+    "told",
+]
 
 MAINTENANCE = "maintenance"  # of the whole platform: why it waits
 

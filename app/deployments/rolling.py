@@ -19,7 +19,7 @@ from app.errors import N_
 
 DRAIN = timedelta(minutes=5)  # to finish the answers under way
 TRIES = 3  # starts that a new revision gets
-NO_ROOM = ("devices", "memory", "kept", "quota", "member_quota")
+NO_ROOM = ("devices", "memory", "quota", "member_quota")
 KEPT = 8  # replicas of earlier revisions whose log can still be read
 
 

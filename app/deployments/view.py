@@ -1,6 +1,7 @@
 """What the pages of deployments show."""
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 from zoneinfo import available_timezones
@@ -19,6 +20,7 @@ from app.deployments.revisions import current
 from app.deployments.samples import own_address, samples
 from app.deployments.tables import Deployment, Replica
 from app.errors import N_, NotFound
+from app.jobs.waiting import Wait, waits_of
 from app.models.tables import Model
 from app.web import translate
 
@@ -30,8 +32,8 @@ WAITS = {
         "Stop a deployment or a job, or ask an administrator for more."
     ),
     "devices": N_(
-        "It waits for a free device: all of them are held. It starts by itself when one is "
-        "given back."
+        "It waits for a free device: all of them are held, or kept for others who come before it. "
+        "It starts by itself when its turn comes."
     ),
     "memory": N_(
         "It waits for memory: no device has enough of it free. It starts by itself when enough "
@@ -40,9 +42,6 @@ WAITS = {
     "member_quota": N_(
         "It waits for quota: you hold all the devices that you may hold at once in this workspace. "
         "Stop something of yours, or ask an administrator for more."
-    ),
-    "kept": N_(
-        "It waits in the queue: the devices that are free are kept for others who come before it."
     ),
     "preempting": N_(
         "It waits for training of a lower priority, which saves a checkpoint and makes room."
@@ -106,6 +105,13 @@ def detail(db: Session, deployment: Deployment, say: Callable[..., str]) -> dict
     }
 
 
+def first_of(db: Session, replicas: list[Replica]) -> Wait | None:
+    """Where the first of those that wait for devices stands."""
+    pending = [replica.id for replica in replicas if replica.state == "pending"]
+    found = waits_of(db, "replica", pending).values()
+    return min(found, key=lambda one: one.position or sys.maxsize, default=None)
+
+
 def live(
     db: Session, deployment: Deployment, replicas: list[Replica], say: Callable[..., str]
 ) -> dict[str, Any]:
@@ -118,6 +124,7 @@ def live(
         "devices": service.holding(db, [replica.id for replica in replicas]),
         "starts": {one.id: start(one, replicas) for one in replicas if one.state in STARTING},
         "waits": say(WAITS.get(deployment.reason, WAITS["new"])) if waiting else "",
+        "wait": first_of(db, replicas) if waiting else None,
         "error": spoken(found, say),
         "fixes": remedies(db, deployment, current(deployment), found),
         "refused": gone_back(db, deployment, say),

@@ -15,6 +15,7 @@ from app.jobs.schemas import (
     MergeCreate,
     Metrics,
     PreviewOut,
+    PriorityChange,
     TuningMethod,
     TuningStage,
 )
@@ -33,7 +34,11 @@ Offset = Annotated[int, Query(ge=0, le=2**53)]
 
 def out(request: Request, db: Session, jobs: list[Job]) -> list[JobOut]:
     reasons, say = waiting.reasons(db, jobs), stream.speaker(request)
-    return [JobOut.of(job, reasons[job.id], stream.error_of(job, say)) for job in jobs]
+    waits = waiting.waits(db, jobs)
+    return [
+        JobOut.of(job, reasons[job.id], stream.error_of(job, say), waits.get(job.id))
+        for job in jobs
+    ]
 
 
 @router.post(BASE, status_code=201, name="api:jobs:create")
@@ -93,6 +98,12 @@ def schema(
 def get_job(request: Request, job_id: str, who: Reader, db: Db) -> JobOut:
     """One job: how far it is, and what came of it."""
     return out(request, db, [service.get(db, who.workspace_id, job_id)])[0]
+
+
+@router.patch(f"{BASE}/{{job_id}}", name="api:jobs:change")
+def change(request: Request, job_id: str, body: PriorityChange, who: Writer, db: Db) -> JobOut:
+    """Give a job that waits another priority."""
+    return out(request, db, [service.change_priority(db, who, job_id, body.priority)])[0]
 
 
 @router.get(f"{BASE}/{{job_id}}/log", response_class=PlainTextResponse, name="api:jobs:log")

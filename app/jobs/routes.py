@@ -16,6 +16,7 @@ from app.jobs import (
     history,
     leaks,
     methods,
+    priorities,
     reporters,
     service,
     starts,
@@ -156,6 +157,7 @@ def form_page(
         fields=view.form_fields(stage, method),
         basic=view.BASIC,
         most_devices=service.most_devices(db),
+        priorities=priorities.allowed(db, who),
         shares=methods.shares(stage, method),
         titles=view.FIGURES,
         reporters=reporters.offered(db, who),
@@ -285,6 +287,7 @@ def merge(
 def detail(request: Request, job_id: str, who: Reader, db: Db, tab: str = "charts") -> Response:
     job = service.get(db, who.workspace_id, job_id)
     context = view.detail(db, job, stream.speaker(request))
+    context["priorities"] = priorities.allowed(db, who) if who.may("member") else []
     context["hook_key"] = webhook.key(db, job.workspace_id) if who.may("member") else ""
     return render(request, "jobs/detail.html", tab=tab, **context)
 
@@ -294,6 +297,7 @@ def live(request: Request, job_id: str, who: Reader, db: Db) -> Response:
     """The card with the state, again after each change of it."""
     job = service.get(db, who.workspace_id, job_id)
     context = view.live(db, job, stream.speaker(request))
+    context["priorities"] = priorities.allowed(db, who) if who.may("member") else []
     return render(request, "jobs/detail.html", block="live", tab="charts", **context)
 
 

@@ -10,8 +10,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from app.jobs import data, methods
 from app.jobs.estimates import Preview
 from app.jobs.leaks import Found
+from app.jobs.priorities import PRIORITIES, Priority
 from app.jobs.spec import Hyperparameters, Split
 from app.jobs.tables import Job
+from app.jobs.waiting import Wait
 
 NAME = 64  # characters
 SERVED = r"^[a-z0-9][a-z0-9._-]*$"  # what a model at /v1 may be called
@@ -69,6 +71,10 @@ class JobCreate(BaseModel):
     stage: TuningStage = "sft"
     method: TuningMethod = "lora"
     devices: int = Field(1, ge=1, le=64, description="On one node; each takes a share of a step.")
+    priority: Priority = Field(
+        "normal",
+        description="Above normal is for the workspace's admins, urgent for the platform's.",
+    )
     hyperparameters: Hyperparameters = Hyperparameters()
     webhook: str = Field(
         "", max_length=2000, description="An address that is told when the job is over."
@@ -126,6 +132,7 @@ class JobForm(Hyperparameters):
     stage: TuningStage = "sft"
     method: TuningMethod = "lora"
     devices: int = Field(1, ge=1, le=64)
+    priority: Priority = "normal"
     webhook: str = Field("", max_length=2000)
     deploy: str = Field("", max_length=63, pattern=rf"^$|{SERVED}")
     report_to: Annotated[list[Reporter], BeforeValidator(several)] = []
@@ -154,6 +161,7 @@ class JobForm(Hyperparameters):
             "stage",
             "method",
             "devices",
+            "priority",
             "drop_leaks",
             "webhook",
             "report_to",
@@ -259,8 +267,28 @@ class MergeCreate(BaseModel):
     name: str | None = Field(None, max_length=NAME)
 
 
+class JobWaiting(BaseModel):
+    """`position` in the queue is from 1, of `queue` in all; `starts_at` is an estimate."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    reason: str
+    position: int | None
+    queue: int
+    starts_at: datetime | None
+
+
+class PriorityChange(BaseModel):
+    """Of a job that waits."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Priority
+
+
 class JobOut(BaseModel):
-    """`reason` says why a queued job waits: quota, devices, memory or node; `error` is a sentence
+    """`reason` says why a queued job waits: quota, member_quota, devices, memory, node or
+    preempting (others make room); `waiting` where it stands; `error` is a sentence
     with a code; `result_model` is the model that a succeeded job made. Times are UTC. `dataset` is
     the version trained on, of a mix the main one; `datasets` are all: {dataset, multiplier | share}.
     `estimate` is what was expected when the job was asked for, `outcome` what was then measured, in
@@ -276,8 +304,10 @@ class JobOut(BaseModel):
     datasets: list[dict[str, Any]]
     validation: str | dict[str, Any] | None
     hyperparameters: dict[str, Any]
+    priority: str
     state: str
     reason: str
+    waiting: JobWaiting | None
     phase: str
     step: int
     total: int
@@ -294,7 +324,9 @@ class JobOut(BaseModel):
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, job: Job, reason: str, error: dict[str, Any] | None) -> Self:
+    def of(
+        cls, job: Job, reason: str, error: dict[str, Any] | None, wait: Wait | None = None
+    ) -> Self:
         return cls(
             id=job.id,
             name=job.name,
@@ -305,8 +337,10 @@ class JobOut(BaseModel):
             datasets=data.items_of(job),
             validation=job.mix.get("split") or job.validation_version_id,
             hyperparameters=job.spec,
+            priority=PRIORITIES[job.priority],
             state=job.state,
             reason=reason,
+            waiting=JobWaiting.model_validate(wait) if wait else None,
             phase=job.phase,
             step=job.step,
             total=job.total,

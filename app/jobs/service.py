@@ -13,7 +13,7 @@ from app.cluster.tables import Device
 from app.datasets import service as datasets
 from app.db import new_id
 from app.errors import N_, Conflict, Invalid, NotFound
-from app.jobs import data, forecast, methods, starts, webhook
+from app.jobs import data, forecast, methods, priorities, starts, webhook
 from app.jobs.schemas import NAME, JobCreate
 from app.jobs.states import FINAL, MESSAGES, note, switch
 from app.jobs.tables import Job
@@ -68,6 +68,7 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
         mix=chosen.stored(),
         spec=body.hyperparameters.model_dump(),
         devices=body.devices,
+        priority=priorities.check(db, who, body.priority),
         report_to=list(body.report_to),
         deploy=body.deploy,
         estimate=expected.stored,
@@ -346,6 +347,29 @@ def resume(db: Session, workspace_id: str, job_id: str) -> Job:
     return job  # it runs, or waits to
 
 
+def change_priority(db: Session, who: Principal, job_id: str, priority: str) -> Job:
+    """While it waits, or is paused. Raises NotFound, Forbidden and Conflict."""
+    job = locked(db, who.workspace_id, job_id)
+    number = priorities.check(db, who, priority)
+    if job.state not in ("queued", "paused"):
+        raise Conflict(N_("Only a job that waits can be given another priority."))
+    if number == job.priority:
+        return job
+    old, job.priority = priorities.PRIORITIES[job.priority], number
+    request = cluster.waiting(db, "job", job.id)
+    if request is not None and request.granted_at is None:
+        request.priority = number
+    note(
+        db,
+        job,
+        "priority",
+        priorities.NOW[priority],
+        {"old": old, "new": priority},
+    )
+    send(db, SWEEP)
+    return job
+
+
 def settings_of(job: Job) -> dict[str, Any]:
     """The job as the body of `POST /api/v1/jobs`, to start it again."""
     return {
@@ -355,6 +379,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "stage": job.stage,
         "method": job.method,
         "devices": job.devices,
+        "priority": priorities.PRIORITIES[job.priority],
         "hyperparameters": job.spec,
         **({"report_to": job.report_to} if job.report_to else {}),
     }

@@ -12,7 +12,7 @@ from app.config import settings
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, NotFound
-from app.jobs import history, methods, service, stream, waiting
+from app.jobs import history, methods, priorities, service, stream, waiting
 from app.jobs.data import parts_of, versions_of
 from app.jobs.spec import Hyperparameters
 from app.jobs.states import FINAL
@@ -37,17 +37,18 @@ BASIC = ("epochs", "learning_rate")  # on the form at once; the others are folde
 
 
 def rows(db: Session, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """One per job: {job, reason, model, dataset (its version), live (it may still change)}."""
+    """One per job: {job, reason, wait (of one that waits for devices), model, dataset (its version), live (it may still change)}."""
     models = {
         model.id: model
         for model in db.scalars(select(Model).where(Model.id.in_({job.model_id for job in jobs})))
     }
     data = versions(db, {job.dataset_version_id for job in jobs if job.dataset_version_id})
-    reasons = waiting.reasons(db, jobs)
+    reasons, waits = waiting.reasons(db, jobs), waiting.waits(db, jobs)
     return [
         {
             "job": job,
             "reason": reasons[job.id],
+            "wait": waits.get(job.id),
             "model": models[job.model_id],
             "dataset": data.get(job.dataset_version_id or ""),
             "live": job.state not in FINAL and job.state != "paused",
@@ -81,7 +82,8 @@ def live(db: Session, job: Job, say: stream.Say) -> dict[str, Any]:
         "eta": stream.snapshot(job, reason, pace, None)["eta"],
         "error": stream.error_of(job, say),
         "result": db.get(Model, job.result_model_id) if job.result_model_id else None,
-        "place": waiting.position(db, job) if job.state == "queued" else None,
+        "wait": waiting.waits(db, [job]).get(job.id),
+        "priority": priorities.PRIORITIES[job.priority],
     }
 
 

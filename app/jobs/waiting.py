@@ -1,6 +1,8 @@
 """Why a job waits, in a word and in a sentence."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
@@ -22,8 +24,8 @@ SENTENCES = {
         "hold at once. The job starts by itself when one of them is given back."
     ),
     "devices": N_(
-        "Waiting for a device: all that would do are held by other jobs and deployments. "
-        "The job starts by itself when one is given back."
+        "Waiting for a device: all that would do are held by other jobs and deployments, or kept for "
+        "those that come before it. The job starts by itself when its turn comes."
     ),
     "memory": N_(
         "Waiting for memory: no device has enough of it free. "
@@ -36,10 +38,6 @@ SENTENCES = {
     "member_quota": N_(
         "Waiting for quota: you hold all that you may hold at once in this workspace. "
         "The job starts by itself when something of yours ends."
-    ),
-    "kept": N_(
-        "Waiting in the queue: the devices that are free are kept for jobs that come before it. "
-        "It starts by itself when its turn comes."
     ),
     "preempting": N_(
         "Waiting for training of a lower priority to save a checkpoint and make room. "
@@ -84,26 +82,46 @@ def reasons(db: Session, jobs: Sequence[Job]) -> dict[str, str]:
     return found
 
 
-def position(db: Session, job: Job) -> tuple[int, int] | None:
-    """Its place in the queue and how many wait in all, whoever they belong to; None once it has its
-    devices. In the order in which they would be decided: the workspace that holds least first,
-    then priority, then age.
+@dataclass(frozen=True)
+class Wait:
+    """Why a job waits, where it stands among all who do, and when it may be expected to start: an
+    estimate. None: it is not known yet, or nobody can tell.
     """
-    waiting = db.execute(
-        select(Request.owner_id, Request.workspace_id, Request.priority)
-        .where(Request.granted_at.is_(None))
-        .order_by(Request.created_at, Request.id)
+
+    reason: str
+    position: int | None
+    queue: int
+    starts_at: datetime | None
+
+
+def waits(db: Session, jobs: Sequence[Job]) -> dict[str, Wait]:
+    """Job id → how it waits, of those that have asked for devices and have none."""
+    return waits_of(db, "job", [job.id for job in jobs if job.state == "queued"])
+
+
+def waits_of(db: Session, owner_kind: str, owner_ids: Sequence[str]) -> dict[str, Wait]:
+    """The same by owner."""
+    if not owner_ids:
+        return {}
+    rows = db.scalars(
+        select(Request)
+        .where(
+            Request.owner_kind == owner_kind,
+            Request.owner_id.in_(owner_ids),
+            Request.granted_at.is_(None),
+        )
+        .execution_options(populate_existing=True)
     ).all()
-    held: dict[str, int] = dict(
-        db.execute(
-            select(Lease.workspace_id, func.count())
-            .where(Lease.released_at.is_(None))
-            .group_by(Lease.workspace_id)
-        ).all()
-    )
-    order = sorted(waiting, key=lambda one: (held.get(one.workspace_id, 0), -one.priority))
-    places = [one.owner_id for one in order]
-    return (places.index(job.id) + 1, len(places)) if job.id in places else None
+    many = select(func.count()).select_from(Request).where(Request.granted_at.is_(None))
+    count = db.scalar(many) or 0 if rows else 0
+    return {
+        row.owner_id: Wait(row.reason, row.position, count, expected(row.starts_at)) for row in rows
+    }
+
+
+def expected(at: datetime | None) -> datetime | None:
+    """A time that has passed says nothing any more."""
+    return at if at and at > now() else None
 
 
 def sentence(db: Session, job: Job, reason: str) -> tuple[str, dict[str, Any]] | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
@@ -31,6 +31,18 @@ async def body_of(request: Request) -> bytes:
 Body = Annotated[bytes, Depends(body_of)]
 Ids = Annotated[Sequence[str], Query(max_length=20)]  # one may hold several, between commas
 Wanted = Annotated[str, Query(max_length=200)]
+
+
+@router.post("/{job_id}/priority", name="jobs:priority")
+def set_priority(
+    request: Request,
+    job_id: str,
+    who: Writer,
+    db: Db,
+    priority: Annotated[str, Form(max_length=20)] = "",
+) -> Response:
+    service.change_priority(db, who, job_id, priority)
+    return redirect(request, "jobs:detail", job_id=job_id)
 
 
 @router.get("/compare", name="jobs:compare")

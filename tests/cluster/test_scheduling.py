@@ -5,6 +5,7 @@ import math
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from app.cluster.scheduling.foresight import foresee
 from app.cluster.scheduling.order import RISE, Share
 from app.cluster.scheduling.picture import HALF_LIFE, NEVER, Use, decayed
 from app.quotas.limits import Ceiling, Limits
@@ -95,6 +96,17 @@ def test_waiting_raises_but_displaces_nobody() -> None:
     assert normal.id in made.waiting
 
 
+def test_what_is_owed_to_a_workspace_comes_before_the_priorities_of_others() -> None:
+    made = board(node("a", 2))
+    held = [wait(made, team="rich"), wait(made, team="rich")]
+    run(made)
+    low = wait(made, team="poor", priority=0, since=NOW - 300, seconds=100.0)
+    normal = wait(made, team="rich", priority=1, since=NOW - 300)
+    made.leave(held[0].id)
+    assert granted(run(made)) == [low.id]
+    assert normal.id in made.waiting
+
+
 def test_quotas_of_workspace_member_and_model() -> None:
     made = board(node("a", 8), node("b", 8, model="A100"))
     limits = Limits(
@@ -124,7 +136,7 @@ def test_the_first_is_not_delayed_by_those_who_come_later() -> None:
     found = run(made)
     assert granted(found) == [short.id]
     assert found.kept[first.id] == NOW + 1000
-    assert (first.reason, long.reason) == ("devices", "kept")
+    assert (first.reason, long.reason) == ("devices", "devices")
 
 
 def test_a_device_that_the_first_does_not_need_is_given_for_as_long_as_wanted() -> None:
@@ -292,3 +304,20 @@ def test_the_first_starts_no_later_for_those_behind(
         return now
 
     assert start(behind) <= start([])
+
+
+def test_the_queue_played_forward() -> None:
+    made = board(node("a", 2))
+    runs = wait(made, 2, seconds=100.0)
+    run(made)
+    second, third = wait(made, 1, seconds=50.0, team="b"), wait(made, 2, seconds=10.0, team="b")
+    limited = wait(made, 1, team="c", seconds=10.0, since=NOW)
+    never = wait(made, 3, team="d", since=NOW + 1)
+    limits = Limits(workspaces={"c": Ceiling(devices=0)})
+    found = {one.id: one for one in foresee(made, limits, {}, NOW)}
+    assert runs.id not in found
+    assert (found[second.id].position, found[second.id].start) == (1, NOW + 100)
+    assert found[third.id].start == NOW + 150
+    assert found[limited.id].start is None
+    assert found[never.id].start is None
+    check(made)

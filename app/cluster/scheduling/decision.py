@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.cluster.scheduling import preempting
+from app.cluster.scheduling import picture, preempting
 from app.cluster.scheduling.fit import Fit, able
 from app.cluster.scheduling.order import PREEMPTING, Order, Share
 from app.cluster.scheduling.picture import (
@@ -22,15 +22,14 @@ from app.cluster.scheduling.picture import (
     Pool,
     Shape,
     Waiting,
-    matches,
 )
 from app.quotas.limits import OPEN, Ceiling, Limits
 
-NEW, QUOTA, MEMBER, DEVICES, MEMORY, NODE, KEPT = (
-    "new", "quota", "member_quota", "devices", "memory", "node", "kept",
+NEW, QUOTA, MEMBER, DEVICES, MEMORY, NODE = (
+    "new", "quota", "member_quota", "devices", "memory", "node",
 )  # fmt: skip
 HEADS = 4  # of a pool, for which devices are kept
-MOST_HEADS = 32  # of all pools: a request that must go back to its node has a pool of its own
+MOST_POOLS = 32  # a request that must go back to its node has a pool of its own
 PATIENCE = LEAVING  # seconds: nobody makes room for what will be free as soon as that
 
 
@@ -60,8 +59,11 @@ class Deciding:
         self.made = Decision()
         self.stuck: dict[Shape, str] = {}  # why a shape finds no devices now
         self.late: dict[Shape, float] = {}  # nor before others need them, if it takes so long
+        self.most: dict[tuple[Pool, bool, int | None], int] = {}  # devices on one node
+        self.open: dict[Pool, int] = {}  # the same, of those that nobody holds whole
         self.heads: dict[Pool, int] = {}
-        self.rooms: dict[Pool, tuple[int, int, bool]] = {}
+        self.full: set[Pool] = set()  # enough is kept for those who wait for them
+        self.by_model = False  # whether anybody has a limit on devices of a model
         self.limits: dict[tuple[str, str], list[tuple[str, Ceiling]]] = {}
 
     def run(self) -> Decision:
@@ -80,7 +82,7 @@ class Deciding:
             self.say(one, reason)
             return False
         shape = one.shape
-        if banned := self.models_banned(one):
+        if self.by_model and (banned := self.models_banned(one)):
             devices = self.elsewhere(one, banned)
             if devices:
                 self.grant(one, devices)
@@ -88,15 +90,14 @@ class Deciding:
                 self.say(one, QUOTA)
             return bool(devices)
         stuck = self.stuck.get(shape)
-        if stuck is None or self.may_go_before(one):
+        if stuck is None or (self.fit.keeping and self.may_go_before(one)):
             devices = self.find(one, stuck)
             if devices:
                 self.grant(one, devices)
                 return True
-            stuck = self.stuck.get(shape)
             if stuck is None:
                 stuck = self.stuck[shape] = self.why(shape)
-        if stuck == NODE or not self.wait_in_front(one):
+        if stuck == NODE or shape.pool in self.full or not self.wait_in_front(one):
             self.say(one, stuck)
         return False
 
@@ -125,6 +126,7 @@ class Deciding:
             found = self.limits[key] = [
                 (user, ceiling) for user, ceiling in whose if ceiling != OPEN
             ]
+            self.by_model |= any(ceiling.by_model for _, ceiling in found)
         for user, ceiling in found:
             held = self.board.held[one.workspace, user, ""]
             if ceiling.devices is not None and held + one.shape.devices > ceiling.devices:
@@ -176,8 +178,8 @@ class Deciding:
         shape = one.shape
         models = {model for node in self.fit.of(shape.pool) for _, model in node.pools} - banned
         for model in sorted(models):
-            pool = Pool(shape.pool.kind, model, shape.pool.node)
-            other = Shape(shape.devices, shape.memory, pool)
+            kind, on = shape.pool.kind, shape.pool.node
+            other = picture.shape(shape.devices, shape.memory, kind, model, on)
             found = self.fit.whole(other) if shape.memory is None else self.fit.share(other)
             if found:
                 return found
@@ -191,50 +193,31 @@ class Deciding:
         )
 
     def why(self, shape: Shape) -> str:
-        """Why no devices are found for it, where quota allows."""
+        """Why no devices are found for it, where quota allows: there are none of the kind, all are
+        held or kept for those who come before it, or none has so much memory free.
+        """
         nodes = self.fit.of(shape.pool)
-        if shape.memory is None:
-            if max((unheld(node, shape) for node in nodes), default=0) >= shape.devices:
-                return KEPT
-            if max((count(node, shape) for node in nodes), default=0) < shape.devices:
-                return NODE
-            return DEVICES
-        if shape.devices == 1:
-            room, free, open_ = self.most(shape.pool)
-            if shape.memory > room:
-                return NODE
-            return KEPT if shape.memory <= free else MEMORY if open_ else DEVICES
-        several = [[one for one in node.devices if able(one, shape)] for node in nodes]
-        several = [devices for devices in several if len(devices) >= shape.devices]
-        if not several:
+        key = (shape.pool, shape.devices > 1, shape.memory)
+        if key not in self.most:
+            self.most[key] = max((count(node, shape) for node in nodes), default=0)
+        if self.most[key] < shape.devices:
             return NODE
-        if any(sum(one.fits(shape.memory) for one in ones) >= shape.devices for ones in several):
-            return KEPT
-        if any(sum(not one.whole for one in ones) >= shape.devices for ones in several):
-            return MEMORY
-        return DEVICES
-
-    def most(self, pool: Pool) -> tuple[int, int, bool]:
-        """Of its devices: the most bytes, the most that are free, and whether any is not held whole."""
-        if pool not in self.rooms:
-            devices = [
-                one for node in self.fit.of(pool) for one in node.devices if matches(one, pool)
-            ]
-            self.rooms[pool] = (
-                max((one.room for one in devices), default=-1),
-                max((one.free for one in devices), default=-1),
-                any(not one.whole for one in devices),
+        if shape.memory is None:
+            return DEVICES
+        if shape.pool not in self.open:
+            self.open[shape.pool] = max(
+                sum(not one.whole for one in node.devices) for node in nodes
             )
-        return self.rooms[pool]
+        return MEMORY if self.open[shape.pool] >= shape.devices else DEVICES
 
     def wait_in_front(self, one: Waiting) -> bool:
         """Keep devices for it if it is one of the first of its pool; have others make room if they
         must. True if it has said why it waits.
         """
         pool = one.shape.pool
-        if self.heads.get(pool, 0) >= HEADS or sum(self.heads.values()) >= MOST_HEADS:
-            return False
-        self.heads[pool] = self.heads.get(pool, 0) + 1
+        count = self.heads[pool] = self.heads.get(pool, 0) + 1
+        if count >= HEADS or len(self.heads) >= MOST_POOLS:
+            self.full.add(pool)
         if one.reason == PREEMPTING:  # those who were told are on their way
             leaving = [holder for holder in self.board.holders.values() if holder.leaving == one.id]
             if leaving:
@@ -266,12 +249,7 @@ class Deciding:
 
 def count(node: Node, shape: Shape) -> int:
     """Its devices that would do if nobody held them."""
-    if len(node.pools) == 1 and not node.single and not node.taken:
-        return len(node.devices)
+    if not node.odd:
+        first = node.devices[0]
+        return len(node.devices) if (shape.memory or 0) <= first.room else 0
     return sum(able(device, shape) for device in node.devices)
-
-
-def unheld(node: Node, shape: Shape) -> int:
-    """Of those, the ones that nobody holds, kept or not."""
-    free = node.free(shape.pool)
-    return sum(able(device, shape) for device in free) if node.single else len(free)

@@ -79,8 +79,8 @@ class Fit:
             self.shared[shape.pool] = [
                 device
                 for node in reversed(self.of(shape.pool))
-                for device in node.devices
-                if device.used and not device.whole and matches(device, shape.pool)
+                for device in node.shared()
+                if matches(device, shape.pool)
             ]
         best = None
         for device in self.shared[shape.pool]:
@@ -169,21 +169,18 @@ class Fit:
         return best
 
     def soonest(self, shape: Shape) -> list[Node]:
-        """The nodes worth a closer look. For whole devices of nodes with one sort of them, when
-        they are free together is known; a run that is late makes that a guess, so a few are kept.
+        """The nodes worth a closer look. When whole devices of a node with one sort of them are free
+        together is known; a run that is late makes that a guess, so it is a few.
         """
-        nodes = self.of(shape.pool)
-        if shape.memory is not None:
-            return nodes
-        closer, known = [], []
-        for at, node in enumerate(nodes):
-            if node.id in self.keeping or len(node.pools) > 1 or node.single:
+        count = shape.devices
+        closer, ends = [], []
+        for at, node in enumerate(self.of(shape.pool)):
+            if node.id in self.keeping or node.odd or (shape.memory is not None and node.shared()):
                 closer.append(node)
-            elif len(ends := node.ends()) >= shape.devices:
-                end = ends[shape.devices - 1]
-                if end != NEVER:
-                    known.append((end, at))
-        return closer + [nodes[at] for _, at in heapq.nsmallest(CLOSER, known)]
+            elif len(found := node.ends()) >= count:
+                ends.append((found[count - 1], at))
+        nodes = self.of(shape.pool)
+        return closer + [nodes[at] for end, at in heapq.nsmallest(CLOSER, ends) if end != NEVER]
 
     def together(self, node: Node, shape: Shape) -> tuple[float, list[Device]] | None:
         ready = sorted(

@@ -1,7 +1,9 @@
 """Who comes first: priority, then fair share over workspaces, then age.
 
-A request that waits rises by a level every `RISE`, up to high, so that nothing waits for ever. What
-it may displace follows from the priority that it was given, never from its age.
+A request that waits rises by a level every `RISE`, up to high, so that nothing waits for ever; one
+of a workspace that holds less than half of its share rises as soon as it has waited twice as long as
+it takes, since a share would be no promise if the others' priorities could undo it. What it may
+displace follows from the priority that it was given, never from its age.
 """
 
 import heapq
@@ -12,6 +14,8 @@ from app.cluster.scheduling.picture import NEVER, Board, Waiting, decayed
 
 LOW, NORMAL, HIGH, URGENT = range(4)
 RISE = 4 * 3600.0  # seconds of waiting that make up for a level of priority
+OWED = 2.0  # times its own length
+LEAST = 0.5  # of its share: a workspace that holds less is owed the rest
 AHEAD = 600.0  # seconds for which what is held counts as if it had been used already
 PREEMPTING = "preempting"
 
@@ -28,10 +32,14 @@ class Share:
 EQUAL = Share()
 
 
-def level(one: Waiting, now: float) -> int:
-    """Its priority, and what waiting has added."""
+def level(one: Waiting, now: float, *, owed: bool = False) -> int:
+    """Its priority, and what waiting has added. What is `owed` to its workspace need not wait for
+    the others' longer than twice as long as it takes.
+    """
     if one.priority >= HIGH:
         return one.priority
+    if owed and now - one.since > OWED * one.seconds:
+        return HIGH
     return min(HIGH, one.priority + max(0, int((now - one.since) / RISE)))
 
 
@@ -43,27 +51,36 @@ def score(board: Board, shares: Mapping[str, Share], workspace: str, now: float)
     return had / share.weight
 
 
-def queue(board: Board, workspace: str, now: float) -> list[Waiting]:
+def owed(board: Board, shares: Mapping[str, Share]) -> set[str]:
+    """The workspaces that wait, and hold less than half of what their weight among all who hold or
+    wait for devices would give them.
+    """
+    devices = sum(len(node.devices) for node in board.nodes.values() if node.usable)
+    weights = {
+        name: shares.get(name, EQUAL).weight
+        for name in {*board.queues, *(name for name, use in board.use.items() if use.devices)}
+    }
+    each = LEAST * devices / max(sum(weights.values()), 1e-9)
+    return {name for name in board.queues if board.use[name].devices < each * weights[name]}
+
+
+def queue(board: Board, workspace: str, now: float, *, is_owed: bool = False) -> list[Waiting]:
     """Those of a workspace in their order; sorted anew when one of them rises, or one is new.
 
     One for whom others were told to make room comes first of its level.
     """
-    known = board.sorted.get(workspace)
+    known = None if is_owed else board.sorted.get(workspace)
     if known and now < known[0]:
         return known[1]
     ones = board.queues[workspace].values()
-    found = sorted(
-        ones, key=lambda one: (-level(one, now), one.reason != PREEMPTING, one.since, one.id)
-    )
+    for one in ones:
+        one.level = level(one, now, owed=is_owed)
+    found = sorted(ones, key=lambda one: (-one.level, one.reason != PREEMPTING, one.since, one.id))
     rises = min(
-        (
-            one.since + RISE * (level(one, now) - one.priority + 1)
-            for one in ones
-            if level(one, now) < HIGH
-        ),
+        (one.since + RISE * (one.level - one.priority + 1) for one in ones if one.level < HIGH),
         default=NEVER,
     )
-    board.sorted[workspace] = (rises, found)
+    board.sorted[workspace] = (0.0 if is_owed else rises, found)
     return found
 
 
@@ -72,7 +89,10 @@ class Order:
 
     def __init__(self, board: Board, shares: Mapping[str, Share], now: float) -> None:
         self.board, self.shares, self.now = board, shares, now
-        self.queues = {name: queue(board, name, now) for name in list(board.queues)}
+        poor = owed(board, shares)
+        self.queues = {
+            name: queue(board, name, now, is_owed=name in poor) for name in list(board.queues)
+        }
         self.at = dict.fromkeys(self.queues, 0)
         self.scores = {name: score(board, shares, name, now) for name in self.queues}
         self.heap = [self.entry(name) for name in self.queues]
@@ -81,7 +101,7 @@ class Order:
     def entry(self, workspace: str) -> tuple[int, bool, float, float, str]:
         one = self.queues[workspace][self.at[workspace]]
         return (
-            -level(one, self.now),
+            -one.level,
             one.reason != PREEMPTING,
             self.scores[workspace],
             one.since,
@@ -104,7 +124,7 @@ class Order:
             top, kept = -first[0], first[1]
             while (
                 stop < len(ones)
-                and level(ones[stop], self.now) == top
+                and ones[stop].level == top
                 and (ones[stop].reason != PREEMPTING) == kept
             ):
                 stop += 1

@@ -13,22 +13,29 @@ NEVER = inf
 HALF_LIFE = 24 * 3600.0  # seconds, after which a device-second counts half in the fair share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Pool:
-    """Which devices would do. None: any."""
+    """Which devices would do. None: any. Equal ones are one object: see `pool`."""
 
     kind: str | None = None  # cpu or cuda
     model: str | None = None
     node: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Shape:
-    """What is asked for: so many devices of one node, whole ones or `memory` bytes on each."""
+    """What is asked for: so many devices of one node, whole ones or `memory` bytes on each. Equal
+    ones are one object, so that what was found out about one is quickly found for all.
+    """
 
     devices: int
-    memory: int | None = None
-    pool: Pool = Pool()
+    memory: int | None
+    pool: Pool
+
+
+@lru_cache(maxsize=65536)
+def pool(kind: str | None = None, model: str | None = None, node: str | None = None) -> Pool:
+    return Pool(kind, model, node)
 
 
 @lru_cache(maxsize=65536)
@@ -39,8 +46,7 @@ def shape(
     model: str | None = None,
     node: str | None = None,
 ) -> Shape:
-    """One object for all that are equal: what was found out about one holds for all."""
-    return Shape(devices, memory, Pool(kind, model, node))
+    return Shape(devices, memory, pool(kind, model, node))
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +64,7 @@ class Waiting:
     preemptions: int = 0
     job: bool = True  # counts against the limit on running jobs
     reason: str = "new"
+    level: int = 0  # its priority, and what waiting has added: see order.py
 
 
 @dataclass(eq=False, slots=True)
@@ -162,12 +169,18 @@ class Node:
         self.pools = {(one.kind, one.model) for one in devices}
         self.taken = any(one.taken for one in devices)
         self.single = any(one.single for one in devices)
+        self.odd = (
+            len({(one.kind, one.model, one.memory) for one in devices}) != 1
+            or self.taken
+            or self.single
+        )
         self.changed()
 
     def changed(self) -> None:
         self._free: list[Device] | None = None
         self._soft: list[int] | None = None
         self._ends: list[float] | None = None
+        self._shared: list[Device] | None = None
         self.fresh = 0.0  # when the last of those who may make room began, or was saved
 
     def free(self, pool: Pool, *, others: bool = False) -> list[Device]:
@@ -202,6 +215,12 @@ class Node:
                 for device in self.devices
             )
         return self._ends
+
+    def shared(self) -> list[Device]:
+        """Devices of which shares are held."""
+        if self._shared is None:
+            self._shared = [one for one in self.devices if one.used and not one.whole]
+        return self._shared
 
     def open_to(self, pool: Pool) -> bool:
         """Whether it has any device of the pool, and may be given work."""
