@@ -1,7 +1,7 @@
 """A joined node's role in Postgres: it reads the rows of its own node, and nothing else.
 
 What a role may read is granted to a group; which rows, is said by the policies `node_reads` of these
-tables (migration 0030), which ask `danlu_node()` whose role it is. The platform's own role owns the
+tables (migration 0028), which ask `danlu_node()` whose role it is. The platform's own role owns the
 tables, and is not held by them.
 """
 
