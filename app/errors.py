@@ -95,8 +95,15 @@ class Unavailable(DomainError):
         self.retry_after = retry_after
 
 
+class DiskFull(Unavailable):
+    """The disk has no room for it, or would go below its floor."""
+
+    status = 507
+    code = "disk_full"
+
+
 DISK_FULL = N_("The server's disk is full. An administrator has to make room.")
 
 
-def disk_full() -> Unavailable:
-    return Unavailable(DISK_FULL, code="disk_full")
+def disk_full() -> DiskFull:
+    return DiskFull(DISK_FULL)

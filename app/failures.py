@@ -15,7 +15,6 @@ from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from app.errors import (
-    DISK_FULL,
     N_,
     DomainError,
     Invalid,
@@ -23,6 +22,7 @@ from app.errors import (
     TooMany,
     Unauthenticated,
     Unavailable,
+    disk_full,
 )
 from app.web import field_messages, here, is_htmx, render, sentence, translate
 
@@ -40,6 +40,7 @@ TITLES = {
     429: N_("Too many requests"),
     500: N_("Something went wrong"),
     503: N_("Not available right now"),
+    507: N_("No room"),
 }
 # what the framework itself raises, in our words
 SENTENCES = {
@@ -70,6 +71,7 @@ DASHSCOPE_CODES = {
     429: "Throttling.RateQuota",
     500: "InternalError",
     503: "ServiceUnavailable",
+    507: "ServiceUnavailable",
     504: "GatewayTimeout",
 }
 QUOTA = "insufficient_quota"  # waiting does not help
@@ -243,7 +245,7 @@ def unexpected(request: Request, error: Exception) -> Response:
     """What stands below us failed, or a fault of ours: logged with an id for the reader."""
     log.error("unexpected error", path=request.scope["path"], exc_info=error)
     if is_full(error):
-        return respond(request, Unavailable(DISK_FULL, code="disk_full"))
+        return respond(request, disk_full())
     if isinstance(error, OperationalError):
         return respond(request, Unavailable(NO_DATABASE, code="database"))
     ours = DomainError(

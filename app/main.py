@@ -30,6 +30,8 @@ from app.accounts import api as accounts_api
 from app.accounts import routes as accounts_routes
 from app.alerts import api as alerts_api
 from app.alerts import routes as alerts_routes
+from app.backups import api as backups_api
+from app.backups import routes as backups_routes
 from app.chat import api as chat_api
 from app.chat import routes as chat_routes
 from app.cluster import api as cluster_api
@@ -191,6 +193,8 @@ for module in (
     secrets_api,
     settings_routes,
     settings_api,
+    backups_routes,
+    backups_api,
     imports_routes,
     cleaning_routes,
     drafts_routes,

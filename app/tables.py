@@ -3,6 +3,7 @@
 from app.accounts import audit  # listens to what is written
 from app.accounts import tables as accounts
 from app.alerts import tables as alerts
+from app.backups import tables as backups
 from app.chat import tables as chat
 from app.cluster import tables as cluster
 from app.datasets import tables as datasets
@@ -26,6 +27,7 @@ __all__ = [
     "accounts",
     "alerts",
     "audit",
+    "backups",
     "batches",
     "chat",
     "cluster",

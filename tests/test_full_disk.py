@@ -66,10 +66,10 @@ def test_a_full_disk_loses_nothing(small: Stack, disk: Path) -> None:
         fill(disk / "filler")
         with (SAMPLES / "reviews-train.jsonl").open("rb") as file:
             refused = api.post("/api/v1/datasets", files={"file": file})
-        assert (refused.status_code, refused.json()["code"]) == (503, "disk_full")
+        assert (refused.status_code, refused.json()["code"]) == (507, "disk_full")
         for _ in range(20):  # a page of a table may have room for a few rows yet
             refused = api.post("/api/v1/jobs", json=job)
-            assert refused.status_code in (201, 503), refused.text
+            assert refused.status_code in (201, 507), refused.text
         for _ in range(8):
             assert api.get("/api/v1/models").status_code == 200
             assert small.process.poll() is None

@@ -31,6 +31,7 @@ from app.queue import transaction
 from workers import (
     adapters,
     checkpoints,
+    disks,
     engine_metrics,
     gpus,
     inventory,
@@ -128,6 +129,7 @@ class Heart(threading.Thread):
     def tell(self, devices: list[dict[str, Any]]) -> None:
         at = time.monotonic()
         facts = self.facts | self.gpus.versions | {"shipping_lag": runs.shipping_lag()}
+        facts["disk"] = disks.look()
         do(nodes.beat, self.node_id, settings.node_host, facts, devices, self.labels)
         do(loads.record, self.node_id)
         if at - self.read >= readings.PERIOD - BEAT / 2:
@@ -225,6 +227,7 @@ def loop(node_id: str, asked: Signals) -> None:
             ("measures", measures.tick),
             ("checkpoints", checkpoints.tick),
             ("metrics", engine_metrics.tick),
+            ("disk", disks.tick),
         )
     ]
     for part in parts:

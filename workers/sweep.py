@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts import audit, platform
 from app.alerts import service as alerts
+from app.backups import service as backups
 from app.cluster import budgets, nodes, readings
 from app.cluster import service as cluster
 from app.datasets import sweep as datasets
@@ -67,6 +68,8 @@ def sweep() -> None:
         requests.clear,
         watch.nodes,
         watch.deployments,
+        watch.disks,
+        backups.due,
         alerts.repeat,
         alerts.resend,
         alerts.clear,

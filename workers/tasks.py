@@ -5,6 +5,7 @@ message was late or doubled.
 """
 
 from app.alerts import delivering
+from app.backups import service as backups
 from app.datasets import work
 from app.datasets.cleaning import run as cleaning
 from app.datasets.drafts import comparing, rewriting
@@ -92,6 +93,11 @@ def compare_versions(comparison_id: str) -> None:
 @celery.task(name="workers.deliver_alert")
 def deliver_alert(delivery_id: str) -> None:
     delivering.deliver(delivery_id)
+
+
+@celery.task(name="workers.make_backup")
+def make_backup(backup_id: str) -> None:
+    backups.make(backup_id)
 
 
 @celery.task(name="workers.deliver_webhook")

@@ -49,3 +49,22 @@ def deployments(db: Session) -> None:
             for one in sick
         },
     )
+
+
+def disks(db: Session) -> None:
+    """A node that was lost says nothing of its disk."""
+    known = db.scalars(select(Node).where(Node.seen_at >= now() - SILENT))
+    found = {node.id: node.facts.get("disk") or {} for node in known}
+    alerts.keep(
+        db,
+        "disk_low",
+        {
+            node: Facts(
+                N_("The disk of node %(node)s is nearly full: %(free)s GB are free."),
+                {"node": node, "free": f"{disk['free'] / 1e9:.1f}"},
+                link="/admin/storage",
+            )
+            for node, disk in found.items()
+            if disk.get("low")
+        },
+    )

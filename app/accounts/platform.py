@@ -92,6 +92,37 @@ class People(Section):
     invitation_days: int = Field(7, ge=1, le=90, description="How long an invitation's link lasts.")
 
 
+class Disk(Section):
+    """Below its floor a node gets nothing new, training there stops with a checkpoint, and uploads
+    are refused. The smaller of the two counts.
+    """
+
+    floor_percent: float = Field(5, ge=0, le=50, description="Of the disk.")
+    floor_gb: float = Field(10, ge=0, le=10_000, description="GB of 10^9 bytes.")
+
+    def floor(self, total: int) -> int:
+        """In bytes, of a disk of `total`."""
+        return int(min(total * self.floor_percent / 100, self.floor_gb * 10**9))
+
+
+class Backups(Section):
+    """Backups by the clock."""
+
+    at: str = Field(
+        "", pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?$", description="HH:MM in UTC; empty: none."
+    )
+    keep: int = Field(7, ge=1, le=365, description="The last so many; older ones are deleted.")
+    directory: str = Field(
+        "",
+        max_length=1000,
+        description="On the machine that makes them; empty: backups in the home.",
+    )
+    artefacts: bool = Field(
+        False, description="Datasets and models as well, as long as the store is a directory."
+    )
+    key: bool = Field(True, description="The secret key as well, if the home has it.")
+
+
 class Audit(Section):
     """What is kept of who did what."""
 
@@ -158,6 +189,8 @@ class Platform(BaseModel):
     mail: Mail = Mail()
     people: People = People()
     maintenance: Maintenance = Maintenance()
+    disk: Disk = Disk()
+    backups: Backups = Backups()
     audit: Audit = Audit()
 
 

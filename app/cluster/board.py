@@ -28,7 +28,8 @@ OVERLAP = timedelta(seconds=60)  # between the clocks of nodes, and what commits
 
 NODES = text(
     """
-    SELECT n.id, n.dead_at IS NULL AND NOT n.cordoned AND n.seen_at > :heard,
+    SELECT n.id, n.dead_at IS NULL AND NOT n.cordoned AND n.seen_at > :heard
+               AND NOT coalesce((n.facts #>> '{disk,low}')::boolean, false),
            d.digest, coalesce(l.digest, 0)
     FROM nodes n
     JOIN (

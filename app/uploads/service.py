@@ -13,10 +13,11 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.accounts import room
 from app.accounts.auth import Principal
 from app.config import settings
 from app.db import now
-from app.errors import N_, Conflict, NotFound, TooLarge, disk_full
+from app.errors import N_, Conflict, NotFound, TooLarge
 from app.queue import transaction
 from app.quotas import stored
 from app.uploads.tables import Upload
@@ -40,8 +41,7 @@ def begin(db: Session, who: Principal, file_name: str, size: int) -> Upload:
         )
     stored.check(db, who.workspace_id, who.user_id, size)
     settings.uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if shutil.disk_usage(settings.uploads).free < size:
-        raise disk_full()
+    room.check(db, size)
     one = Upload(
         workspace_id=who.workspace_id,
         user_id=who.user_id,

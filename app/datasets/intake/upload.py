@@ -19,8 +19,10 @@ from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from app.accounts.room import check as check_room
 from app.config import settings
 from app.errors import N_, DomainError, Invalid, disk_full
+from app.queue import transaction
 from app.uploads.service import BODY, BUFFER, UNFINISHED, display_name
 
 if TYPE_CHECKING:
@@ -166,6 +168,12 @@ def too_many_files() -> Invalid:
     )
 
 
+def enough_room(size: int) -> None:
+    """Raises DiskFull."""
+    with transaction() as db:
+        check_room(db, size)
+
+
 async def receive(request: Request, upload: Upload) -> None:
     """Read the body into `upload`. Raises DomainError for a body that is no whole upload."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
@@ -175,6 +183,8 @@ async def receive(request: Request, upload: Upload) -> None:
             code="content_type",
             field="file",
         )
+    length = request.headers.get("content-length", "")
+    await run_in_threadpool(enough_room, int(length) if length.isdecimal() else 0)
     parts = Parts(upload)
     try:
         parser = MultipartParser(options[b"boundary"], parts.callbacks())

@@ -8,11 +8,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
+from app.accounts.room import check as check_room
 from app.config import settings
 from app.datasets.files import room
 from app.datasets.intake.upload import Upload
 from app.db import new_id, now
-from app.errors import N_, Conflict, Invalid, NotFound, TooLarge, disk_full
+from app.errors import N_, Conflict, Invalid, NotFound, TooLarge
 from app.gateway.files import service
 from app.gateway.files.tables import File, FilePart, FileUpload
 from app.queue import transaction
@@ -54,8 +55,7 @@ def create(
             most=MOST,
         )
     settings.uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if shutil.disk_usage(settings.uploads).free < size:
-        raise disk_full()
+    check_room(db, size)
     one = FileUpload(
         workspace_id=who.workspace_id,
         user_id=who.user_id,

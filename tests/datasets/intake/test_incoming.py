@@ -135,7 +135,7 @@ def test_limits_are_checked_before_anything_is_sent(
     monkeypatch.setattr(service, "MOST", 200)
     monkeypatch.setattr(settings, "max_upload_mb", 10**9)
     answer = api.post(URL, json={"file_name": "a", "size": 10**14})
-    assert [answer.status_code, answer.json()["code"]] == [503, "disk_full"]
+    assert [answer.status_code, answer.json()["code"]] == [507, "disk_full"]
     assert rows(db) == 2
 
 
@@ -160,7 +160,7 @@ def test_a_full_disk_is_said_and_what_came_stays(
     monkeypatch.setattr(pieces.os, "write", full)
     answer = send(api, upload, b"x" * 5 * 2**20, 0)
     monkeypatch.undo()
-    assert [answer.status_code, answer.json()["code"]] == [503, "disk_full"]
+    assert [answer.status_code, answer.json()["code"]] == [507, "disk_full"]
     assert int(answer.headers["upload-offset"]) == service.offset(upload) == written[0]
     assert send(api, upload, b"y" * (5 * 2**20 - written[0]), written[0]).status_code == 200
 
