@@ -13,11 +13,24 @@ The last line is one JSON object; docs/scheduler.md says what its keys mean.
 """
 
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from app import embedded  # it reads no settings
+
+HOME = Path(tempfile.mkdtemp(prefix="danlu-bench-", dir="/tmp"))
+HOME.chmod(0o711)  # the embedded server runs as another user where this runs as root
+AT = embedded.place(HOME)
+os.environ |= {
+    "DANLU_HOME": str(HOME),
+    "DATABASE_URL": AT.database_url,
+    "REDIS_URL": AT.redis_url,
+}
 
 from bench.parts import decisions, simulation
 
@@ -26,7 +39,7 @@ def main() -> None:
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 120
     found = simulation.run(jobs, tell)
-    found |= decisions.run(rounds, tell)
+    found |= decisions.run(rounds, tell, HOME, AT)
     tell(json.dumps(found))
 
 

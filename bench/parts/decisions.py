@@ -1,14 +1,14 @@
 """Decisions from Postgres: 1,000 full nodes, 5,000 waiting, some go and some come each time."""
 
 import gc
-import os
 import random
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from app import embedded
 
 NODES, GPUS, WAITING, TEAMS = 1000, 8, 5000, 40
 LEAVE = 12  # requests given back between two decisions, and as many new ones
@@ -28,18 +28,8 @@ FILL = [
 ]
 
 
-def run(rounds: int, tell: Callable[[str], None]) -> dict[str, Any]:
+def run(rounds: int, tell: Callable[[str], None], home: Path, at: embedded.Place) -> dict[str, Any]:
     """{decision_p95_ms} over so many decisions, each in its transaction, from call to commit."""
-    home = Path(tempfile.mkdtemp(prefix="danlu-bench-", dir="/tmp"))
-    home.chmod(0o711)
-    from app import embedded
-
-    at = embedded.place(home)
-    os.environ |= {
-        "DANLU_HOME": str(home),
-        "DATABASE_URL": at.database_url,
-        "REDIS_URL": at.redis_url,
-    }
     postgres = embedded.start_postgres(at, home / "postgres.log", sync=False)
     try:
         while not embedded.postgres_ready(at):
