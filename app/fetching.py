@@ -248,6 +248,25 @@ def ask(
         return b"".join(answer(target, response, got, 0, limit).chunks)
 
 
+def exchange(
+    url: str,
+    content: bytes,
+    *,
+    limit: int,
+    seconds: float = 15.0,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, bytes]:
+    """POST `content` to `url`: the status and the body of the answer, at most `limit` bytes. No
+    redirect is followed. Raises Refused, Interrupted or TooLarge.
+    """
+    own = {"user-agent": "danlu", "accept": "*/*", "content-length": str(len(content))}
+    head = own | {"accept-encoding": "identity"} | dict(headers or {})
+    end = time.monotonic() + seconds
+    target = parse(url)
+    with request(target, head, (), end, method="POST", content=content) as response:
+        return response.status, b"".join(pieces(target, response, 0, limit))
+
+
 @contextmanager
 def request(
     target: Target,

@@ -4,10 +4,13 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.accounts.tables import User, Workspace
+from app.accounts.tables import ApiKey, User, Workspace
 from tests import factories as make
 
 PUBLIC = {
+    "GET /login/oidc",
+    "GET /login/oidc/callback",
+    "GET /login/oidc/logout",
     "GET /invitations/{token}",
     "POST /invitations/{token}",
     "GET /reset/{token}",
@@ -30,6 +33,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/workspaces/{workspace_id}/hand-over": {"user_id": "{user_id}"},
     "POST /api/v1/workspaces/{workspace_id}/invitations": {"email": "new@example.com"},
     "POST /api/v1/invitations": {"email": "new@example.com"},
+    "POST /api/v1/workspaces/{workspace_id}/service-accounts": {"name": "x"},
+    "POST /api/v1/workspaces/{workspace_id}/service-accounts/{account_id}/keys": {
+        "name": "x",
+        "scopes": ["jobs:read"],
+    },
     "POST /api/v1/users": {"email": "new@example.com", "workspace_id": "{workspace_id}"},
 }
 FORMS: dict[str, dict[str, str]] = {
@@ -53,4 +61,12 @@ def managed(method: str, path: str) -> str:
 
 
 def objects(db: Session, workspace: Workspace, owner: User) -> dict[str, str]:
-    return {"invitation_id": make.make_invitation(db, workspace, owner)[0].id}
+    program = make.make_user(db, is_service=True, password_hash=None)
+    make.make_membership(db, workspace, program, "member")
+    make.make_key(db, workspace, program)
+    key = db.query(ApiKey).filter_by(user_id=program.id).one()
+    return {
+        "invitation_id": make.make_invitation(db, workspace, owner)[0].id,
+        "account_id": program.id,
+        "service_key_id": key.id,
+    }

@@ -20,7 +20,7 @@ from app.guard import Middleware
 if TYPE_CHECKING:
     from app.accounts.auth import Principal
 
-SYSTEM, NOBODY, USER, KEY = "system", "nobody", "user", "key"
+SYSTEM, NOBODY, USER, KEY, SERVICE = "system", "nobody", "user", "key", "service"
 
 
 @dataclass

@@ -133,6 +133,33 @@ class MemberList(BaseModel):
     has_more: bool
 
 
+class ServiceAccountOut(BaseModel):
+    """A program of a workspace."""
+
+    id: str
+    name: str
+    role: Role
+    disabled: bool
+    created_at: datetime
+
+    @classmethod
+    def of(cls, membership: Membership, user: User) -> Self:
+        return cls(
+            id=user.id,
+            name=user.name,
+            role=membership.role,
+            disabled=user.disabled_at is not None,
+            created_at=membership.created_at,
+        )
+
+
+class ServiceAccountList(BaseModel):
+    """Service accounts in the order they came."""
+
+    data: list[ServiceAccountOut]
+    has_more: bool
+
+
 class InvitationOut(BaseModel):
     """An invitation that is open; `workspace_id` is null for one to the platform alone."""
 

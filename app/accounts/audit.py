@@ -117,6 +117,8 @@ def entry_of(row: Any, action: str) -> dict[str, Any] | None:
     """What the log says of a row in the session that was written just now; None: nothing."""
     state: InstanceState[Any] = inspect(row)
     cls = type(row)
+    if acting.current().kind == acting.SYSTEM and hasattr(cls, "__audited_in__"):
+        return None  # part of a noun that has events of its own
     before: dict[str, Any] = {}
     after: dict[str, Any] = {}
     for column in columns(cls):
@@ -132,8 +134,6 @@ def entry_of(row: Any, action: str) -> dict[str, Any] | None:
             after[column.key] = value_of(cls, column, history.added[0] if history.added else None)
     if action == "update":
         if acting.current().kind == acting.SYSTEM:
-            if getattr(cls, "__audited_in__", ""):
-                return None
             for name in STATES & after.keys():
                 del before[name], after[name]
         if not after:

@@ -51,6 +51,8 @@ class Paged(Filter):
 
 
 class Exported(Filter):
+    """A filter, and the form of what it leaves."""
+
     format: Literal["csv", "jsonl"] = "jsonl"
 
 
@@ -78,6 +80,8 @@ class AuditOut(BaseModel):
 
 
 class AuditList(BaseModel):
+    """Entries, the newest first."""
+
     data: list[AuditOut]
     has_more: bool
 

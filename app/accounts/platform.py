@@ -180,6 +180,49 @@ class Maintenance(Section):
         return texts[0] or texts[1]
 
 
+class Oidc(Section):
+    """Single sign-on by OpenID Connect."""
+
+    enabled: bool = Field(False, description="Whether people sign in there.")
+    label: str = Field("SSO", min_length=1, max_length=40, description="What the button says.")
+    issuer: str = Field("", max_length=500, description="The provider's address: its `iss`.")
+    client_id: str = Field("", max_length=500, description="As which this is registered there.")
+    client_secret: Secret = Field("", description="Empty for a public client.")
+    domains: str = Field(
+        "", max_length=2000, description="Domains of addresses let in, with commas; empty: all."
+    )
+    create: Literal["invited", "everybody"] = Field(
+        "invited", description="Who without an account gets one."
+    )
+    groups_claim: str = Field("", max_length=100, description="The claim that names groups.")
+    groups: str = Field(
+        "", max_length=8000, description="Lines `group = workspace: role`, by the short name."
+    )
+
+    @model_validator(mode="after")
+    def whole(self) -> Self:
+        if self.enabled and not (self.issuer and self.client_id):
+            raise ValueError(N_("The provider's address and the client ID are needed."))
+        self.rules()
+        return self
+
+    def domain_list(self) -> list[str]:
+        return [one.lower().lstrip("@") for one in self.domains.replace(",", " ").split()]
+
+    def rules(self) -> list[tuple[str, str, str]]:
+        """(group, a workspace's slug, role) of each line of `groups`. Raises ValueError."""
+        found = []
+        for line in filter(None, map(str.strip, self.groups.splitlines())):
+            group, _, rest = line.rpartition("=")
+            slug, _, role = (part.strip() for part in rest.partition(":"))
+            if not group.strip() or not slug or role not in ("viewer", "member", "admin"):
+                raise ValueError(
+                    N_("Each line has to be: group = workspace: viewer, member or admin.")
+                )
+            found.append((group.strip(), slug, role))
+        return found
+
+
 class Platform(BaseModel):
     """Every setting of the platform, by section."""
 
@@ -188,6 +231,7 @@ class Platform(BaseModel):
     general: General = General()
     mail: Mail = Mail()
     people: People = People()
+    oidc: Oidc = Oidc()
     maintenance: Maintenance = Maintenance()
     disk: Disk = Disk()
     backups: Backups = Backups()

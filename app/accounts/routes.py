@@ -56,13 +56,34 @@ def link(request: Request, route: str, **params: str) -> str:
 # -- in and out --------------------------------------------------------------------------
 
 
+def login_page(
+    request: Request,
+    db: Db,
+    *,
+    form: Parsed[SignInForm] | None = None,
+    back: str = "/",
+    wrong: str = "",
+    status: int = 200,
+) -> Response:
+    """`wrong` is why single sign-on did not work."""
+    return render(
+        request,
+        "accounts/login.html",
+        form=form,
+        next=back,
+        oidc=platform.read(db).oidc,
+        wrong=wrong,
+        out=request.query_params.get("out") == "oidc",
+        status=status,
+    )
+
+
 @router.get("/login", name="accounts:login")
 def login(request: Request, _: Anybody, db: Db) -> Response:
-    request.state.platform = platform.read(db)
     back = here(request.query_params.get("next", "/"))
     if identify(request):
         return redirect(request, back)
-    return render(request, "accounts/login.html", form=None, next=back)
+    return login_page(request, db, back=back)
 
 
 @router.post("/login", name="accounts:sign_in")
@@ -72,7 +93,7 @@ def sign_in(
     request.state.platform = platform.read(db)
     back = here(str(form.values.get("next", "/")))
     if form.data is None:
-        return render(request, "accounts/login.html", form=form, next=back, status=422)
+        return login_page(request, db, form=form, back=back, status=422)
     try:
         row, token = signin.sign_in(
             db,
@@ -81,7 +102,7 @@ def sign_in(
             **browser_of(request),
         )
     except DomainError as error:
-        return refused(request, form, error, back)
+        return refused(request, db, form, error, back)
     return entered(request, redirect(request, back), row, token)
 
 
@@ -94,9 +115,11 @@ def entered(request: Request, response: Response, row: SignIn, token: str) -> Re
     return response
 
 
-def refused(request: Request, form: Parsed[SignInForm], error: DomainError, back: str) -> Response:
+def refused(
+    request: Request, db: Db, form: Parsed[SignInForm], error: DomainError, back: str
+) -> Response:
     form.refuse(error)
-    response = render(request, "accounts/login.html", form=form, next=back, status=error.status)
+    response = login_page(request, db, form=form, back=back, status=error.status)
     if isinstance(error, TooMany):
         response.headers["Retry-After"] = str(error.retry_after)
     return response
@@ -106,9 +129,10 @@ def refused(request: Request, form: Parsed[SignInForm], error: DomainError, back
 def sign_out(
     request: Request, who: Who, form: Annotated[Parsed[NextForm], parsed(NextForm)], db: Db
 ) -> Response:
-    if who.sign_in_id:
-        signin.revoke(db, who.user_id, who.sign_in_id)
-    response = redirect(request, here(form.data.next) if form.data else "/login")
+    after = here(form.data.next) if form.data else "/login"
+    if who.sign_in_id and signin.revoke(db, who.user_id, who.sign_in_id).by_oidc:
+        after = "/login?out=oidc" if after == "/login" else after
+    response = redirect(request, after)
     response.delete_cookie(cookie_name(), httponly=True, samesite="lax", secure=secure(request))
     return response
 
@@ -226,14 +250,7 @@ def create_key(
     if form.data is None:
         return keys_page(request, who, db, form)
     try:
-        _, secret = api_keys.issue_api_key(
-            db,
-            who,
-            name=form.data.name,
-            scopes=form.data.scopes,
-            expires_at=form.data.expires_at(),
-            **form.data.limits(),
-        )
+        _, secret = api_keys.issue_api_key(db, who, **form.data.made())
     except DomainError as error:
         form.refuse(error)
         return keys_page(request, who, db, form)

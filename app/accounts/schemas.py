@@ -67,6 +67,11 @@ class KeyForm(KeyLimits):
     def expires_at(self) -> datetime | None:
         return now() + timedelta(days=self.days) if self.days else None
 
+    def made(self) -> dict[str, Any]:
+        """As `keys.create_api_key` asks."""
+        more = {"expires_at": self.expires_at(), **self.limits()}
+        return {"name": self.name, "scopes": self.scopes, **more}
+
 
 class KeyEdit(KeyLimits):
     """`days` from now until it expires: empty leaves that as it is, 0 is never."""
@@ -114,6 +119,21 @@ class MemberChoice(Strict):
     """One of the members."""
 
     user_id: str = Field(min_length=1, max_length=80)
+
+
+class ServiceAccountCreate(Strict):
+    """A program, and its role."""
+
+    name: Annotated[Name, Field(min_length=1)]
+    role: Literal["viewer", "member", "admin"] = "member"
+
+
+class ServiceAccountChange(Strict):
+    """What is left out stays as it is."""
+
+    name: Name = ""
+    role: Literal["viewer", "member", "admin"] | None = None
+    disabled: bool | None = None
 
 
 class InvitationCreate(Strict):

@@ -28,6 +28,8 @@ class SecretIn(BaseModel):
 
 
 class SecretChange(BaseModel):
+    """A new token in the place of an old one."""
+
     model_config = ConfigDict(extra="forbid")
 
     value: SecretStr = Field(max_length=600, description="The new token")
@@ -56,6 +58,8 @@ class SecretOut(BaseModel):
 
 
 class SecretList(BaseModel):
+    """Secrets that you may use, your own first."""
+
     data: list[SecretOut]
     has_more: bool
 

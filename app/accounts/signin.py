@@ -97,7 +97,12 @@ def sign_in(
 
 
 def start(
-    db: Session, user: User, *, ip: str, user_agent: str, workspace_id: str | None = None
+    db: Session,
+    user: User,
+    *,
+    ip: str,
+    user_agent: str,
+    workspace_id: str | None = None,
 ) -> tuple[SignIn, str]:
     """A new session of `user`, in `workspace_id`, else the one they used last, else a team's."""
     last = (
@@ -133,7 +138,7 @@ def start(
     db.add(row)
     db.flush()
     acting.signed_in(user.id, user.email, found)
-    audit.note(db, "sign_in", "user", user.id, name=user.email, workspace_id=workspace_id)
+    audit.note(db, "sign_in", "user", user.id, name=user.email, workspace_id=found)
     return row, token
 
 
@@ -162,12 +167,13 @@ def browser(user_agent: str) -> str:
     return ", ".join(found)
 
 
-def revoke(db: Session, user_id: str, sign_in_id: str) -> None:
+def revoke(db: Session, user_id: str, sign_in_id: str) -> SignIn:
     row = db.get(SignIn, sign_in_id)
     if row is None or row.user_id != user_id:
         raise NotFound(N_("There is no such sign-in."))
     row.revoked_at = row.revoked_at or now()
     audit.note(db, "sign_out", "user", user_id, workspace_id=row.workspace_id)
+    return row
 
 
 def revoke_others(db: Session, user_id: str, keep: str | None) -> None:

@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, UniqueConstraint, case, literal
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import Base, Created, new_id
@@ -24,6 +25,16 @@ class User(Base):
     is_service: Mapped[bool] = mapped_column(default=False, server_default="false")
     created_at: Mapped[Created]
     disabled_at: Mapped[datetime | None]
+
+    @hybrid_property
+    def shown(self) -> str:
+        """The name wherever an author stands: a program is marked as one."""
+        return f"\N{GEAR} {self.name}" if self.is_service else self.name
+
+    @shown.inplace.expression
+    @classmethod
+    def _shown(cls) -> ColumnElement[str]:
+        return case((cls.is_service, literal("\N{GEAR} ").concat(cls.name)), else_=cls.name)
 
 
 class Workspace(Base):
@@ -95,6 +106,18 @@ class ResetLink(Base):
     used_at: Mapped[datetime | None]
 
 
+class Identity(Base):
+    """Somebody as a single sign-on provider knows them, and whose account that is here."""
+
+    __tablename__ = "identities"
+    __audited__ = True
+
+    issuer: Mapped[str] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(primary_key=True)  # `sub`: the provider's, never reused
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    created_at: Mapped[Created]
+
+
 class SignIn(Base):
     """A browser's session. Named so because `session` is the database's word."""
 
@@ -106,6 +129,7 @@ class SignIn(Base):
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))  # the one in view
     ip: Mapped[str]
     user_agent: Mapped[str]
+    by_oidc: Mapped[bool] = mapped_column(default=False, server_default="false")
     created_at: Mapped[Created]
     seen_at: Mapped[Created]
     expires_at: Mapped[datetime]

@@ -85,6 +85,8 @@ class RuleOut(BaseModel):
 
 
 class Rules(BaseModel):
+    """The rules of a workspace or of the platform."""
+
     data: list[RuleOut]
     has_more: bool
 
@@ -118,6 +120,8 @@ class AlertOut(BaseModel):
 
 
 class Alerts(BaseModel):
+    """Alerts, the newest first."""
+
     data: list[AlertOut]
     has_more: bool
 
@@ -151,5 +155,7 @@ class DeliveryOut(BaseModel):
 
 
 class Deliveries(BaseModel):
+    """Who was told, and what came of it."""
+
     data: list[DeliveryOut]
     has_more: bool

@@ -139,3 +139,51 @@ def invitations(workspace: Workspace, as_json: Json = False) -> None:
 @app.command(help=_("Withdraw an invitation; its link stops working."))
 def uninvite(workspace: Workspace, invitation: str) -> None:
     connect().delete(f"/api/v1/workspaces/{workspace}/invitations/{invitation}")
+
+
+# -- service accounts --------------------------------------------------------------------
+
+
+@app.command("services", help=_("Programs of a workspace."))
+def services(workspace: Workspace, as_json: Json = False) -> None:
+    columns = {
+        "ID": lambda row: row["id"],
+        _("Name"): lambda row: row["name"],
+        _("Role"): lambda row: row["role"],
+        _("Disabled"): lambda row: _("yes") if row["disabled"] else "",
+    }
+    show(
+        connect().all(f"/api/v1/workspaces/{workspace}/service-accounts"),
+        as_json,
+        lambda found: show_table(found["data"], columns, _("None.")),
+    )
+
+
+@app.command("create-service", help=_("A program with a role: viewer, member or admin."))
+def create_service(
+    workspace: Workspace, name: str, role: Role = "member", as_json: Json = False
+) -> None:
+    body = {"name": name, "role": role}
+    made = connect().post(f"/api/v1/workspaces/{workspace}/service-accounts", body)
+    show(made, as_json, lambda found: say(found["id"]))
+
+
+@app.command("service-key", help=_("A new key of a program. It is shown this once."))
+def service_key(
+    workspace: Workspace,
+    account: str,
+    name: str,
+    scope: Annotated[
+        list[str], typer.Option("--scope", "-s", help=_("What it may be used for; repeatable."))
+    ],
+    as_json: Json = False,
+) -> None:
+    path = f"/api/v1/workspaces/{workspace}/service-accounts/{account}/keys"
+    made = connect().post(path, {"name": name, "scopes": scope})
+    show(made, as_json, lambda found: say(found["secret"]))
+
+
+@app.command("delete-service", help=_("Its API keys stop working for good."))
+def delete_service(workspace: Workspace, account: str, yes: Yes = False) -> None:
+    sure(_("Delete %(name)s?", name=account), yes)
+    connect().delete(f"/api/v1/workspaces/{workspace}/service-accounts/{account}")

@@ -223,6 +223,8 @@ TAR = "application/octet-stream"
 STREAMED = ("post /v1/chat/completions", "post /v1/completions", GENERATION)
 # Answers that are no JSON.
 MEDIA = {
+    "get /api/v1/audit/export": "application/jsonl text/csv",
+    "get /api/v1/workspace/audit/export": "application/jsonl text/csv",
     "get /api/v1/models/{model_id}/download": TAR,
     "get /api/v1/models/{model_id}/card": "text/markdown",
     "get /api/v1/jobs/{job_id}/download": TAR,

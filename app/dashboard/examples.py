@@ -134,6 +134,8 @@ PREFIXES = {
     "SignIn": "sid",
     "Device": "dev",
     "Act": "act",
+    "Audit": "aud",
+    "Secret": "sec",
 }
 
 

@@ -179,7 +179,7 @@ def history(
 ) -> list[dict[str, Any]]:
     """{at, message, by}, newest first; `say(msgid, **params)` is in the reader's language."""
     rows = db.execute(
-        select(AliasEvent, User.name)
+        select(AliasEvent, User.shown)
         .join(User, User.id == AliasEvent.user_id)
         .where(AliasEvent.workspace_id == alias.workspace_id, AliasEvent.alias_id == alias.id)
         .order_by(AliasEvent.id.desc())

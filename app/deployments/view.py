@@ -200,7 +200,7 @@ def settings(db: Session, deployment: Deployment, say: Callable[..., str]) -> di
     people = db.scalars(select(User).where(User.id.in_({one.user_id for one in history})))
     return {
         "history": [(one, spoken(one.error, say)) for one in history],
-        "people": {person.id: person.name for person in people},
+        "people": {person.id: person.shown for person in people},
         "zones": ZONES,
     }
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.accounts.auth import Principal, requires
-from app.evaluations import export, rows, sending, service, view
+from app.evaluations import boards, export, rows, sending, service, view
 from app.evaluations.schemas import (
     DatasetFrom,
     DatasetMade,
@@ -14,6 +14,7 @@ from app.evaluations.schemas import (
     EvaluationOut,
     Evaluations,
     Rows,
+    Standings,
 )
 from app.evaluations.states import State
 from app.paging import After, Limit
@@ -102,6 +103,18 @@ def get_rows(
         limit=limit,
     )
     return Rows(data=[view.row_out(request, each, several) for each in found], has_more=more)
+
+
+@router.get(f"{BASE}/{{evaluation_id}}/leaderboard", name="api:evaluations:leaderboard")
+def get_leaderboard(evaluation_id: str, who: Reader, db: Db) -> Standings:
+    """All that was evaluated on the same rows by the same scorers."""
+    one = service.get(db, who.workspace_id, evaluation_id)
+    return Standings.model_validate(
+        {
+            "data": boards.leaderboard(db, one),
+            "history": boards.history(db, who.workspace_id, one),
+        }
+    )
 
 
 @router.get(f"{BASE}/{{evaluation_id}}/export", name="api:evaluations:export")

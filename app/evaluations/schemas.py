@@ -159,6 +159,25 @@ class Rows(BaseModel):
     has_more: bool
 
 
+class Standing(BaseModel):
+    """A candidate's figure by the first scorer, as its newest evaluation of the set has it."""
+
+    evaluation_id: str
+    candidate_id: str
+    label: str
+    model_id: str | None
+    value: float
+    low: float
+    high: float
+    rows: int
+    at: datetime
+
+
+class Standings(BaseModel):
+    data: list[Standing] = Field(description="The best first.")
+    history: list[Standing] = Field(description="Of the same line of models, the oldest first.")
+
+
 class DatasetFrom(BaseModel):
     """Rows by their numbers in the dataset version, from 0."""
 

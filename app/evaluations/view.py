@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request
 from sqlalchemy.orm import Session
 
-from app.evaluations import rows, service
+from app.evaluations import boards, rows, service
 from app.evaluations.rows import Shown
 from app.evaluations.schemas import AnswerOut, CandidateOut, EvaluationOut, RowOut
 from app.evaluations.scorers.scoring import LOWER_IS_BETTER
@@ -128,6 +128,8 @@ def page(
         "verdicts": verdicts(one, candidates),
         "confusions": confusions(candidates, labelled) if labelled else [],
         "labelled": labelled,
+        "board": boards.leaderboard(db, one),
+        "history": boards.history(db, one.workspace_id, one),
         "events": service.events(db, one.id),
         "lower": LOWER_IS_BETTER,
         "waits": said(request, one.waits) if one.waits else "",

@@ -72,6 +72,9 @@ def look(api, made) -> None:
     before, after = got["candidates"]
     assert got["verdicts"][after["id"]]["accuracy"]["difference"] == pytest.approx(3 / 24)
     assert set(after["figures"]) == {"accuracy", "words"}
+    board = api.get(f"{BASE}/{made['id']}/leaderboard").json()
+    assert [one["label"] for one in board["data"]] == ["after", "before"]
+    assert [one["label"] for one in board["history"]] == []
     page = api.get(f"{BASE}/{made['id']}/rows", params={"order": "gain", "limit": 2}).json()
     assert page["has_more"]
     assert [one["number"] for one in page["data"]] == [1, 2]

@@ -50,6 +50,7 @@ def test_the_answer_leads_the_page(db, client, who):
     assert "after differs from before by +50.0 points" in " ".join(verdict.text.split())
     assert len(page.select("[data-testid=confusion]")) == 2
     assert page.select_one("[data-testid=where]")
+    assert "after" in page.select_one("[data-testid=leaderboard] tbody tr").text
     first = page.select_one("[data-testid=evaluation-answer-row]")
     assert first["data-number"] == "0"
     assert [one.text for one in page.select("[data-figure=accuracy]")] == ["50.0%", "100.0%"]

@@ -207,7 +207,7 @@ def test_no_two_slices_for_one_job_and_none_whole_beside_strangers(db, cards, se
     def asked(owner, **more):
         values = {"owner_kind": "job", "owner_id": owner, "workspace_id": team.id, "devices": 1}
         cluster.ask(db, **values | more)
-        found = [one.devices[0].name for one in cluster.decide(db) if one.owner_id == owner]
+        found = [one.devices[0] for one in cluster.decide(db) if one.owner_id == owner]
         return found[0] if found else None
 
     with pytest.raises(Invalid):

@@ -220,7 +220,7 @@ def history(
 ) -> list[tuple[DraftAct, str | None]]:
     """Acts with the name of who did them, the newest first."""
     query = (
-        select(DraftAct, User.name)
+        select(DraftAct, User.shown)
         .outerjoin(User, User.id == DraftAct.user_id)
         .where(DraftAct.version_id == version_id)
         .order_by(DraftAct.number.desc())
@@ -233,7 +233,7 @@ def trail(
 ) -> list[tuple[RowEdit, DraftAct, str | None]]:
     """What happened to one row, the newest first."""
     query = (
-        select(RowEdit, DraftAct, User.name)
+        select(RowEdit, DraftAct, User.shown)
         .join(DraftAct, DraftAct.id == RowEdit.act_id)
         .outerjoin(User, User.id == DraftAct.user_id)
         .where(RowEdit.version_id == version_id, RowEdit.row_id == row_id)

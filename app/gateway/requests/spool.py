@@ -6,16 +6,16 @@ takes time, happens off the hot path. What stands in the file survives this proc
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
-import psutil
 import structlog
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.accounts.tables import ApiKey
 from app.config import settings
-from app.db import now
+from app.db import new_id, now
 from app.gateway.requests import entries
 from app.gateway.requests.tables import LogChoice, LoggedRequest
 from app.queue import transaction
@@ -45,6 +45,7 @@ class Choice:
 
 
 lock = threading.Lock()
+file: BinaryIO | None = None  # that is appended to
 choices: dict[str, Choice] = {}  # by API key: those that keep a log
 
 
@@ -99,42 +100,63 @@ def append(record: Record, exchange: Any) -> None:
     try:
         data = orjson.dumps(line) + b"\n"
         with lock:
-            settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with own_file().open("ab") as file:
-                if file.tell() <= MOST_SPOOLED:
-                    file.write(data)
+            own = own_file()
+            if own.tell() <= MOST_SPOOLED:
+                own.write(data)
+                own.flush()
     except (OSError, orjson.JSONEncodeError) as error:
         log.warning("a request is not logged", request=exchange.id, error=str(error))
 
 
 # -- files -------------------------------------------------------------------------------
 
+# A file has a name that no other process has, and its writer holds a lock on it, which the kernel
+# gives back however the writer dies: in a container next to ours, its number would say nothing.
 
-def own_file() -> Path:
-    return settings.spool / f"requests-{os.getpid()}.jsonl"
+
+def own_file() -> BinaryIO:
+    """The file that is appended to, locked; a new one where there is none."""
+    global file
+    settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+    while file is None or not os.fstat(file.fileno()).st_nlink:  # somebody was at it before us
+        if file is not None:
+            file.close()
+        file = (settings.spool / f"requests-{new_id('lg')}.jsonl").open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
-def abandoned() -> list[Path]:
-    """Spools that nobody appends to: set aside for flushing, or of a process that died."""
+def let_go() -> None:
+    """What we wrote so far is complete: `abandoned` finds it."""
+    global file
+    with lock:
+        if file is not None:
+            file.close()
+            file = None
+
+
+@contextlib.contextmanager
+def abandoned() -> Iterator[list[Path]]:
+    """Spools that nobody appends to. Nobody else is given them meanwhile."""
     found = []
-    for path in settings.spool.glob("requests-*.jsonl"):
-        pid, _, aside = path.stem.removeprefix("requests-").partition("-")
-        if path != own_file() and (aside or not psutil.pid_exists(int(pid))):
-            found.append(path)
-    return found
+    with contextlib.ExitStack() as stack:
+        for path in settings.spool.glob("requests-*.jsonl"):
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                opened = stack.enter_context(path.open("rb"))
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found.append(path)
+        yield found
 
 
 def flush() -> int:
     """Move what is spooled to Postgres; the number of entries. The file goes after the commit."""
-    with lock:
-        if own_file().exists():
-            aside = own_file().with_name(f"{own_file().stem}-{os.urandom(4).hex()}.jsonl")
-            own_file().rename(aside)
+    let_go()
     total = 0
-    for path in abandoned():
-        for lines in some(path):
-            total += store(lines)
-        path.unlink(missing_ok=True)
+    with abandoned() as paths:
+        for path in paths:
+            for lines in some(path):
+                total += store(lines)
+            path.unlink(missing_ok=True)
     return total
 
 
