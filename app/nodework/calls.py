@@ -60,6 +60,7 @@ FUNCTIONS: tuple[Callable[..., Any], ...] = (
     measures.forget,
 )
 CALLS = {name_of(function): function for function in FUNCTIONS}
+TOKENS = name_of(reporters.tokens)  # for where a job runs, not for where it once did
 
 
 def carry_out(db: Session, node_id: str, name: str, body: bytes) -> bytes:
@@ -81,6 +82,7 @@ def check(db: Session, node_id: str, name: str, taken: Taken) -> None:
     asked = (
         taken.get("node_id", node_id) == node_id
         and ("job_id" not in taken or had_job(db, node_id, taken["job_id"]))
+        and (name != TOKENS or owner(db, Job, taken["job_id"]) == node_id)
         and ("replica_id" not in taken or owner(db, Replica, taken["replica_id"]) == node_id)
         and ("measure_id" not in taken or owner(db, DatasetMeasure, taken["measure_id"]) == node_id)
         and ("guest_id" not in taken or carried(db, taken["replica_id"], taken["guest_id"]))
@@ -90,7 +92,7 @@ def check(db: Session, node_id: str, name: str, taken: Taken) -> None:
         raise Forbidden(N_("This is not that node's."), code="not_yours")
 
 
-def owner(db: Session, table: type[Replica | DatasetMeasure], row_id: str) -> str | None:
+def owner(db: Session, table: type[Replica | DatasetMeasure | Job], row_id: str) -> str | None:
     return db.scalar(select(table.node_id).where(table.id == row_id))
 
 

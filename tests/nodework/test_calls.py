@@ -8,13 +8,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.cluster import nodes
-from app.cluster.tables import Device, Node
+from app.cluster.tables import Device, Lease, Node
 from app.config import settings
 from app.deployments import carrying, metrics, replicas, results
 from app.deployments.metrics import Reading
 from app.deployments.tables import ReplicaLog, ReplicaMetric
 from app.errors import DomainError
-from app.jobs import checkpoints, history, runs
+from app.jobs import checkpoints, history, reporters, runs
 from app.jobs.checkpoints import Found
 from app.jobs.tables import Job, JobCheckpoint, JobLog, JobMetric
 from app.models.tables import Model
@@ -105,6 +105,21 @@ def test_other_nodes_work_is_closed(db: Session, as_node: dict[str, str]) -> Non
         with pytest.raises(DomainError) as refused:
             ask()
         assert refused.value.code == "not_yours"
+
+
+def test_tokens_are_told_where_the_job_runs(db: Session, as_node: dict[str, str]) -> None:
+    job, _ = rows(db)
+    device = make.make_device(db, db.get_one(Node, "gpu-1"), name="cpu:7")
+    held = {"owner_kind": "job", "owner_id": job.id, "workspace_id": job.workspace_id}
+    db.add(Lease(device_id=device.id, node_id="gpu-1", bytes=1, exclusive=True, **held))
+    db.commit()
+    assert do(reporters.tokens, job.id, 1) == {}
+    job.node_id = "other"  # which it has moved to
+    db.commit()
+    assert do(checkpoints.base_of, job.id)
+    with pytest.raises(DomainError) as refused:
+        do(reporters.tokens, job.id, 1)
+    assert refused.value.code == "not_yours"
 
 
 def test_an_engine(db: Session, as_node: dict[str, str]) -> None:
