@@ -36,7 +36,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/workspaces/{workspace_id}/service-accounts": {"name": "x"},
     "POST /api/v1/workspaces/{workspace_id}/service-accounts/{account_id}/keys": {
         "name": "x",
-        "scopes": ["jobs:read"],
+        "scopes": ["members:write"],  # no more than the caller has
     },
     "POST /api/v1/users": {"email": "new@example.com", "workspace_id": "{workspace_id}"},
 }
