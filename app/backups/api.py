@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from app.accounts.auth import PLATFORM, Principal, requires
 from app.backups import service
-from app.backups.schemas import BackupOut, Backups, DiskOut, Disks
+from app.backups.schemas import BackupList, BackupOut, DiskOut, Disks
 from app.cluster.tables import Node
 from app.paging import After, Limit, page
 from app.queue import Db
@@ -19,10 +19,10 @@ Admin = Annotated[Principal, requires(PLATFORM, "admin")]
 @router.get("/backups", name="api:backups:list")
 def list_backups(
     request: Request, _who: Admin, db: Db, after: After = "", limit: Limit = 50
-) -> Backups:
+) -> BackupList:
     """The last thousand that the platform made or tried to make, newest first."""
     found, more = page(service.listed(db, 1000), after, limit)
-    return Backups(data=[BackupOut.of(request, one) for one in found], has_more=more)
+    return BackupList(data=[BackupOut.of(request, one) for one in found], has_more=more)
 
 
 @router.post("/backups", status_code=202, name="api:backups:ask")

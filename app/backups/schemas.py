@@ -29,7 +29,9 @@ class BackupOut(BaseModel):
         return cls(error=error, **{name: getattr(row, name) for name in names})
 
 
-class Backups(BaseModel):
+class BackupList(BaseModel):
+    """Backups, the newest first."""
+
     data: list[BackupOut]
     has_more: bool
 
@@ -51,5 +53,7 @@ class DiskOut(BaseModel):
 
 
 class Disks(BaseModel):
+    """The disk of every node that has told of it."""
+
     data: list[DiskOut]
     has_more: bool

@@ -9,11 +9,11 @@ from app.accounts.auth import Principal, requires
 from app.evaluations import boards, export, rows, sending, service, view
 from app.evaluations.schemas import (
     DatasetFrom,
-    DatasetMade,
     EvaluationCreate,
     EvaluationOut,
     Evaluations,
     Rows,
+    RowsTaken,
     Standings,
 )
 from app.evaluations.states import State
@@ -131,10 +131,10 @@ def get_export(
 
 
 @router.post(f"{BASE}/{{evaluation_id}}/dataset", status_code=201, name="api:evaluations:dataset")
-def make_dataset(evaluation_id: str, body: DatasetFrom, who: Maker) -> DatasetMade:
+def make_dataset(evaluation_id: str, body: DatasetFrom, who: Maker) -> RowsTaken:
     """A draft dataset of some of its rows, to be corrected and learned from."""
     made = sending.make(who, evaluation_id, body.rows)
-    return DatasetMade(id=made.dataset_id, version=made.id, rows=made.rows)
+    return RowsTaken(id=made.dataset_id, version=made.id, rows=made.rows)
 
 
 @router.post(f"{BASE}/{{evaluation_id}}/cancel", name="api:evaluations:cancel")

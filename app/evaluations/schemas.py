@@ -77,6 +77,8 @@ class EvaluationCreate(BaseModel):
 
 
 class CandidateOut(BaseModel):
+    """Who answers, how far that is, and its figures. `error` is a sentence with a code."""
+
     id: str
     position: int = Field(description="0 is the baseline.")
     kind: str
@@ -98,6 +100,8 @@ class CandidateOut(BaseModel):
 
 
 class EvaluationOut(BaseModel):
+    """An evaluation with its candidates, and the verdicts on them."""
+
     id: str
     name: str
     dataset_version_id: str
@@ -132,11 +136,15 @@ class EvaluationOut(BaseModel):
 
 
 class Evaluations(BaseModel):
+    """Evaluations, the newest first."""
+
     data: list[EvaluationOut]
     has_more: bool
 
 
 class AnswerOut(BaseModel):
+    """What a candidate answered to a row, and what scorers gave for it."""
+
     candidate: str
     text: str | None
     error: dict[str, Any] | None
@@ -146,6 +154,8 @@ class AnswerOut(BaseModel):
 
 
 class RowOut(BaseModel):
+    """A row of the dataset with every candidate's answer."""
+
     number: int = Field(description="In the dataset version, from 0.")
     messages: list[dict[str, Any]]
     reference: str
@@ -155,6 +165,8 @@ class RowOut(BaseModel):
 
 
 class Rows(BaseModel):
+    """Rows, in the order that was asked for."""
+
     data: list[RowOut]
     has_more: bool
 
@@ -174,6 +186,8 @@ class Standing(BaseModel):
 
 
 class Standings(BaseModel):
+    """The leaderboard of an evaluation set: the same rows, settings and scorers."""
+
     data: list[Standing] = Field(description="The best first.")
     history: list[Standing] = Field(description="Of the same line of models, the oldest first.")
 
@@ -186,7 +200,9 @@ class DatasetFrom(BaseModel):
     rows: list[Annotated[int, Field(ge=0, le=2**31 - 1)]] = Field(min_length=1, max_length=2000)
 
 
-class DatasetMade(BaseModel):
+class RowsTaken(BaseModel):
+    """The draft that rows were put into."""
+
     id: str
     version: str
     rows: int
