@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -35,7 +35,7 @@ os.environ |= {
 }
 
 import pytest  # noqa: E402
-from sqlalchemy import text  # noqa: E402
+from sqlalchemy import Table, text  # noqa: E402
 from sqlalchemy.orm import Session  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
@@ -127,13 +127,30 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture
 def database(servers: None) -> None:
     """Empty tables, an empty broker, an empty store."""
-    tables = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
-    with engine().begin() as connection:
-        connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+    empty(Base.metadata.sorted_tables)
     app.queue.redis().flushdb()
     for directory in (settings.runs, settings.cache, settings.spool, settings.uploads):
         shutil.rmtree(directory, ignore_errors=True)
     shutil.rmtree(settings.store_url, ignore_errors=True)
+
+
+def empty(tables: Sequence[Table]) -> None:
+    """Delete what a test has left, and count from 1 again. Truncating all of them takes thirty times
+    as long, and there are thousands of tests.
+    """
+    filled = " UNION ALL ".join(
+        f"SELECT '{table.name}' WHERE EXISTS (SELECT FROM \"{table.name}\")" for table in tables
+    )
+    with engine().begin() as connection:
+        names = connection.scalars(text(filled)).all()
+        connection.execute(text("SET LOCAL session_replication_role = replica"))  # no triggers
+        for name in names:
+            connection.execute(text(f'DELETE FROM "{name}"'))
+        for sequence in connection.scalars(text(COUNTING)):
+            connection.execute(text(f'ALTER SEQUENCE "{sequence}" RESTART'))
+
+
+COUNTING = "SELECT sequencename FROM pg_sequences WHERE last_value IS NOT NULL"
 
 
 @pytest.fixture
