@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import time
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
@@ -256,9 +257,12 @@ def test_the_sweep_sees_lost_nodes_and_sick_deployments(
     assert all(one.resolved_at for one in db.scalars(select(Alert)))
 
 
-def test_silence_while_nobody_looked_is_no_lost_node(db: Session) -> None:
+def test_silence_while_nobody_looked_is_no_lost_node(
+    db: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make.make_node(db, seen_at=now() - timedelta(days=1))
     db.commit()
+    monkeypatch.setattr(watch, "STARTED", time.monotonic())
     sweep.run(watch.nodes)
     assert db.scalars(select(Alert)).all() == []
 

@@ -323,7 +323,9 @@ def test_it_fills_what_others_leave(db, workspace, who, tmp_path, monkeypatch):
         async with Engine() as one, Engine() as two:
             deployment = deploy(db, workspace, one, two)
             replicas = [each.id for each in replicas_of(db, deployment.id)]
-            ask = asking.BatchAsking(runner.Hold(batch), path, set())
+            hold = runner.Hold(batch)
+            hold.caller = holding.caller(db, batch)
+            ask = asking.BatchAsking(hold, path, set())
             assert await ask.allowed() == 8
             loads.begin(replicas[0])
             loads.begin(replicas[1])

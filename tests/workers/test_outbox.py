@@ -9,6 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.jobs import runs as jobs
 from app.jobs.tables import JobEvent, JobLog, JobMetric
+from app.nodework import asking
 from app.queue import transaction
 from tests import factories
 from workers import outbox
@@ -237,7 +238,7 @@ def test_a_stale_fence_is_refused(job, box):
 def test_a_failed_commit_loses_and_doubles_nothing(job, box, monkeypatch):
     """Also when the commit did happen and only its answer was lost."""
     rng = random.Random(7)
-    real = outbox.transaction
+    real = asking.transaction
     trouble = {"left": 30}
 
     class Flaky:
@@ -255,7 +256,7 @@ def test_a_failed_commit_loses_and_doubles_nothing(job, box, monkeypatch):
                 trouble["left"] -= 1
                 raise OperationalError("committed, but nobody heard", None, Exception())
 
-    monkeypatch.setattr(outbox, "transaction", Flaky)
+    monkeypatch.setattr(asking, "transaction", Flaky)
     expected = b""
     for number in range(1, 60):
         text = f"{number} 炼 ".encode() * rng.randint(1, 50)
