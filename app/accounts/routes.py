@@ -66,12 +66,13 @@ def login_page(
     status: int = 200,
 ) -> Response:
     """`wrong` is why single sign-on did not work."""
+    request.state.platform = platform.read(db)
     return render(
         request,
         "accounts/login.html",
         form=form,
         next=back,
-        oidc=platform.read(db).oidc,
+        oidc=request.state.platform.oidc,
         wrong=wrong,
         out=request.query_params.get("out") == "oidc",
         status=status,

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.cluster import deciding
 from app.cluster import service as cluster
 from app.cluster.tables import Device
 from app.db import now
@@ -86,10 +87,13 @@ def test_the_place_in_the_queue(db: Session, client: Client) -> None:
         waits.append(job)
     cluster.decide(db)
     db.commit()
-    assert waiting.position(db, waits[0]) == (2, 2)  # who holds nothing comes first
-    assert waiting.position(db, waits[1]) == (1, 2)
+    deciding.foresee(db)
+    db.commit()
+    seen = waiting.waits(db, waits)
+    assert (seen[waits[0].id].position, seen[waits[0].id].queue) == (2, 2)
+    assert seen[waits[1].id].position == 1  # who holds nothing comes first
     page = client.get(f"/jobs/{waits[0].id}", headers={"accept-language": "en"})
-    assert "number 2 of 2 in the queue" in one(soup(page), "[data-testid=job-reason]").text
+    assert "Number 2 of 2 in the queue" in one(soup(page), "[data-testid=job-reason]").text
 
 
 # -- devices -------------------------------------------------------------------------------
