@@ -74,7 +74,7 @@ def look(api, made) -> None:
     assert set(after["figures"]) == {"accuracy", "words"}
     board = api.get(f"{BASE}/{made['id']}/leaderboard").json()
     assert [one["label"] for one in board["data"]] == ["after", "before"]
-    assert [one["label"] for one in board["history"]] == []
+    assert [one["label"] for one in board["history"]] == ["before", "after"]
     page = api.get(f"{BASE}/{made['id']}/rows", params={"order": "gain", "limit": 2}).json()
     assert page["has_more"]
     assert [one["number"] for one in page["data"]] == [1, 2]
