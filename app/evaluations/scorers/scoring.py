@@ -89,7 +89,7 @@ def score(scorer: Options, answer: str, reference: str) -> Scored:
 
 def summed(kind: str, values: Sequence[float], parts: Sequence[Any]) -> Array:
     """What adds up over rows, (rows, d): `figure` makes one number of any sum of these."""
-    if not values and not parts:
+    if len(values) == 0 and len(parts) == 0:
         return np.zeros((0, WIDTHS.get(kind, 2)))
     if kind in WIDTHS:
         return np.asarray(parts, dtype=np.float64).reshape(len(parts), -1)
