@@ -197,7 +197,7 @@ def make_rows(engine: str) -> str:
         seed.first_account(db)
         models.ensure_starter(db)
         user = db.scalars(select(User)).one()
-        workspace = db.scalars(select(Workspace)).one()
+        workspace = db.scalars(select(Workspace).where(Workspace.personal_of.is_(None))).one()
         made = Deployment(
             workspace_id=workspace.id,
             created_by=user.id,

@@ -22,7 +22,7 @@ from app.datasets.intake.upload import Upload
 from app.datasets.states import DRAFT, FAILED, MAPPING, PUBLISHED
 from app.datasets.tables import Dataset, DatasetIssue, DatasetVersion
 from app.db import now
-from app.errors import N_, DomainError, Invalid, NotFound
+from app.errors import N_, Conflict, DomainError, Invalid, NotFound
 from app.gateway.files import service as files
 from app.gateway.files.tables import File
 from app.gateway.tuning import auto
@@ -143,7 +143,10 @@ def ready(who: Principal, wanted: str, field: str) -> DatasetVersion | None:
     if version is None:
         version = take(who, file, field)
     if version.status == DRAFT and not version.error_count:
-        version = work.publish(who, version.dataset_id, which=version.id)
+        try:
+            version = work.publish(who, version.dataset_id, which=version.id)
+        except Conflict:  # another job of the same file came first, and is at it
+            return None
     if version.status in (DRAFT, MAPPING, FAILED):
         raise spoilt(file, version, field)
     return version if version.status == PUBLISHED else None
