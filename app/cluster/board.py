@@ -11,16 +11,9 @@ from typing import Any
 from sqlalchemy import bindparam, text
 from sqlalchemy.orm import Session
 
+from app.cluster.scheduling.board import Board
 from app.cluster.scheduling.decision import Decision
-from app.cluster.scheduling.picture import (
-    NEVER,
-    Board,
-    Device,
-    Holder,
-    Node,
-    Waiting,
-    shape,
-)
+from app.cluster.scheduling.picture import NEVER, Device, Holder, Node, Waiting, shape
 from app.db import now
 
 PARTS = 512

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.cluster.scheduling.board import Board, decayed
 from app.cluster.scheduling.decision import decide
 from app.cluster.scheduling.order import Share
-from app.cluster.scheduling.picture import NEVER, Board, Device, Node, Waiting, decayed, shape
+from app.cluster.scheduling.picture import NEVER, Device, Node, Waiting, shape
 from app.quotas.limits import Ceiling, Limits
 
 NODES, GPUS = 1000, 8

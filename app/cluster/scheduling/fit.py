@@ -7,7 +7,8 @@ so that large holes stay for those who need them.
 import heapq
 from collections.abc import Sequence
 
-from app.cluster.scheduling.picture import NEVER, Board, Device, Node, Pool, Shape, matches
+from app.cluster.scheduling.board import Board
+from app.cluster.scheduling.picture import NEVER, Device, Node, Pool, Shape, matches
 
 CLOSER = 8  # nodes that are looked at closely
 
@@ -18,23 +19,12 @@ class Fit:
     def __init__(self, board: Board, now: float) -> None:
         self.now = now
         self.board = board
-        self.nodes = sorted(board.nodes.values(), key=lambda node: node.id, reverse=True)
-        self.pools: dict[Pool, list[Node]] = {}
+        self.of = board.of
         self.buckets: dict[tuple[Pool, bool], dict[int, list[Node]]] = {}
         self.shared: dict[Pool, list[Device]] = {}
         self.small: dict[Pool, int] = {}  # bytes for which there is no device any more
         self.keeping: dict[str, Node] = {}  # nodes with devices that are kept for somebody
         self.latest = 0.0  # until when, at most
-
-    def of(self, pool: Pool) -> list[Node]:
-        """Nodes that may be given work and have devices of the pool, the last name first."""
-        if pool not in self.pools:
-            if pool.node is not None:
-                node = self.board.nodes.get(pool.node)
-                self.pools[pool] = [node] if node and node.open_to(pool) else []
-            else:
-                self.pools[pool] = [node for node in self.nodes if node.open_to(pool)]
-        return self.pools[pool]
 
     # -- whole devices -------------------------------------------------------------------
 
@@ -45,7 +35,7 @@ class Fit:
         if key not in self.buckets:
             found: dict[int, list[Node]] = {}
             for node in self.of(pool):
-                if free := self.open(node, pool, count > 1):
+                if node.vacant and (free := self.open(node, pool, count > 1)):
                     found.setdefault(len(free), []).append(node)
             self.buckets[key] = found
         buckets = self.buckets[key]
@@ -106,6 +96,8 @@ class Fit:
         """A device that nobody holds yet, for a share."""
         best: tuple[int, int, Device] | None = None
         for node in reversed(self.of(shape.pool)):
+            if not node.vacant:
+                continue
             free = node.free(shape.pool, others=True)
             for device in free:
                 if memory <= device.room and device.kept is None:
