@@ -145,7 +145,6 @@ class Board:
         holder.devices = devices
         node = self.nodes[devices[0].node]
         for device, size in zip(devices, sizes, strict=True):
-            node.vacant -= not device.holders
             device.holders.append(holder)
             device.used += size
             device.whole = device.whole or holder.memory is None
@@ -174,7 +173,6 @@ class Board:
         node = self.nodes[holder.devices[0].node]
         for device in holder.devices:
             device.holders.remove(holder)
-            node.vacant += not device.holders
             size = device.memory if holder.memory is None else holder.memory
             device.used = max(0, device.used - size) if device.holders else 0
             device.whole = any(one.memory is None for one in device.holders)

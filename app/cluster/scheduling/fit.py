@@ -35,7 +35,7 @@ class Fit:
         if key not in self.buckets:
             found: dict[int, list[Node]] = {}
             for node in self.of(pool):
-                if node.vacant and (free := self.open(node, pool, count > 1)):
+                if node.unheld() and (free := self.open(node, pool, count > 1)):
                     found.setdefault(len(free), []).append(node)
             self.buckets[key] = found
         buckets = self.buckets[key]
@@ -96,7 +96,7 @@ class Fit:
         """A device that nobody holds yet, for a share."""
         best: tuple[int, int, Device] | None = None
         for node in reversed(self.of(shape.pool)):
-            if not node.vacant:
+            if not node.unheld():
                 continue
             free = node.free(shape.pool, others=True)
             for device in free:

@@ -137,7 +137,7 @@ class Order:
             name = first[-1]
             ones, start = self.queues[name], self.at[name]
             last = (first[0], first[1], NEVER)
-            stop = bisect_right(ones, last, start, key=KEY)  # type: ignore[type-var]
+            stop = bisect_right(ones, last, start, key=KEY)
             self.taken = stop - start
             yield ones[start:stop]
             self.at[name] = start + self.taken

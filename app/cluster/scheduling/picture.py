@@ -164,7 +164,6 @@ class Node:
         self.usable = usable
         self.devices = sorted(devices, key=lambda one: (one.memory, one.name))
         self.holders: dict[str, Holder] = {}
-        self.vacant = len(devices)  # devices that nobody holds
         self.pools = {(one.kind, one.model) for one in devices}
         self.taken = any(one.taken for one in devices)
         self.single = any(one.single for one in devices)
@@ -183,11 +182,15 @@ class Node:
         self._open: int | None = None
         self.fresh = 0.0  # when the last of those who may make room began, or was saved
 
-    def free(self, pool: Pool, *, others: bool = False) -> list[Device]:
-        """Devices that nobody holds, the smallest first; those with programs of `others` too."""
+    def unheld(self) -> list[Device]:
+        """Devices that nobody holds, the smallest first."""
         if self._free is None:
             self._free = [one for one in self.devices if not one.holders]
-        found = self._free
+        return self._free
+
+    def free(self, pool: Pool, *, others: bool = False) -> list[Device]:
+        """Devices that nobody holds, the smallest first; those with programs of `others` too."""
+        found = self.unheld()
         if found and len(self.pools) > 1:
             found = [one for one in found if matches(one, pool)]
         if others or not self.taken:
