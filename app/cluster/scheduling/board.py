@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from app.cluster.scheduling.index import Index
 from app.cluster.scheduling.picture import Device, Holder, Node, Pool, Waiting
 
 HALF_LIFE = 24 * 3600.0  # seconds, after which a device-second counts half in the fair share
@@ -102,6 +103,18 @@ class Board:
         self.pools: dict[Pool, list[Node]] = {}
         self.most: dict[tuple[Pool, bool, int | None], int] = {}  # see decision.py
         self._size: int | None = None
+        self._index: Index | None = None
+
+    def index(self) -> Index:
+        if self._index is None:
+            self._index = Index(self.nodes.values())
+        return self._index
+
+    def touch(self, node: Node) -> None:
+        """Who holds it, or until when, is another thing now."""
+        node.changed()
+        if self._index is not None:
+            self._index.touched.add(node.id)
 
     def of(self, pool: Pool) -> list[Node]:
         """Nodes that may be given work and have devices of the pool, the last name first."""
@@ -149,7 +162,7 @@ class Board:
             device.used += size
             device.whole = device.whole or holder.memory is None
         node.holders[holder.id] = holder
-        node.changed()
+        self.touch(node)
         self.holders[holder.id] = holder
         if holder.leaving:
             self.leaving[holder.id] = holder.leaving
@@ -162,7 +175,7 @@ class Board:
         else:
             self.leaving.pop(holder.id, None)
         holder.leaving = waiter
-        self.nodes[holder.devices[0].node].changed()
+        self.touch(self.nodes[holder.devices[0].node])
 
     def leave(self, request_id: str) -> None:
         """It gives back what it holds."""
@@ -177,7 +190,7 @@ class Board:
             device.used = max(0, device.used - size) if device.holders else 0
             device.whole = any(one.memory is None for one in device.holders)
         del node.holders[holder.id]
-        node.changed()
+        self.touch(node)
         self._count(holder, -1)
 
     def _count(self, holder: Holder, sign: int) -> None:

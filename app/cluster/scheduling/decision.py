@@ -237,7 +237,8 @@ class Deciding:
         if shape.memory is None:
             return DEVICES
         if shape.pool not in self.open:
-            self.open[shape.pool] = max(node.open() for node in nodes)
+            nodes = self.fit.with_room(shape.pool, shared=True)
+            self.open[shape.pool] = max((node.open() for node in nodes), default=0)
         return MEMORY if self.open[shape.pool] >= shape.devices else DEVICES
 
     def wait_in_front(self, one: Waiting) -> bool:
