@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import User, Workspace
-from app.evaluations.tables import Candidate, Evaluation
+from app.evaluations.tables import Candidate, Evaluation, EvaluationAnswer, RatingRound
 from tests import factories as make
 
 NEW = {
@@ -19,6 +19,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/evaluations": NEW,
     "POST /api/v1/evaluations/preview": NEW,
     "POST /api/v1/evaluations/{evaluation_id}/dataset": {"rows": [0]},
+    "PUT /api/v1/ratings/{round_id}/items/{at}": {"value": 1},
 }
 
 
@@ -38,8 +39,20 @@ def ids(db: Session, workspace: Workspace, owner: User, version_id: str) -> dict
             state="succeeded",
         ),
     )
-    make.added(
+    answered = make.added(
         db,
         Candidate(evaluation_id=made.id, position=0, kind="answers", target="last", label="last"),
     )
-    return {"evaluation_id": made.id}
+    make.added(db, EvaluationAnswer(candidate_id=answered.id, number=0, text="x", error=None))
+    rated = make.added(
+        db,
+        RatingRound(
+            workspace_id=workspace.id,
+            evaluation_id=made.id,
+            created_by=owner.id,
+            name="x",
+            kind="marks",
+            numbers=[0],
+        ),
+    )
+    return {"evaluation_id": made.id, "round_id": rated.id, "at": "0"}
