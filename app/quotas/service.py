@@ -111,6 +111,29 @@ def tokens_of_key(
     return int(today), int(ever)
 
 
+def tokens_of_month(
+    db: Session, workspace_id: str, user_id: str | None, unrecorded: Mapping[str, dict[str, Any]]
+) -> int:
+    """Tokens that models were called with this month (UTC): by the workspace, or by one member in
+    it. `unrecorded`: id → row, which may be recorded too.
+    """
+    start = midnight().replace(day=1)
+    query = select(func.coalesce(func.sum(Usage.prompt_tokens + Usage.completion_tokens), 0)).where(
+        Usage.workspace_id == workspace_id,
+        Usage.kind == "tokens",
+        Usage.at >= start,
+        Usage.id.not_in(list(unrecorded)),
+    )
+    if user_id:
+        query = query.where(Usage.user_id == user_id)
+    late = sum(
+        row["prompt_tokens"] + row["completion_tokens"]
+        for row in unrecorded.values()
+        if datetime.fromisoformat(row["at"]) >= start
+    )
+    return int(db.scalar(query) or 0) + int(late)
+
+
 @dataclass(frozen=True)
 class KeyUse:
     """What the ledger says of one API key."""
