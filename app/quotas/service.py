@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy import ColumnDefault, func, or_, select, text
 from sqlalchemy.orm import Session
 
+from app import paging
 from app.accounts.auth import Principal
 from app.accounts.tables import Membership, Workspace
 from app.db import now
@@ -43,6 +44,18 @@ def workspace(db: Session, who: Principal, id_or_slug: str) -> Workspace:
     if found is None or not (who.is_platform_admin or found.id == who.workspace_id):
         raise NotFound(N_("There is no such workspace."))
     return found
+
+
+def workspaces(
+    db: Session, q: str = "", after: str = "", limit: int = 50
+) -> tuple[list[Workspace], bool]:
+    """Of everybody, by name, and whether there are more. `q`: a part of the name."""
+    seen = query = select(Workspace)
+    if q:
+        query = query.where(Workspace.name.icontains(q, autoescape=True))
+    query = paging.behind(db, query, seen, [Workspace.name], Workspace.id, after)
+    found = list(db.scalars(query.limit(limit + 1)))
+    return found[:limit], len(found) > limit
 
 
 def member(

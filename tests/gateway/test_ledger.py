@@ -145,7 +145,7 @@ def test_usage_of_a_key_counts_what_is_in_the_spool_once(db: Session) -> None:
     ledger.append(row("rq_2") | mine | {"at": "2026-01-01T00:00:00+00:00"})
     ledger.append(row("rq_3") | mine | {"api_key_id": "key_y"})
     assert ledger.used(Scope("key_x", scopes.KEY)) == (11, 0, 22)
-    assert ledger.used("key_z") == (0, 0)
+    assert ledger.used(Scope("key_z", scopes.KEY)) == (0, 0, 0)
 
 
 def test_a_line_cut_short_by_a_kill_loses_only_itself(db: Session) -> None:
