@@ -93,7 +93,7 @@ def sizes(run: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[tuple[str, st
     for directory, names, files in os.walk(run):
         inside = Path(directory).relative_to(run).parts
         for name in (*files, *names):
-            first, second, *_ = (*inside, name, "", "")
+            first, second = (*inside, name, "", "")[:2]
             with contextlib.suppress(FileNotFoundError):
                 facts = (Path(directory) / name).lstat()
                 if name in names:  # counts for what it stands in, however empty

@@ -82,13 +82,16 @@ def index(
     db: Db,
 ) -> Checkpoints:
     """The newest first. A run keeps its last few; some days after its end, as the platform's settings say, the
-    unpublished ones go, unless the job is to be kept."""
+    unpublished ones go, unless the job is to be kept.
+    """
     job = service.get(db, who.workspace_id, job_id)
     return Checkpoints(data=[out(request, row) for row in checkpoints.of_job(db, job)])
 
 
 @router.put("/api/v1/jobs/{job_id}/keep", name="api:jobs:keep")
-def keep(job_id: str, body: Keep, who: Annotated[Principal, requires("member", "jobs:write")], db: Db) -> Keep:
+def keep(
+    job_id: str, body: Keep, who: Annotated[Principal, requires("member", "jobs:write")], db: Db
+) -> Keep:
     """Whether nothing of the job, its checkpoints, files of its runs and its log, is ever cleared away
     by itself.
     """

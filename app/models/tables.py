@@ -51,7 +51,9 @@ class Model(Base):
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[Created]
     deleted_at: Mapped[datetime | None]
-    purged_at: Mapped[datetime | None]  # nobody brings it back; without an artefact its files are gone
+    purged_at: Mapped[
+        datetime | None
+    ]  # nobody brings it back; without an artefact its files are gone
 
     @property
     def scores(self) -> bool:

@@ -71,7 +71,9 @@ def test_the_whole_of_a_run(db: Session, as_node: dict[str, str]) -> None:
     assert ended == results.Ended(mine=True, state="queued", deployed=False)
     assert db.scalar(select(JobCheckpoint.size)) == 7
     there = retention.Standing(job.id, {1: 9}, 5)
-    assert do(retention.told, "gpu-1", [there, retention.Standing(theirs.id, {1: 9}, 5)]).going == []
+    assert (
+        do(retention.told, "gpu-1", [there, retention.Standing(theirs.id, {1: 9}, 5)]).going == []
+    )
     assert list(db.scalars(select(JobFiles.job_id))) == [job.id]
     with pytest.raises(DomainError):
         do(retention.told, "gpu-2", [there])

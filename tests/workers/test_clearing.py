@@ -94,7 +94,11 @@ def killed(patch: str) -> None:
 def test_after_its_days_all_of_it_goes(db: Session, client: Client, job: Job) -> None:
     whose = (db, client.workspace, owner(db, client.workspace))
     later = make_job(
-        *whose, state="failed", fence=1, node_id=settings.node, finished_at=now() - timedelta(days=6)
+        *whose,
+        state="failed",
+        fence=1,
+        node_id=settings.node,
+        finished_at=now() - timedelta(days=6),
     )
     running = make_job(*whose, state="running", fence=1, node_id=settings.node)
     db.commit()
