@@ -21,4 +21,4 @@ def test_alerts(danlu, stack):
     danlu("admin", "alerts", "list", "--all")
     assert json.loads(danlu("admin", "alerts", "list", "--json"))["has_more"] is False
     assert "Nobody is told" in danlu("admin", "alerts", "rules", both=True)
-    assert "no such" in danlu("admin", "alerts", "test", "rul_none", fails=True)
+    assert "nothing here" in danlu("admin", "alerts", "test", "rul_none", fails=True)
