@@ -143,7 +143,8 @@ class Nodes(BaseModel):
 
 class WaitingOut(BaseModel):
     """Something that waits for devices. `memory` is in bytes on each, null for whole devices;
-    `reason` says what it waits for: new, quota, member_quota, devices, memory, node, preempting
+    `reason` says what it waits for: new, quota (devices), model_quota (devices of one model),
+    jobs_quota (running jobs), the same of a member (member_…), devices, memory, node, preempting
     or maintenance. `starts_at` is an estimate.
     """
 

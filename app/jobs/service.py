@@ -68,6 +68,7 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
         mix=chosen.stored(),
         spec=body.hyperparameters.model_dump(),
         devices=body.devices,
+        device_model=body.device_model or None,
         priority=priorities.check(db, who, body.priority),
         report_to=list(body.report_to),
         deploy=body.deploy,
@@ -380,6 +381,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "method": job.method,
         "devices": job.devices,
         "priority": priorities.PRIORITIES[job.priority],
+        **({"device_model": job.device_model} if job.device_model else {}),
         "hyperparameters": job.spec,
         **({"report_to": job.report_to} if job.report_to else {}),
     }
