@@ -21,6 +21,7 @@ from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
 from app.deployments import idle, metrics, moving, replicas, schedules, wanted
+from app.evaluations import promoting, tuning
 from app.gateway import ledger
 from app.gateway.files import service as files
 from app.gateway.files import uploads as file_uploads
@@ -58,6 +59,9 @@ def sweep() -> None:
         uploads.clear,
         models.resend,
         webhook.resend,
+        tuning.keep,
+        tuning.begin_due,
+        promoting.go_on,
         metrics.clear,
         readings.clear,
         preparing.resend,

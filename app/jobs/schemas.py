@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from app.jobs import data, methods
 from app.jobs.estimates import Preview
+from app.jobs.evaluating import EvaluationFields, JobEvaluation
 from app.jobs.leaks import Found
 from app.jobs.priorities import PRIORITIES, Priority
 from app.jobs.spec import Hyperparameters, Split
@@ -88,6 +89,9 @@ class JobCreate(BaseModel):
         pattern=rf"^$|{SERVED}",
         description="Deploy the result at once, as the model of this name at /v1.",
     )
+    evaluation: JobEvaluation | None = Field(
+        None, description="Ask the result the rows of a dataset, and say whether it is better."
+    )
     report_to: list[Reporter] = Field(
         [],
         max_length=3,
@@ -116,7 +120,7 @@ def several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class JobForm(Hyperparameters):
+class JobForm(EvaluationFields, Hyperparameters):
     """The same as one flat form; fields left empty are left out.
 
     `multiplier` is of `dataset`; further datasets of a mix are fields `more-1`, `amount-1`, `by-1`
@@ -177,6 +181,7 @@ class JobForm(Hyperparameters):
             values["datasets"] = self.datasets
         else:
             values["dataset"] = self.dataset
+        values["evaluation"] = self.evaluation()
         values["validation"] = self.validation
         if self.validation == AUTO:
             values["validation"] = Split(
@@ -322,6 +327,7 @@ class JobOut(BaseModel):
     error: dict[str, Any] | None
     finishing: bool
     report_to: list[str]
+    evaluation: dict[str, Any] | None
     estimate: dict[str, Any] | None
     outcome: dict[str, Any] | None
     result_model: str | None
@@ -356,6 +362,7 @@ class JobOut(BaseModel):
             error=error,
             finishing=job.finishing,
             report_to=job.report_to,
+            evaluation=job.evaluation,
             estimate=job.estimate,
             outcome=job.outcome,
             result_model=job.result_model_id,

@@ -25,8 +25,14 @@ class Job(Base):
         "outcome",
         "tensorboard",
         "result_model_id",
+        "evaluated",
     )
     __table_args__ = (
+        Index(
+            "ix_jobs_unevaluated",
+            "id",
+            postgresql_where=text("evaluation IS NOT NULL AND NOT evaluated"),
+        ),
         Index("ix_jobs_workspace_id_created_at", "workspace_id", "created_at"),
         Index("ix_jobs_state", "state"),
     )
@@ -63,6 +69,8 @@ class Job(Base):
     finishing: Mapped[bool] = mapped_column(default=False)  # asked to stop now and keep the result
     report_to: Mapped[list[str]] = mapped_column(default=list)  # wandb, swanlab, mlflow
     deploy: Mapped[str] = mapped_column(default="")  # serve the result by this name, if any
+    evaluation: Mapped[dict[str, Any] | None]  # at its end: evaluating.JobEvaluation, complete
+    evaluated: Mapped[bool] = mapped_column(default=False)  # that was begun, or cannot be
     # how it is called there, where somebody said so: {wandb: {project, name, entity, tags}}
     report_as: Mapped[dict[str, Any]] = mapped_column(default=dict)
     estimate: Mapped[dict[str, Any] | None]  # app.jobs.forecast, as it was at submission
