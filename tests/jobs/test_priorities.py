@@ -162,7 +162,7 @@ def test_a_deployment_tells_where_it_stands(db: Session, api: Client) -> None:
     make_node(db, devices=1)
     queued(db, api)
     cluster.decide(db)
-    deployment = make_deployment(db, api.workspace, state="pending", desired="running")
+    deployment = make_deployment(db, api.workspace, api.user, state="pending", desired="running")
     replica = make_replica(db, deployment, state="pending")
     cluster.ask(
         db, owner_kind="replica", owner_id=replica.id, workspace_id=api.workspace.id, devices=1,
