@@ -15,6 +15,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /api/v1/quotas/default": {"devices": 1},
     "PUT /api/v1/quotas/{workspace}": {"devices": 1},
     "PUT /api/v1/quotas/{workspace}/members/{user_id}": {"devices": 1},
+    "PUT /api/v1/quotas/{workspace}/share": {"weight": 2.0},
     "PUT /api/v1/prices": {"hour": "1.5"},
     "PUT /api/v1/prices/tokens": {"input": "0.01"},
     "POST /api/v1/free-quotas": {"model": "{model_id}", "amount": 5, "last_day": "2999-01-01"},

@@ -5,9 +5,20 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from app.accounts.auth import PLATFORM, Principal, requires
-from app.cluster import nodes, overview, readings
-from app.cluster.schemas import Devices, History, Labels, NodeOut, Nodes, Waiting
+from app.cluster import fair, nodes, overview, readings
+from app.cluster.schemas import (
+    PRIORITIES,
+    Devices,
+    History,
+    Labels,
+    NodeOut,
+    Nodes,
+    Share,
+    ShareIn,
+    Waiting,
+)
 from app.queue import Db
+from app.quotas import service as quotas
 
 router = APIRouter(prefix="/api/v1", tags=["devices"])
 Admin = Annotated[Principal, requires(PLATFORM, "admin")]
@@ -65,3 +76,27 @@ def label(node_id: str, body: Labels, _who: Admin, db: Db) -> NodeOut:
 def told(node: dict[str, object]) -> NodeOut:
     devices: list[dict[str, str]] = node["devices"]  # type: ignore[assignment]
     return NodeOut.model_validate(node | {"devices": [one["name"] for one in devices]})
+
+
+@router.get("/quotas/{workspace}/share", name="api:devices:share")
+def get_share(
+    workspace: str, who: Annotated[Principal, requires("viewer", "account")], db: Db
+) -> Share:
+    """What the workspace is due where several want the same devices."""
+    return share_of(db, quotas.workspace(db, who, workspace).id)
+
+
+@router.put("/quotas/{workspace}/share", name="api:devices:put_share")
+def put_share(workspace: str, body: ShareIn, who: Admin, db: Db) -> Share:
+    """Counts from the next decision on; what is left out stays."""
+    found = quotas.workspace(db, who, workspace)
+    known = fair.of(db, found.id)
+    weight = known.weight if body.weight is None else body.weight
+    priority = known.priority if body.priority is None else PRIORITIES.index(body.priority)
+    fair.put(db, found.id, weight, priority)
+    return share_of(db, found.id)
+
+
+def share_of(db: Db, workspace_id: str) -> Share:
+    row = fair.of(db, workspace_id)
+    return Share(workspace=workspace_id, weight=row.weight, priority=PRIORITIES[row.priority])

@@ -163,7 +163,8 @@ def told(db: Session) -> list[Told]:
 
 def foresee(db: Session) -> None:
     """Give the first of the queue their place in it, and the time at which they may be expected to
-    start. Only what has changed by more than a little is written.
+    start. Only what has changed by more than a little is written: a place behind the first
+    is known to a twentieth.
     """
     lock(db)
     db.flush()
@@ -173,6 +174,7 @@ def foresee(db: Session) -> None:
             return
         found = foresight.foresee(board, limits.concurrent(db), fair.shares(db), at.timestamp())
     values = {
+        "exact": foresight.MOST,
         "ids": [one.id for one in found],
         "positions": [one.position for one in found],
         "starts": [
@@ -189,7 +191,8 @@ EXPECTED = text(
         CAST(:ids AS text[]), CAST(:positions AS int[]), CAST(:starts AS timestamptz[])
     ) AS u(id, position, starts_at) ON u.id = w.id
     WHERE r.id = w.id AND w.granted_at IS NULL AND (
-        w.position IS DISTINCT FROM u.position
+        (w.position IS NULL) <> (u.position IS NULL)
+        OR abs(w.position - u.position) > CASE WHEN u.position > :exact THEN u.position / 20 ELSE 0 END
         OR (w.starts_at IS NULL) <> (u.starts_at IS NULL)
         OR abs(extract(epoch FROM w.starts_at - u.starts_at)) > 30
     )

@@ -7,6 +7,7 @@ from sqlalchemy import Float, cast, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.accounts import audit
 from app.cluster.scheduling.board import HALF_LIFE, Use
 from app.cluster.scheduling.order import NORMAL, URGENT, Share
 from app.cluster.tables import FairShare, Lease
@@ -57,8 +58,24 @@ def put(db: Session, workspace_id: str, weight: float, priority: int) -> None:
     if not 0 <= priority < URGENT:
         raise Invalid(N_("Urgent is for platform administrators."), field="priority")
     values = {"weight": weight, "priority": priority}
+    before = of(db, workspace_id)
+    audit.note(
+        db,
+        "fair_share.changed",
+        "fair_share",
+        workspace_id,
+        workspace_id=workspace_id,
+        before={"weight": before.weight, "priority": before.priority},
+        after=values,
+    )
     row = insert(FairShare).values(workspace_id=workspace_id, used=0.0, at=now(), **values)
     db.execute(row.on_conflict_do_update(index_elements=[FairShare.workspace_id], set_=values))
+
+
+def all_of(db: Session) -> dict[str, tuple[float, int]]:
+    """Workspace id → weight and priority, of those for which anything is stored."""
+    rows = db.execute(select(FairShare.workspace_id, FairShare.weight, FairShare.priority))
+    return {id_: (weight, priority) for id_, weight, priority in rows}
 
 
 def of(db: Session, workspace_id: str) -> FairShare:

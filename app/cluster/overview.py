@@ -7,11 +7,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import Workspace
-from app.cluster import health
+from app.cluster import fair, health
+from app.cluster.scheduling.order import NORMAL
 from app.cluster.service import held, unreachable
 from app.cluster.tables import Device, Lease, Node, Request
 from app.errors import N_, NotFound
 from app.quotas import service as quotas
+
+PLAIN = (1.0, NORMAL)  # weight and priority of a workspace for which nothing is set
 
 
 def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
@@ -121,8 +124,10 @@ def node_state(node: Node, devices: list[dict[str, Any]]) -> str:
 
 
 def limits(db: Session) -> list[dict[str, Any]]:
-    """Per workspace, by name: {workspace_id, name, limit (None: none), held, waiting}, in devices."""
-    most = quotas.limits(db)
+    """Per workspace, by name: {workspace_id, name, limit (None: none), held, waiting}, in devices,
+    and what it is due: {weight, priority}.
+    """
+    most, shares = quotas.limits(db), fair.all_of(db)
     holding = Counter(lease.workspace_id for lease in db.scalars(held()))
     asked: dict[str, int] = dict(
         db.execute(
@@ -138,6 +143,8 @@ def limits(db: Session) -> list[dict[str, Any]]:
             "limit": most.get(workspace_id),
             "held": holding[workspace_id],
             "waiting": int(asked.get(workspace_id, 0)),
+            "weight": shares.get(workspace_id, PLAIN)[0],
+            "priority": shares.get(workspace_id, PLAIN)[1],
         }
         for workspace_id, name in db.execute(
             select(Workspace.id, Workspace.name).order_by(Workspace.name, Workspace.id)

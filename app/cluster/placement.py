@@ -43,6 +43,13 @@ def refuse_impossible(request: Request, most: int | None, known: list[Device]) -
         )
     if not known:
         return  # no node has reported yet: it waits
+    if request.model and all(device.model != request.model for device in known):
+        raise Invalid(
+            N_("No node has a device of this model. There are: %(models)s."),
+            code="devices",
+            field="device_model",
+            models=", ".join(sorted({device.model for device in known if device.model})),
+        )
     able = [device for device in known if matches(device, request)]
     if not able:
         raise Invalid(

@@ -1,9 +1,11 @@
-"""What `/api/v1/devices` answers."""
+"""What `/api/v1/devices` and its neighbours take and answer."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.errors import N_
 
 
 class Holder(BaseModel):
@@ -141,7 +143,8 @@ class Nodes(BaseModel):
 
 class WaitingOut(BaseModel):
     """Something that waits for devices. `memory` is in bytes on each, null for whole devices;
-    `reason` says what it waits for: new, quota, member_quota, devices, memory, node, preempting
+    `reason` says what it waits for: new, quota (devices), model_quota (devices of one model),
+    jobs_quota (running jobs), the same of a member (member_…), devices, memory, node, preempting
     or maintenance. `starts_at` is an estimate.
     """
 
@@ -162,3 +165,39 @@ class Waiting(BaseModel):
 
     data: list[WaitingOut]
     has_more: bool = False
+
+
+PRIORITIES = ("low", "normal", "high")  # that members may be allowed
+Weight = Annotated[float, Field(gt=0, le=1000)]
+
+
+class Share(BaseModel):
+    """`weight`: a workspace of 2 is due twice as much of what is short as one of 1. `priority`: the
+    highest that its members may give their work; its admins may say high whatever it is.
+    """
+
+    workspace: str
+    weight: float
+    priority: Literal["low", "normal", "high"]
+
+
+class ShareIn(BaseModel):
+    """What is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weight: Weight | None = None
+    priority: Literal["low", "normal", "high"] | None = None
+
+    @model_validator(mode="after")
+    def something(self) -> "ShareIn":
+        if self.weight is None and self.priority is None:
+            raise ValueError(N_("Name a weight or a priority."))
+        return self
+
+
+class ShareForm(BaseModel):
+    """A row of the administrators' table."""
+
+    weight: Weight
+    priority: Literal["low", "normal", "high"]

@@ -182,6 +182,18 @@ def usable(db: Session, node_id: str | None) -> bool:
     return node is not None and node.dead_at is None and not node.cordoned
 
 
+def models(db: Session) -> list[str]:
+    """Of the devices of living nodes, as they call themselves."""
+    found = (
+        select(Device.model)
+        .join(Node)
+        .where(Node.dead_at.is_(None), Device.retired.is_(False), Device.model != "")
+        .distinct()
+        .order_by(Device.model)
+    )
+    return list(db.scalars(found))
+
+
 def bury(db: Session) -> list[str]:
     """Declare dead the nodes silent for `DANLU_NODE_DEAD_AFTER` seconds (0: never).
 

@@ -7,6 +7,8 @@ from fastapi import APIRouter, Request, Response
 from app.accounts import service as accounts
 from app.accounts.auth import PLATFORM, Principal, requires
 from app.accounts.schemas import WorkspaceCreate
+from app.cluster import fair
+from app.cluster.schemas import PRIORITIES, ShareForm
 from app.dashboard import openapi, overview, reference, service
 from app.dashboard.schemas import PriceForm, QuotaForm
 from app.errors import DomainError
@@ -130,6 +132,31 @@ def put_quota(
         "dashboard/quota.html",
         row=service.limit_of(db, workspace_id),
         form=form,
+        share_form=None,
+        status=200 if form.data else 422,
+    )
+
+
+@router.post("/admin/workspaces/{workspace_id}/share", name="dashboard:share")
+def put_share(
+    request: Request,
+    workspace_id: str,
+    _: Admin,
+    form: Annotated[Parsed[ShareForm], parsed(ShareForm)],
+    db: Db,
+) -> Response:
+    """The same of what it is due."""
+    accounts.get_workspace(db, workspace_id)
+    if form.data:
+        fair.put(db, workspace_id, form.data.weight, PRIORITIES.index(form.data.priority))
+    if form.data and not is_htmx(request):
+        return redirect(request, "dashboard:workspaces")
+    return render(
+        request,
+        "dashboard/quota.html",
+        row=service.limit_of(db, workspace_id),
+        form=None,
+        share_form=form,
         status=200 if form.data else 422,
     )
 

@@ -14,6 +14,7 @@ from app.datasets.measures import service as measures
 from app.datasets.tables import Dataset, DatasetVersion
 from app.db import now
 from app.deployments.tables import Deployment
+from app.jobs import waiting
 from app.jobs.states import ACTIVE
 from app.jobs.tables import Job
 from app.models.tables import Model
@@ -41,6 +42,7 @@ class Home:
     has_data: bool = False
     has_job: bool = False
     has_deployment: bool = False
+    waits: dict[str, waiting.Wait] = field(default_factory=dict)  # of those of `running` that wait
     sample: Dataset | None = None  # a preset dataset, one click away
     starter: Model | None = None
     to_deploy: list[Model] = field(default_factory=list)  # tuned, and never deployed
@@ -89,6 +91,7 @@ def home(db: Session, who: Principal) -> Home:
     if found.new:
         found.sample = sample(db)
         found.starter = next(iter(measures.bases(db, here)), None)
+    found.waits = waiting.waits(db, found.running)
     found.to_deploy = to_deploy(db, here)
     return found
 

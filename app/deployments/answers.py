@@ -9,6 +9,8 @@ from pydantic import BaseModel
 from app.deployments.fitting import Fit
 from app.deployments.plans import Plan
 from app.deployments.tables import Deployment, DeploymentRevision, Replica
+from app.jobs.schemas import JobWaiting
+from app.jobs.waiting import Wait
 
 
 class FixOut(BaseModel):
@@ -105,7 +107,8 @@ class ReplicaOut(BaseModel):
 
 
 class DeploymentOut(BaseModel):
-    """`reason` says why a pending one waits: merging, quota, devices, memory or node.
+    """`reason` says why a pending one waits: merging, quota, devices, memory or node. `waiting` is
+    where the first of its replicas that waits for devices stands, and when it may start.
     `host` is the deployment whose engines carry this one, an adapter; `adapters` is how many this
     one's engines can carry. `estimate` is in bytes per replica, `memory` of each device. `previous`
     is the revision that still serves while `revision` takes its place. `url` is the OpenAI base
@@ -135,6 +138,7 @@ class DeploymentOut(BaseModel):
     desired: str
     state: str
     reason: str
+    waiting: JobWaiting | None
     error: dict[str, str] | None
     replicas: list[ReplicaOut]
     idle_minutes: int | None
@@ -149,6 +153,7 @@ class DeploymentOut(BaseModel):
         replicas: list[Replica],
         url: str,
         say: Callable[..., str],
+        wait: Wait | None = None,
     ) -> Self:
         """`say(msgid, **params)` is a sentence in the reader's language."""
         return cls(
@@ -175,6 +180,7 @@ class DeploymentOut(BaseModel):
             desired=deployment.desired,
             state=deployment.state,
             reason=deployment.reason,
+            waiting=JobWaiting.model_validate(wait) if wait else None,
             error=spoken(trouble(deployment, replicas), say),
             replicas=[replica_out(replica, say) for replica in replicas],
             idle_minutes=deployment.idle_minutes,

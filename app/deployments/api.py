@@ -36,7 +36,11 @@ Writer = Annotated[Principal, requires("member", "deployments:write")]
 
 def out(request: Request, db: Session, found: list[Deployment]) -> list[DeploymentOut]:
     say, replicas = view.speaker(request), service.replicas(db, found)
-    return [DeploymentOut.of(one, replicas[one.id], view.address(), say) for one in found]
+    waits = view.first_waits(db, found, replicas)
+    return [
+        DeploymentOut.of(one, replicas[one.id], view.address(), say, waits.get(one.id))
+        for one in found
+    ]
 
 
 @router.post("", status_code=201, name="api:deployments:create")

@@ -11,6 +11,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.cluster import service as cluster
+from app.cluster.scheduling.decision import LIMITS
 from app.db import now
 from app.deployments import revisions
 from app.deployments.states import note, switch_replica
@@ -19,7 +20,7 @@ from app.errors import N_
 
 DRAIN = timedelta(minutes=5)  # to finish the answers under way
 TRIES = 3  # starts that a new revision gets
-NO_ROOM = ("devices", "memory", "quota", "member_quota")
+NO_ROOM = ("devices", "memory", *LIMITS)
 KEPT = 8  # replicas of earlier revisions whose log can still be read
 
 

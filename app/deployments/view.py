@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -42,6 +42,14 @@ WAITS = {
     "member_quota": N_(
         "It waits for quota: you hold all the devices that you may hold at once in this workspace. "
         "Stop something of yours, or ask an administrator for more."
+    ),
+    "model_quota": N_(
+        "It waits for quota: this workspace holds all the devices of this model that it may hold at "
+        "once. Stop a deployment or a job on such a device, or ask an administrator for more."
+    ),
+    "member_model_quota": N_(
+        "It waits for quota: you hold all the devices of this model that you may hold at once in this "
+        "workspace. Stop something of yours on such a device, or ask an administrator for more."
     ),
     "preempting": N_(
         "It waits for training of a lower priority, which saves a checkpoint and makes room."
@@ -103,6 +111,24 @@ def detail(db: Session, deployment: Deployment, say: Callable[..., str]) -> dict
         "embeds": runners.embeds(deployment.arguments),
         "events": events(db, deployment, say),
     }
+
+
+def first_waits(
+    db: Session, found: list[Deployment], replicas: Mapping[str, list[Replica]]
+) -> dict[str, Wait]:
+    """Deployment id → where the first of its replicas stands that wait for devices."""
+    of = {
+        replica.id: one.id
+        for one in found
+        for replica in replicas[one.id]
+        if replica.state == "pending" and one.desired == "running"
+    }
+    first: dict[str, Wait] = {}
+    for replica_id, wait in waits_of(db, "replica", list(of)).items():
+        known = first.get(of[replica_id])
+        if known is None or (wait.position or sys.maxsize) < (known.position or sys.maxsize):
+            first[of[replica_id]] = wait
+    return first
 
 
 def first_of(db: Session, replicas: list[Replica]) -> Wait | None:

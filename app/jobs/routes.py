@@ -8,6 +8,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from app.accounts.auth import Principal, requires
+from app.cluster import service as cluster
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError
@@ -160,6 +161,7 @@ def form_page(
         fields=view.form_fields(stage, method),
         basic=view.BASIC,
         most_devices=service.most_devices(db),
+        device_models=cluster.models(db),
         priorities=priorities.allowed(db, who),
         shares=methods.shares(stage, method),
         titles=view.FIGURES,

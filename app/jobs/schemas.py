@@ -72,6 +72,9 @@ class JobCreate(BaseModel):
     stage: TuningStage = "sft"
     method: TuningMethod = "lora"
     devices: int = Field(1, ge=1, le=64, description="On one node; each takes a share of a step.")
+    device_model: str = Field(
+        "", max_length=200, description="Only on devices of this model; empty: on any."
+    )
     priority: Priority = Field(
         "normal",
         description="Above normal is for the workspace's admins, urgent for the platform's.",
@@ -136,6 +139,7 @@ class JobForm(EvaluationFields, Hyperparameters):
     stage: TuningStage = "sft"
     method: TuningMethod = "lora"
     devices: int = Field(1, ge=1, le=64)
+    device_model: str = Field("", max_length=200)
     priority: Priority = "normal"
     webhook: str = Field("", max_length=2000)
     deploy: str = Field("", max_length=63, pattern=rf"^$|{SERVED}")
@@ -165,6 +169,7 @@ class JobForm(EvaluationFields, Hyperparameters):
             "stage",
             "method",
             "devices",
+            "device_model",
             "priority",
             "drop_leaks",
             "webhook",
@@ -310,6 +315,7 @@ class JobOut(BaseModel):
     datasets: list[dict[str, Any]]
     validation: str | dict[str, Any] | None
     hyperparameters: dict[str, Any]
+    device_model: str | None
     priority: str
     state: str
     reason: str
@@ -345,6 +351,7 @@ class JobOut(BaseModel):
             datasets=data.items_of(job),
             validation=job.mix.get("split") or job.validation_version_id,
             hyperparameters=job.spec,
+            device_model=job.device_model,
             priority=PRIORITIES[job.priority],
             state=job.state,
             reason=reason,

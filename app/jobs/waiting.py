@@ -39,6 +39,22 @@ SENTENCES = {
         "Waiting for quota: you hold all that you may hold at once in this workspace. "
         "The job starts by itself when something of yours ends."
     ),
+    "model_quota": N_(
+        "Waiting for quota: this workspace holds all the devices of this model that it may hold at "
+        "once. The job starts by itself when one of them is given back."
+    ),
+    "member_model_quota": N_(
+        "Waiting for quota: you hold all the devices of this model that you may hold at once in this "
+        "workspace. The job starts by itself when one of them is given back."
+    ),
+    "jobs_quota": N_(
+        "Waiting for another job to end: this workspace runs as many jobs as it may run at once. "
+        "The job starts by itself then."
+    ),
+    "member_jobs_quota": N_(
+        "Waiting for another job of yours to end: you run as many as you may run at once in this "
+        "workspace. The job starts by itself then."
+    ),
     "preempting": N_(
         "Waiting for training of a lower priority to save a checkpoint and make room. "
         "That takes about a minute."

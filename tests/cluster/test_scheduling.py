@@ -121,10 +121,10 @@ def test_quotas_of_workspace_member_and_model() -> None:
     found = granted(run(made, limits=limits))
     assert of_li[0].id in found
     assert of_li[1].reason == "member_quota"
-    assert of_b[1].reason == "quota"
+    assert of_b[1].reason == "jobs_quota"
     assert of_b[2].id in found
     assert made.holders[elsewhere.id].devices[0].model == "A100"
-    assert picky.reason == "quota"
+    assert picky.reason == "model_quota"
 
 
 def test_the_first_is_not_delayed_by_those_who_come_later() -> None:

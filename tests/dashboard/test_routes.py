@@ -8,6 +8,8 @@ import pytest
 from bs4 import BeautifulSoup
 from sqlalchemy import select, update
 
+from app.accounts.tables import AuditEntry
+from app.cluster import fair
 from app.cluster import service as cluster
 from app.cluster.tables import Node
 from app.dashboard import readiness, reference
@@ -256,3 +258,26 @@ def test_prices_are_set_beside_the_quotas(db, admin):
     admin.post("/admin/prices", data={"device": "Processor", "hour": ""})
     db.expire_all()
     assert prices.of(db, "Processor") is None
+
+
+def test_what_a_workspace_is_due_is_set_in_its_row(db, admin):
+    team = make_workspace(db, name="Team")
+    db.commit()
+    path = f"/admin/workspaces/{team.id}/share"
+    row = admin.post(
+        path, data={"weight": "2.5", "priority": "high"}, headers={"hx-request": "true"}
+    )
+    assert row.status_code == 200
+    line = soup(row)
+    assert line.select_one('[data-testid="share-weight"]')["value"] == "2.5"
+    assert line.select_one('[data-testid="share-priority"] option[selected]')["value"] == "high"
+    assert admin.post(path, data={"weight": "1", "priority": "low"}).status_code == 303
+    wrong = admin.post(path, data={"weight": "0", "priority": "high"})
+    assert wrong.status_code == 422
+    assert 'role="alert"' in wrong.text
+    assert admin.post(path, data={"weight": "1", "priority": "urgent"}).status_code == 422
+    missing = admin.post("/admin/workspaces/ws_none/share", data={"weight": "1", "priority": "low"})
+    assert missing.status_code == 404
+    assert (fair.of(db, team.id).weight, fair.of(db, team.id).priority) == (1.0, 0)
+    noted = db.scalars(select(AuditEntry).where(AuditEntry.noun == "fair_share")).all()
+    assert [one.workspace_id for one in noted] == [team.id, team.id]

@@ -14,7 +14,15 @@ from app.db import now
 from app.errors import Invalid
 from app.jobs.tables import Job
 from tests.conftest import Client
-from tests.factories import make_job, make_node
+from tests.factories import (
+    make_dataset,
+    make_deployment,
+    make_device,
+    make_job,
+    make_model,
+    make_node,
+    make_replica,
+)
 
 
 def queued(db: Session, client: Client, **asked: object) -> Job:
@@ -111,3 +119,58 @@ def test_nobody_says_when_where_no_end_is_in_sight(db: Session, client: Client) 
     request = cluster.waiting(db, "job", job.id)
     assert request is not None
     assert (request.position, request.starts_at) == (1, None)
+
+
+def test_a_job_may_ask_for_one_model_of_devices(db: Session, api: Client) -> None:
+    node = make_node(db, devices=1)
+    make_device(db, node, name="cpu:9", model="Other processor")
+    model, data = make_model(db, None), make_dataset(db, api.workspace)
+    db.commit()
+    body = {"name": "x", "model": model.id, "dataset": data.dataset_id}
+    refused = api.post("/api/v1/jobs", json=body | {"device_model": "H900"})
+    assert refused.status_code == 422
+    assert "Other processor" in refused.text
+    made = api.post("/api/v1/jobs", json=body | {"device_model": "Other processor"})
+    assert made.status_code == 201, made.text
+    assert made.json()["device_model"] == "Other processor"
+    grants = cluster.decide(db)
+    assert [grant.devices for grant in grants] == [["cpu:9"]]
+
+
+def test_the_form_offers_models_where_there_are_several(db: Session, client: Client) -> None:
+    node = make_node(db, devices=1)
+    make_dataset(db, client.workspace)
+    make_model(db, None)
+    db.commit()
+    assert "job-device-model" not in client.get("/jobs/new").text
+    make_device(db, node, name="cpu:9", model="Other processor")
+    db.commit()
+    page = client.get("/jobs/new").text
+    assert 'data-testid="job-device-model"' in page
+    job = queued(db, client, model="Other processor")
+    job.device_model = "Other processor"
+    blocker = queued(db, client, model="Other processor", priority=2)
+    cluster.decide(db)
+    cluster.foresee(db)
+    db.commit()
+    assert blocker.id != job.id
+    assert "It wants devices of the model Other processor." in client.get(f"/jobs/{job.id}").text
+    assert "in the queue" in client.get("/").text
+
+
+def test_a_deployment_tells_where_it_stands(db: Session, api: Client) -> None:
+    make_node(db, devices=1)
+    queued(db, api)
+    cluster.decide(db)
+    deployment = make_deployment(db, api.workspace, api.user, state="pending", desired="running")
+    replica = make_replica(db, deployment, state="pending")
+    cluster.ask(
+        db, owner_kind="replica", owner_id=replica.id, workspace_id=api.workspace.id, devices=1,
+        memory=2**30,
+    )  # fmt: skip
+    cluster.decide(db)
+    cluster.foresee(db)
+    db.commit()
+    waiting = api.get(f"/api/v1/deployments/{deployment.id}").json()["waiting"]
+    assert (waiting["reason"], waiting["position"], waiting["queue"]) == ("devices", 1, 1)
+    assert waiting["starts_at"]

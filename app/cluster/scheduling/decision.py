@@ -27,9 +27,11 @@ from app.cluster.scheduling.picture import (
 )
 from app.quotas.limits import OPEN, Ceiling, Limits
 
-NEW, QUOTA, MEMBER, DEVICES, MEMORY, NODE = (
-    "new", "quota", "member_quota", "devices", "memory", "node",
-)  # fmt: skip
+NEW, DEVICES, MEMORY, NODE = "new", "devices", "memory", "node"
+# limits on devices, on those of a model, and on running jobs: the workspace's, and a member's own
+QUOTA, MODEL, JOBS = "quota", "model_quota", "jobs_quota"
+MEMBER, MEMBER_MODEL, MEMBER_JOBS = "member_quota", "member_model_quota", "member_jobs_quota"
+LIMITS = frozenset((QUOTA, MODEL, JOBS, MEMBER, MEMBER_MODEL, MEMBER_JOBS))
 HEADS = 4  # of a pool, for which devices are kept
 MOST_POOLS = 32  # a request that must go back to its node has a pool of its own
 PATIENCE = LEAVING  # seconds: nobody makes room for what will be free as soon as that
@@ -81,7 +83,7 @@ class Deciding:
             for number, one in enumerate(ones, 1):
                 reason = settled.get((one.shape, one.user, one.job))
                 if reason is not None and (
-                    reason in (QUOTA, MEMBER)
+                    reason in LIMITS
                     or one.seconds > reach
                     or one.seconds >= late.get(one.shape, NEVER)
                 ):
@@ -114,8 +116,8 @@ class Deciding:
             if devices:
                 self.grant(one, devices)
             else:
-                settled[asked] = QUOTA
-                self.say(one, QUOTA)
+                settled[asked] = MODEL
+                self.say(one, MODEL)
             return bool(devices)
         stuck = self.stuck.get(shape)
         if stuck is None or (self.fit.keeping and self.may_go_before(one)):
@@ -167,10 +169,10 @@ class Deciding:
                 and ceiling.jobs is not None
                 and self.board.jobs[one.workspace, user] >= ceiling.jobs
             ):
-                return MEMBER if user else QUOTA
+                return MEMBER_JOBS if user else JOBS
             model = one.shape.pool.model
             if model is not None and model in ceiling.by_model and self.banned(one, model):
-                return MEMBER if user else QUOTA
+                return MEMBER_MODEL if user else MODEL
         return ""
 
     def banned(self, one: Waiting, model: str) -> bool:

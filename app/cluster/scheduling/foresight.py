@@ -15,7 +15,8 @@ from app.cluster.scheduling.order import Order, Share
 from app.cluster.scheduling.picture import NEVER, Pool, Shape, Waiting
 from app.quotas.limits import OPEN, Ceiling, Limits
 
-MOST = 500  # of the queue; those behind are told no time and no place
+MOST = 500  # of the queue; those behind are told no time
+PLACED = 20_000  # and those behind these no place
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Expected:
 def foresee(
     board: Board, limits: Limits, shares: Mapping[str, Share], now: float, most: int = MOST
 ) -> list[Expected]:
-    """The first `most` of the queue. The board is left as it is."""
+    """The first of the queue, with a time the first `most`. The board is left as it is."""
     order = Order(board, shares, now)
     ahead = Ahead(board, limits, now)
     found: list[Expected] = []
@@ -38,9 +39,9 @@ def foresee(
         one = ones[0]
         order.taken = 1
         order.granted(one)
-        start = ahead.start(one)
+        start = ahead.start(one) if len(found) < most else NEVER
         found.append(Expected(one.id, len(found) + 1, None if start == NEVER else start))
-        if len(found) >= most:
+        if len(found) >= PLACED:
             break
     return found
 
