@@ -13,7 +13,7 @@ from app.cluster.tables import Device
 from app.datasets import service as datasets
 from app.db import new_id
 from app.errors import N_, Conflict, Invalid, NotFound
-from app.jobs import data, forecast, methods, priorities, starts, webhook
+from app.jobs import data, forecast, methods, priorities, resuming, starts, webhook
 from app.jobs.schemas import NAME, JobCreate
 from app.jobs.states import FINAL, MESSAGES, note, switch
 from app.jobs.tables import Job
@@ -181,7 +181,8 @@ def reserve(db: Session, job: Job) -> None:
 
 def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
     """Request the job's devices, at its former `place` in the queue if it had one. One that has
-    checkpoints goes back to the node that has them, as long as that node may be expected to work.
+    checkpoints goes back to the node that has them, as long as that node may be expected to work and
+    the newest is not in the store.
     One that waits for a checkpoint has no use for devices yet. Raises Invalid, and what `starts.ready` raises.
     """
     if not starts.ready(db, job):
@@ -212,7 +213,7 @@ def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
 
 def home_of(db: Session, job: Job) -> str | None:
     """The node on which it has to run: that of its checkpoints, or of a benchmark's files."""
-    if job.step and cluster.usable(db, job.node_id):
+    if job.step and cluster.usable(db, job.node_id) and not resuming.is_free(db, job.id):
         return job.node_id
     return job.spec.get("node") if job.stage == "evaluate" else None
 

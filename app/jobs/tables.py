@@ -118,6 +118,17 @@ class JobCheckpoint(Base):
     created_at: Mapped[Created]
 
 
+class StoredCheckpoint(Base):
+    """The newest checkpoint of a job that stands in the store, for whichever node goes on."""
+
+    __tablename__ = "stored_checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int]
+    fence: Mapped[int]  # of the attempt that wrote it
+    created_at: Mapped[Created]
+
+
 class JobLog(Base):
     """A chunk of an attempt's log, as the outbox shipped it."""
 
