@@ -11,7 +11,7 @@ import pytest
 from tests import stack as stacks
 from tests.stack import SAMPLES, Stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(800)]
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def up() -> Iterator[Up]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_a_newer_danlu_takes_over_and_what_runs_goes_on(up: Up) -> None:
     up.start()
     up.announced()
@@ -165,7 +165,7 @@ def test_a_newer_danlu_takes_over_and_what_runs_goes_on(up: Up) -> None:
             "hyperparameters": {"max_steps": 100000, "save_steps": 50},
         }
         job_id = api.post("/api/v1/jobs", json=job).raise_for_status().json()["id"]
-        up.until(lambda: api.get(f"/api/v1/jobs/{job_id}").json()["step"] > 3, 120)
+        up.until(lambda: api.get(f"/api/v1/jobs/{job_id}").json()["step"] > 3, 240)
     trainers = {pid for pid, line in up.processes().items() if "stages" in line}
     assert trainers
 
@@ -179,14 +179,14 @@ def test_a_newer_danlu_takes_over_and_what_runs_goes_on(up: Up) -> None:
     assert trainers <= set(up.processes())
     with up.api() as api:
         step = api.get(f"/api/v1/jobs/{job_id}").json()["step"]
-        up.until(lambda: api.get(f"/api/v1/jobs/{job_id}").json()["step"] > step, 60)
+        up.until(lambda: api.get(f"/api/v1/jobs/{job_id}").json()["step"] > step, 120)
         events = api.get(f"/api/v1/jobs/{job_id}").json()
         assert events["state"] == "running"
         api.post(f"/api/v1/jobs/{job_id}/cancel").raise_for_status()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_up_changes_an_older_home_and_refuses_a_newer(up: Up) -> None:
     up.start()
     up.announced()

@@ -6,7 +6,7 @@ import pytest
 
 from tests.stack import SAMPLES
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # Danlu and vLLM may have to start
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(800)]  # Danlu and vLLM may have to start
 
 
 def test_the_starter_model_beside_what_was_right(stack, served):

@@ -86,7 +86,7 @@ def test_what_cannot_be_is_refused(client: OpenAI, more: dict[str, Any], param: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_batch_is_answered_by_vllm(client: OpenAI, served: str) -> None:
     asked = [line(n, served, max_tokens=4, temperature=0) for n in range(40)]
     asked[7]["body"]["max_tokens"] = 10**6

@@ -56,7 +56,7 @@ def embedder(stack: Stack, files: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow  # an engine of its own
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_embeddings_are_those_of_transformers(stack: Stack, embedder: str, files: Path) -> None:
     client = OpenAI(base_url=f"{stack.url}/v1", api_key=stack.api_key, max_retries=0)
     answer = client.embeddings.create(model=embedder, input=TEXTS)  # base64, which it decodes

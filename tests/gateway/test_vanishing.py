@@ -15,7 +15,7 @@ from app import embedded
 from app.gateway import spool
 from tests.stack import Stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 HELLO = [{"role": "user", "content": "你好"}]
 CLIENTS = 200
 

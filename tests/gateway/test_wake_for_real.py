@@ -10,7 +10,7 @@ from tests.stack import Stack
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_request_is_answered_in_the_engines_own_start_time(stack: Stack, served: str) -> None:
     with stack.api() as api:
         listed = api.get("/api/v1/deployments").json()["data"]
@@ -27,4 +27,4 @@ def test_a_request_is_answered_in_the_engines_own_start_time(stack: Stack, serve
     started, ready = (datetime.fromisoformat(replica[at]) for at in ("started_at", "ready_at"))
     own = (ready - started).total_seconds()
     print(f"answered in {took:.1f} s; the engine's own start took {own:.1f} s")  # noqa: T201
-    assert took - own < 5, stack.tail()
+    assert took - own < 20, stack.tail()

@@ -20,7 +20,7 @@ from tests.models import parity
 from tests.models.parity import CONVERSATIONS, STARTER
 from workers.engines import vllm
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # importing vLLM on a busy machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(800)]  # importing vLLM on a busy machine
 
 SOURCES = parity.sources()
 NAMES = [*SOURCES, "starter"]

@@ -23,7 +23,7 @@ from app import embedded
 from tests.stack import SAMPLES
 from tests.test_up import Up, end
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 FINAL = ("succeeded", "failed", "cancelled")
 
 
@@ -103,7 +103,7 @@ def launch(up: Up, dataset: str, steps: int, **hyperparameters: Any) -> str:
 
 
 def at_step(up: Up, job: str, step: int) -> None:
-    up.until(lambda: get(up, f"/api/v1/jobs/{job}").get("step", 0) >= step, 240)
+    up.until(lambda: get(up, f"/api/v1/jobs/{job}").get("step", 0) >= step, 480)
 
 
 def finished(up: Up, job: str) -> Any:
@@ -180,7 +180,7 @@ def kill(up: Up, part: str) -> None:
         except ValueError:
             return False
 
-    up.until(fresh, 60)
+    up.until(fresh, 120)
 
 
 class Leash(threading.Thread):
@@ -222,14 +222,14 @@ def test_any_server_may_die(up: Up, database: Engine, dataset: str, served: str)
         kill(up, part)
         if part == "valkey":
             flush(up)
-        up.until(up.ready, 60)
-        up.until(lambda: answers(up), 60)
+        up.until(up.ready, 120)
+        up.until(lambda: answers(up), 120)
         at_step(up, job, 30 * number - 10)
         assert get(up, f"/api/v1/jobs/{job}")["state"] == "running"
     leash.release()
     finished(up, job)
     check(database, job, 300, {1})
-    up.until(lambda: runs(up) == engines, 10)  # the engine all the time, the trainer no more
+    up.until(lambda: runs(up) == engines, 20)  # the engine all the time, the trainer no more
 
 
 def flush(up: Up) -> None:
@@ -260,8 +260,8 @@ def test_a_killed_engine_comes_back(up: Up, served: str) -> None:
     (attempt, pid), *others = runs(up).items()
     assert not others
     os.kill(pid, signal.SIGKILL)
-    up.until(lambda: runs(up).keys() - {attempt}, 120)  # under a new fence
-    up.until(lambda: answers(up), 180)
+    up.until(lambda: runs(up).keys() - {attempt}, 240)  # under a new fence
+    up.until(lambda: answers(up), 360)
     assert get(up, f"/api/v1/deployments/{served}")["state"] == "ready"
     assert attempt not in runs(up)
     assert len(runs(up)) == 1
@@ -279,7 +279,7 @@ def test_a_killed_supervisor_is_succeeded(
     assert runs(up) == before, "runs must outlive the supervisor"
     up.start()
     up.announced()
-    up.until(lambda: answers(up), 60)
+    up.until(lambda: answers(up), 120)
     assert before.items() <= runs(up).items() or get(up, f"/api/v1/jobs/{job}")["state"] in FINAL
     finished(up, job)
     check(database, job, 150, {1})
@@ -298,7 +298,7 @@ def test_stopped_and_started_again(up: Up, database: Engine, dataset: str, serve
     fence = check(database, job, 150, {1, 2})
     assert fence[5] == 1, "the checkpoint of the stop was not used"
     wait_for(up, f"/api/v1/deployments/{served}", "ready", seconds=180)
-    up.until(lambda: answers(up), 30)
+    up.until(lambda: answers(up), 60)
 
 
 def test_nothing_is_left(up: Up, dataset: str, served: str) -> None:
@@ -308,7 +308,7 @@ def test_nothing_is_left(up: Up, dataset: str, served: str) -> None:
         assert api.post(f"/api/v1/jobs/{job}/cancel").is_success
         assert api.delete(f"/api/v1/deployments/{served}").is_success
     wait_for(up, f"/api/v1/jobs/{job}", "cancelled", seconds=60)
-    up.until(lambda: runs(up) == {}, 60)
+    up.until(lambda: runs(up) == {}, 120)
     devices = get(up, "/api/v1/devices")["data"]
     assert devices
     assert not any(device["used"] for device in devices)

@@ -249,10 +249,10 @@ def streamed(replica: Replica, **more: Any) -> tuple[str, Any]:
     return text, chunks[-1].usage
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_transformers_for_real(db: Session, workspace: Workspace, starter: Model) -> None:
     deployment = deploy(db, workspace, starter, engine="transformers", max_model_len=512)
-    until(lambda: state(deployment) == "ready", 200)
+    until(lambda: state(deployment) == "ready", 400)
     replica = look(deployment)[1]
 
     whole = chat(replica, temperature=0)
@@ -277,7 +277,7 @@ def test_transformers_for_real(db: Session, workspace: Workspace, starter: Model
     assert len(process.members(replica.pid, replica.pid_started or 0.0)) == 1
     with transaction() as own:
         service.delete(own, workspace.id, deployment.id)
-    until(lambda: state(deployment) == "stopped", 30)
+    until(lambda: state(deployment) == "stopped", 60)
 
 
 def refuses(replica: Replica) -> None:
@@ -303,7 +303,7 @@ def refuses(replica: Replica) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1000)
 def test_an_adapter_on_its_base_with_vllm(
     db: Session, workspace: Workspace, starter: Model, adapter_files: Path
 ) -> None:
@@ -324,7 +324,7 @@ def test_an_adapter_on_its_base_with_vllm(
             phases.add(now.phase)
         return state(deployment) == "ready"
 
-    until(is_ready, 400)
+    until(is_ready, 800)
     replica = look(deployment)[1]
     assert replica.engine == "vllm"
     assert {"start", "load"} <= phases
@@ -343,7 +343,7 @@ def test_an_adapter_on_its_base_with_vllm(
     assert replica.pid is not None
     assert len(process.members(replica.pid, replica.pid_started or 0.0)) > 2
     os.kill(replica.pid, signal.SIGKILL)
-    until(lambda: state(deployment) == "error", 60)
+    until(lambda: state(deployment) == "error", 120)
     assert process.attempts() == {}  # no VLLM::EngineCore is left over
     assert held(db) == 0
     with transaction() as own:
@@ -351,7 +351,7 @@ def test_an_adapter_on_its_base_with_vllm(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1000)
 def test_an_adapter_stops_where_it_learned_to(
     db: Session, workspace: Workspace, starter: Model, adapter_files: Path
 ) -> None:
@@ -366,13 +366,13 @@ def test_an_adapter_stops_where_it_learned_to(
         artefact="models/short-adapter", size=300_000,
     )  # fmt: skip
     deployment = deploy(db, workspace, adapter, max_model_len=512)
-    until(lambda: state(deployment) == "ready", 400)
+    until(lambda: state(deployment) == "ready", 800)
     whole = chat(look(deployment)[1], temperature=0)
     assert (whole.choices[0].finish_reason, whole.usage.completion_tokens) == ("stop", 1)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1000)
 def test_vllm_says_how_long_a_context_fits(
     db: Session, workspace: Workspace, tmp_path: Path
 ) -> None:
@@ -391,7 +391,7 @@ def test_vllm_says_how_long_a_context_fits(
     with transaction() as own:  # as if the estimate had been wrong
         mine = own.get_one(Deployment, deployment.id)
         mine.max_model_len = 2**20
-    until(lambda: state(deployment) == "error", 400)
+    until(lambda: state(deployment) == "error", 800)
     error = look(deployment)[1].error
     assert error is not None
     assert error["code"] == "context_too_long"

@@ -125,7 +125,7 @@ def ask(workspace: Workspace, name: str) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_vllm_loads_adapters_while_it_runs(
     db: Session, workspace: Workspace, tmp_path: Path
 ) -> None:
@@ -136,7 +136,7 @@ def test_vllm_loads_adapters_while_it_runs(
     ends = {"eos_token_id": list(range(4096))}  # every token ends its turn
     short = made_adapter(db, workspace, base, files / "short", generation_config=ends)
     host = deploy(db, workspace, base, name="host", engine="vllm", max_model_len=512)
-    until(lambda: state(host) == "ready", 200)
+    until(lambda: state(host) == "ready", 400)
     made = {name: add(workspace, model, name) for name, model in (("one", one), ("two", two))}
     made["short"] = add(workspace, short, "short")
     until(lambda: {state_of(guest) for guest in made.values()} == {"ready"})

@@ -177,20 +177,20 @@ def test_back_when_the_new_one_does_not_start(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)  # an engine starts, and another beside it
+@pytest.mark.timeout(800)  # an engine starts, and another beside it
 def test_with_vllm(
     db: Session, workspace: Workspace, callers: Callers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real engine: other arguments, a shorter context, traffic all the time."""
     model = ensure_starter(db)
     deployment = deploy(db, workspace, model, engine="vllm")
-    until(lambda: state(deployment) == "ready", 240)
+    until(lambda: state(deployment) == "ready", 480)
     callers.start()
     change(
         db, workspace, deployment, max_model_len=256,
         arguments={"max_num_seqs": 4, "enable_prefix_caching": False, "seed": 7},
     )  # fmt: skip
-    until(lambda: only_revision(deployment, 2), 240)
+    until(lambda: only_revision(deployment, 2), 480)
     (new,) = living(deployment)
     assert set(new.took) >= {"fetch", "start", "load", "check"}
     long = engine_loop.ask(new, "completions", prompt="1", max_tokens=300)

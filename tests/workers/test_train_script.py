@@ -13,7 +13,7 @@ from app.jobs.methods import complete
 from tests import factories
 from tests.workers.stage_runs import reviews
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(800)]
 PAIRS = [
     {
         "messages": row["messages"][:1],
