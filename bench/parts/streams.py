@@ -1,12 +1,14 @@
 """Many clients at once, each asking again when it has its answer: how many, how soon, in how many pieces."""
 
 import asyncio
+import json
 import statistics
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
+from urllib.parse import urlsplit
 
-import aiohttp
+import httptools
 
 HELLO = [{"role": "user", "content": "Say a word, and again."}]
 
@@ -34,20 +36,53 @@ class Cell:
         return statistics.mean(self.pieces)
 
 
-async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any], cell: Cell) -> None:
-    began = time.perf_counter()
-    first, pieces, words, tail = 0.0, 0, 0, b""
-    async with session.post(url, json=body) as response:
-        async for piece in response.content.iter_any():
-            first = first or time.perf_counter() - began
-            pieces += 1
-            words += piece.count(b"word ")  # LiteLLM adds an event of its own
-            tail = piece
-        if response.status != 200 or words != body["max_tokens"] or b"[DONE]" not in tail:
+class Client(asyncio.Protocol):
+    """A connection, and what its next answer brings: as little work as can be, so that the processor
+    is left to what is measured."""
+
+    def __init__(self) -> None:
+        self.lost: Exception | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.pieces: list[bytes] = []
+        self.first = 0.0
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = error or ConnectionError("the other side has closed")
+        if not self.ended.done():
+            self.ended.set_exception(self.lost)
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        self.first = self.first or time.perf_counter()
+        self.pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    async def ask(self, request: bytes, words: int, cell: Cell) -> None:
+        """One answer, whole: its status, every word and the end."""
+        self.begin()
+        began = time.perf_counter()
+        self.transport.write(request)
+        async with asyncio.timeout(120):
+            await self.ended
+        body = b"".join(self.pieces)
+        whole = body.count(b"word ") == words and b"[DONE]" in body[-64:]
+        if self.parser.get_status_code() != 200 or not whole:
             cell.failed += 1
             return
-    cell.first.append(first)
-    cell.pieces.append(pieces)
+        cell.first.append(self.first - began)
+        cell.pieces.append(len(self.pieces))
 
 
 async def run(
@@ -70,20 +105,30 @@ async def run(
         "seed": pace,
     }
     left = requests
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        headers={"authorization": f"Bearer {key}"},
-        timeout=aiohttp.ClientTimeout(total=120),
-    ) as session:
-        began = time.perf_counter()
+    content = json.dumps(body).encode()
+    at = urlsplit(url)
+    assert at.hostname
+    assert at.port
+    host, port = at.hostname, at.port
+    request = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {at.netloc}\r\nauthorization: Bearer {key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    ).encode() + content
+    began = time.perf_counter()
 
-        async def client(number: int) -> None:
-            nonlocal left
-            await asyncio.sleep(number * chunks * pace / 1000 / streams)  # not all in one step
-            while time.perf_counter() - began < seconds or left > 0:
-                left -= 1
-                await ask(session, f"{url}/v1/chat/completions", body, cell)
+    async def client(number: int) -> None:
+        nonlocal left
+        await asyncio.sleep(number * chunks * pace / 1000 / streams)  # not all in one step
+        mine: Client | None = None
+        while time.perf_counter() - began < seconds or left > 0:
+            left -= 1
+            if mine is None or mine.lost:  # a proxy may close a connection after an answer
+                loop = asyncio.get_running_loop()
+                _, mine = await loop.create_connection(Client, host, port)
+            await mine.ask(request, chunks, cell)
+        if mine is not None:
+            mine.transport.close()
 
-        await asyncio.gather(*(client(number) for number in range(streams)))
-        cell.seconds = time.perf_counter() - began
+    await asyncio.gather(*(client(number) for number in range(streams)))
+    cell.seconds = time.perf_counter() - began
     return cell
