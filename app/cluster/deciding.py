@@ -50,11 +50,11 @@ def decide(db: Session) -> list[Grant]:
     lock(db)
     db.flush()
     at = now()
-    board = known.look(db, at - SILENT)
-    if not board.waiting:
-        return []
-    made = decision.decide(board, limits.concurrent(db), fair.shares(db), at.timestamp())
-    known.forget(made)
+    with known.look(db, at - SILENT) as board:
+        if not board.waiting:
+            return []
+        made = decision.decide(board, limits.concurrent(db), fair.shares(db), at.timestamp())
+        known.changed(made)
     grants = write_grants(db, made.grants, at)
     write_preemptions(db, made, at)
     write_reasons(db, made)
@@ -168,10 +168,10 @@ def foresee(db: Session) -> None:
     lock(db)
     db.flush()
     at = now()
-    board = known.look(db, at - SILENT)
-    if not board.waiting:
-        return
-    found = foresight.foresee(board, limits.concurrent(db), fair.shares(db), at.timestamp())
+    with known.look(db, at - SILENT) as board:
+        if not board.waiting:
+            return
+        found = foresight.foresee(board, limits.concurrent(db), fair.shares(db), at.timestamp())
     values = {
         "ids": [one.id for one in found],
         "positions": [one.position for one in found],

@@ -7,8 +7,8 @@ from sqlalchemy import Float, cast, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.cluster.scheduling.board import HALF_LIFE, Use
 from app.cluster.scheduling.order import NORMAL, URGENT, Share
-from app.cluster.scheduling.picture import HALF_LIFE, Use
 from app.cluster.tables import FairShare, Lease
 from app.db import now
 from app.errors import N_, Invalid

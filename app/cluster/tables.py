@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import REAL, BigInteger, Float, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import REAL, BigInteger, Float, ForeignKey, Identity, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import Base, Created, new_id
@@ -98,6 +98,7 @@ class Lease(Base):
     __table_args__ = (
         Index("ix_leases_held", "device_id", postgresql_where=text("released_at IS NULL")),
         Index("ix_leases_owner_kind_owner_id", "owner_kind", "owner_id"),
+        Index("ix_leases_standing", "node_id", postgresql_where=text("released_at IS NULL")),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("lse"))
@@ -118,6 +119,17 @@ class Lease(Base):
     active_at: Mapped[datetime | None]  # when it last did anything
 
     device: Mapped[Device] = relationship(lazy="raise")
+
+
+class BoardChange(Base):
+    """What the scheduler must read again. Written by triggers: see changes.py."""
+
+    __tablename__ = "board_changes"
+
+    number: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    xid: Mapped[int] = mapped_column(BigInteger, index=True)  # the transaction
+    what: Mapped[str]  # devices, leases, request or origin
+    of_id: Mapped[str]  # the node or the request
 
 
 class DeviceReading(Base):

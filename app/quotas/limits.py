@@ -171,12 +171,20 @@ class Limits:
         return max(known) if len(known) == len(rooms) else None
 
 
+CONCURRENT = text(
+    """
+    SELECT coalesce(workspace_id, ''), coalesce(user_id, ''), name, device, amount FROM quotas
+    WHERE name IN ('devices', 'running_jobs') AND (until IS NULL OR until > :at)
+    ORDER BY temporary, id
+    """
+)
+
+
 def concurrent(db: Session) -> Limits:
     """All that is set of what may run at once, in one query."""
     found: dict[tuple[str, str], dict[Name, int | None]] = {("", ""): {}}
-    for row in now_in_force(db, Quota.name.in_(("devices", "running_jobs"))):
-        whose = (row.workspace_id or "", row.user_id or "")
-        found.setdefault(whose, {})[row.name, row.device] = row.amount
+    for workspace_id, user_id, name, device, amount in db.execute(CONCURRENT, {"at": now()}):
+        found.setdefault((workspace_id, user_id), {})[name, device] = amount
     default = found.pop(("", ""))
     return Limits(
         default=ceiling(default),

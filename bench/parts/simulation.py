@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.cluster.scheduling.board import Board, decayed
 from app.cluster.scheduling.decision import decide
 from app.cluster.scheduling.order import Share
-from app.cluster.scheduling.picture import NEVER, Board, Device, Node, Waiting, decayed, shape
+from app.cluster.scheduling.picture import NEVER, Device, Node, Waiting, shape
 from app.quotas.limits import Ceiling, Limits
 
 NODES, GPUS = 1000, 8
@@ -311,28 +312,30 @@ class Simulation:
 
 def violations(board: Board, limits: Limits) -> int:
     """Everything that is held, counted anew: over a quota, over a device's memory, shared though whole."""
-    devices: defaultdict[tuple[str, str, str], int] = defaultdict(int)
-    jobs: defaultdict[tuple[str, str], int] = defaultdict(int)
-    whole: set[str] = set()
-    used: defaultdict[str, int] = defaultdict(int)
-    found = 0
+    devices: Counter[tuple[str, str, str]] = Counter()
+    jobs: Counter[tuple[str, str]] = Counter()
+    alike: Counter[tuple[str, str, str, bool]] = Counter()  # devices
+    running: Counter[tuple[str, str]] = Counter()
+    used: Counter[Device] = Counter()
+    whole: list[Device] = []
     for holder in board.holders.values():
-        team, user, had = holder.workspace, holder.user, holder.devices
-        model, count = had[0].model, len(had)  # a node has one model
-        for key in ((team, "", ""), (team, user, ""), (team, "", model), (team, user, model)):
-            devices[key] += count
-        if holder.job:
-            jobs[team, ""] += 1
-            jobs[team, user] += 1
+        had = holder.devices  # of a node, which has one model
+        alike[holder.workspace, holder.user, had[0].model, holder.job] += len(had)
+        running[holder.workspace, holder.user] += holder.job
         if holder.memory is None:
-            ids = {device.id for device in had}
-            found += len(ids) != count or not whole.isdisjoint(ids)
-            whole |= ids
+            whole += had
         else:
             for device in had:
-                used[device.id] += holder.memory
-                found += used[device.id] > device.memory
-    found += len(whole & used.keys())
+                used[device] += holder.memory
+    for (team, user, model, _), count in alike.items():
+        for key in ((team, "", ""), (team, user, ""), (team, "", model), (team, user, model)):
+            devices[key] += count
+    for (team, user), count in running.items():
+        jobs[team, ""] += count
+        jobs[team, user] += count
+    alone = set(whole)
+    found = len(whole) - len(alone) + len(alone & used.keys())
+    found += sum(size > device.memory for device, size in used.items())
     for (team, user, model), count in devices.items():
         ceiling = limits.member(team, user) if user else limits.workspace(team)
         most = ceiling.by_model.get(model) if model else ceiling.devices

@@ -4,9 +4,10 @@ import itertools
 from collections import Counter
 from typing import Any
 
+from app.cluster.scheduling.board import Board
 from app.cluster.scheduling.decision import Decision, decide
 from app.cluster.scheduling.order import Share
-from app.cluster.scheduling.picture import Board, Device, Node, Waiting, shape
+from app.cluster.scheduling.picture import Device, Node, Waiting, shape
 from app.quotas.limits import Limits
 
 GIB = 1024**3

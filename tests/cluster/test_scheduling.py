@@ -5,9 +5,10 @@ import math
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from app.cluster.scheduling.board import HALF_LIFE, Use, decayed
 from app.cluster.scheduling.foresight import foresee
 from app.cluster.scheduling.order import RISE, Share
-from app.cluster.scheduling.picture import HALF_LIFE, NEVER, Use, decayed
+from app.cluster.scheduling.picture import NEVER
 from app.quotas.limits import Ceiling, Limits
 from tests.cluster.boards import GIB, NOW, board, check, granted, node, run, wait
 

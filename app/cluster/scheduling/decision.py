@@ -6,16 +6,18 @@ of each pool of devices that must wait for devices have those kept that will be 
 come later may use them only if they will be done by then. So nobody who comes later delays them.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.cluster.scheduling import picture, preempting
+from app.cluster.scheduling.board import Board
 from app.cluster.scheduling.fit import Fit, able
 from app.cluster.scheduling.order import PREEMPTING, Order, Share
 from app.cluster.scheduling.picture import (
     LEAVING,
-    Board,
+    NEVER,
     Device,
     Holder,
     Node,
@@ -59,26 +61,51 @@ class Deciding:
         self.made = Decision()
         self.stuck: dict[Shape, str] = {}  # why a shape finds no devices now
         self.late: dict[Shape, float] = {}  # nor before others need them, if it takes so long
-        self.most: dict[tuple[Pool, bool, int | None], int] = {}  # devices on one node
-        self.open: dict[Pool, int] = {}  # the same, of those that nobody holds whole
+        self.open: dict[Pool, int] = {}  # devices on one node that nobody holds whole
+        # what all who ask the same of a workspace are told: see `run`
+        self.settled: dict[str, dict[tuple[Shape, str, bool], str]] = defaultdict(dict)
         self.heads: dict[Pool, int] = {}
         self.full: set[Pool] = set()  # enough is kept for those who wait for them
         self.by_model = False  # whether anybody has a limit on devices of a model
         self.limits: dict[tuple[str, str], list[tuple[str, Ceiling]]] = {}
 
     def run(self) -> Decision:
-        order = self.order
+        """Most of a long queue asks what somebody before it has asked in vain, and is told the same.
+        Devices and quotas only become fewer here, so that this holds to the end, save for those who
+        may be done before devices are needed that are kept.
+        """
+        order, late = self.order, self.late
+        reach = self.reach()
         for ones in order:
+            settled = self.settled[ones[0].workspace]
             for number, one in enumerate(ones, 1):
-                if self.look(one):
+                reason = settled.get((one.shape, one.user, one.job))
+                if reason is not None and (
+                    reason in (QUOTA, MEMBER)
+                    or one.seconds > reach
+                    or one.seconds >= late.get(one.shape, NEVER)
+                ):
+                    if one.reason != reason:
+                        self.say(one, reason)
+                    continue
+                granted = self.look(one)
+                reach = self.reach()
+                if granted:
+                    settled.clear()  # their quotas may be used up now
                     order.taken = number
                     break
         self.fit.forget()
         return self.made
 
+    def reach(self) -> float:
+        """Who takes longer is not done before any of the kept devices is needed."""
+        return self.fit.latest - self.now if self.fit.keeping else -1.0
+
     def look(self, one: Waiting) -> bool:
         """Grant it, or say why not. True if it was granted."""
+        settled, asked = self.settled[one.workspace], (one.shape, one.user, one.job)
         if reason := self.over_quota(one):
+            settled[asked] = reason
             self.say(one, reason)
             return False
         shape = one.shape
@@ -87,6 +114,7 @@ class Deciding:
             if devices:
                 self.grant(one, devices)
             else:
+                settled[asked] = QUOTA
                 self.say(one, QUOTA)
             return bool(devices)
         stuck = self.stuck.get(shape)
@@ -97,7 +125,10 @@ class Deciding:
                 return True
             if stuck is None:
                 stuck = self.stuck[shape] = self.why(shape)
-        if stuck == NODE or shape.pool in self.full or not self.wait_in_front(one):
+        if stuck == NODE or shape.pool in self.full:
+            settled[asked] = stuck
+            self.say(one, stuck)
+        elif not self.wait_in_front(one):
             self.say(one, stuck)
         return False
 
@@ -109,7 +140,7 @@ class Deciding:
     def say(self, one: Waiting, reason: str, **detail: Any) -> None:
         if one.reason != reason:
             if PREEMPTING in (one.reason, reason):
-                self.board.sorted.pop(one.workspace, None)
+                self.board.resort(one.workspace)
             one.reason = reason
             self.made.reasons[one.id] = (reason, detail)
 
@@ -198,16 +229,16 @@ class Deciding:
         """
         nodes = self.fit.of(shape.pool)
         key = (shape.pool, shape.devices > 1, shape.memory)
-        if key not in self.most:
-            self.most[key] = max((count(node, shape) for node in nodes), default=0)
-        if self.most[key] < shape.devices:
+        most = self.board.most.get(key)
+        if most is None:
+            most = self.board.most[key] = max((count(node, shape) for node in nodes), default=0)
+        if most < shape.devices:
             return NODE
         if shape.memory is None:
             return DEVICES
         if shape.pool not in self.open:
-            self.open[shape.pool] = max(
-                sum(not one.whole for one in node.devices) for node in nodes
-            )
+            nodes = self.fit.with_room(shape.pool, shared=True)
+            self.open[shape.pool] = max((node.open() for node in nodes), default=0)
         return MEMORY if self.open[shape.pool] >= shape.devices else DEVICES
 
     def wait_in_front(self, one: Waiting) -> bool:
@@ -218,11 +249,9 @@ class Deciding:
         count = self.heads[pool] = self.heads.get(pool, 0) + 1
         if count >= HEADS or len(self.heads) >= MOST_POOLS:
             self.full.add(pool)
-        if one.reason == PREEMPTING:  # those who were told are on their way
-            leaving = [holder for holder in self.board.holders.values() if holder.leaving == one.id]
-            if leaving:
-                self.keep(one)
-                return True
+        if one.reason == PREEMPTING and one.id in self.board.leaving.values():
+            self.keep(one)  # those who were told are on their way
+            return True
         found = self.fit.keep(one.shape)
         if found and found[0] <= self.now + PATIENCE:
             self.made.kept[one.id] = found[0]

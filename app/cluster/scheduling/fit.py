@@ -4,10 +4,11 @@ Best fit: shares join shares, and whole devices come from the node that is left 
 so that large holes stay for those who need them.
 """
 
-import heapq
 from collections.abc import Sequence
+from itertools import islice
 
-from app.cluster.scheduling.picture import NEVER, Board, Device, Node, Pool, Shape, matches
+from app.cluster.scheduling.board import Board
+from app.cluster.scheduling.picture import NEVER, Device, Node, Pool, Shape, matches
 
 CLOSER = 8  # nodes that are looked at closely
 
@@ -18,23 +19,19 @@ class Fit:
     def __init__(self, board: Board, now: float) -> None:
         self.now = now
         self.board = board
-        self.nodes = sorted(board.nodes.values(), key=lambda node: node.id, reverse=True)
-        self.pools: dict[Pool, list[Node]] = {}
+        self.of = board.of
+        self.index = board.index()
         self.buckets: dict[tuple[Pool, bool], dict[int, list[Node]]] = {}
         self.shared: dict[Pool, list[Device]] = {}
         self.small: dict[Pool, int] = {}  # bytes for which there is no device any more
         self.keeping: dict[str, Node] = {}  # nodes with devices that are kept for somebody
         self.latest = 0.0  # until when, at most
 
-    def of(self, pool: Pool) -> list[Node]:
-        """Nodes that may be given work and have devices of the pool, the last name first."""
-        if pool not in self.pools:
-            if pool.node is not None:
-                node = self.board.nodes.get(pool.node)
-                self.pools[pool] = [node] if node and node.open_to(pool) else []
-            else:
-                self.pools[pool] = [node for node in self.nodes if node.open_to(pool)]
-        return self.pools[pool]
+    def with_room(self, pool: Pool, *, shared: bool = False) -> list[Node]:
+        """Those of them with free devices, or also with shares."""
+        if pool.node is not None:
+            return self.of(pool)
+        return [node for node in self.index.with_room(shared=shared) if node.open_to(pool)]
 
     # -- whole devices -------------------------------------------------------------------
 
@@ -44,7 +41,7 @@ class Fit:
         key = (pool, count > 1)
         if key not in self.buckets:
             found: dict[int, list[Node]] = {}
-            for node in self.of(pool):
+            for node in self.with_room(pool):
                 if free := self.open(node, pool, count > 1):
                     found.setdefault(len(free), []).append(node)
             self.buckets[key] = found
@@ -78,7 +75,7 @@ class Fit:
         if shape.pool not in self.shared:
             self.shared[shape.pool] = [
                 device
-                for node in reversed(self.of(shape.pool))
+                for node in reversed(self.with_room(shape.pool, shared=True))
                 for device in node.shared()
                 if matches(device, shape.pool)
             ]
@@ -105,7 +102,7 @@ class Fit:
     def whole_for(self, shape: Shape, memory: int) -> list[Device] | None:
         """A device that nobody holds yet, for a share."""
         best: tuple[int, int, Device] | None = None
-        for node in reversed(self.of(shape.pool)):
+        for node in reversed(self.with_room(shape.pool)):
             free = node.free(shape.pool, others=True)
             for device in free:
                 if memory <= device.room and device.kept is None:
@@ -116,7 +113,7 @@ class Fit:
 
     def shares(self, shape: Shape, memory: int) -> list[Device] | None:
         best: tuple[tuple[int, int], list[Device]] | None = None
-        for node in reversed(self.of(shape.pool)):
+        for node in reversed(self.with_room(shape.pool, shared=True)):
             fit = sorted(
                 (
                     device
@@ -172,15 +169,21 @@ class Fit:
         """The nodes worth a closer look. When whole devices of a node with one sort of them are free
         together is known; a run that is late makes that a guess, so it is a few.
         """
-        count = shape.devices
-        closer, ends = [], []
-        for at, node in enumerate(self.of(shape.pool)):
-            if node.id in self.keeping or node.odd or (shape.memory is not None and node.shared()):
-                closer.append(node)
-            elif len(found := node.ends()) >= count:
-                ends.append((found[count - 1], at))
-        nodes = self.of(shape.pool)
-        return closer + [nodes[at] for end, at in heapq.nsmallest(CLOSER, ends) if end != NEVER]
+        pool, index = shape.pool, self.index
+        if pool.node is not None:
+            return self.of(pool)
+        index.renew()
+        closer = index.odd | {index.ranks[id_] for id_ in self.keeping}
+        if shape.memory is not None:
+            closer |= index.sharing
+        nodes = [index.nodes[rank] for rank in sorted(closer)]
+        found = [node for node in nodes if node.open_to(pool)]
+        others = (
+            node
+            for rank, node in index.soonest(shape.devices)
+            if rank not in closer and node.open_to(pool)
+        )
+        return found + list(islice(others, CLOSER))
 
     def together(self, node: Node, shape: Shape) -> tuple[float, list[Device]] | None:
         ready = sorted(

@@ -9,9 +9,10 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from app.cluster.scheduling.board import Board
 from app.cluster.scheduling.fit import Fit, able
 from app.cluster.scheduling.order import Order, Share
-from app.cluster.scheduling.picture import NEVER, Board, Pool, Shape, Waiting
+from app.cluster.scheduling.picture import NEVER, Pool, Shape, Waiting
 from app.quotas.limits import OPEN, Ceiling, Limits
 
 MOST = 500  # of the queue; those behind are told no time and no place

@@ -7,10 +7,12 @@ displace follows from the priority that it was given, never from its age.
 """
 
 import heapq
+from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from app.cluster.scheduling.picture import NEVER, Board, Waiting, decayed
+from app.cluster.scheduling.board import KEY, Board, Line, decayed
+from app.cluster.scheduling.picture import NEVER, Waiting
 
 LOW, NORMAL, HIGH, URGENT = range(4)
 RISE = 4 * 3600.0  # seconds of waiting that make up for a level of priority
@@ -55,33 +57,47 @@ def owed(board: Board, shares: Mapping[str, Share]) -> set[str]:
     """The workspaces that wait, and hold less than half of what their weight among all who hold or
     wait for devices would give them.
     """
-    devices = sum(len(node.devices) for node in board.nodes.values() if node.usable)
     weights = {
         name: shares.get(name, EQUAL).weight
         for name in {*board.queues, *(name for name, use in board.use.items() if use.devices)}
     }
-    each = LEAST * devices / max(sum(weights.values()), 1e-9)
+    each = LEAST * board.size() / max(sum(weights.values()), 1e-9)
     return {name for name in board.queues if board.use[name].devices < each * weights[name]}
 
 
 def queue(board: Board, workspace: str, now: float, *, is_owed: bool = False) -> list[Waiting]:
-    """Those of a workspace in their order; sorted anew when one of them rises, or one is new.
+    """Those of a workspace in their order; sorted anew when one of them rises. The list is the
+    board's own, which changes it.
 
     One for whom others were told to make room comes first of its level.
     """
-    known = None if is_owed else board.sorted.get(workspace)
-    if known and now < known[0]:
-        return known[1]
-    ones = board.queues[workspace].values()
-    for one in ones:
-        one.level = level(one, now, owed=is_owed)
-    found = sorted(ones, key=lambda one: (-one.level, one.reason != PREEMPTING, one.since, one.id))
-    rises = min(
-        (one.since + RISE * (one.level - one.priority + 1) for one in ones if one.level < HIGH),
-        default=NEVER,
-    )
-    board.sorted[workspace] = (0.0 if is_owed else rises, found)
-    return found
+    line = board.lines.get(workspace)
+    if line is None or line.owed != is_owed or now >= line.rises:
+        ones = list(board.queues[workspace].values())
+        for one in ones:
+            place(one, now, is_owed)
+        ones.sort(key=KEY)
+        rises = min((rise(one, is_owed) for one in ones), default=NEVER)
+        line = board.lines[workspace] = Line(ones, rises, is_owed)
+    for one in line.fresh:
+        place(one, now, is_owed)
+        insort(line.ones, one, key=KEY)
+        line.rises = min(line.rises, rise(one, is_owed))
+    line.fresh.clear()
+    return line.ones
+
+
+def place(one: Waiting, now: float, is_owed: bool) -> None:
+    one.level = level(one, now, owed=is_owed)
+    one.key = (-one.level, one.reason != PREEMPTING, one.since, one.id)
+
+
+def rise(one: Waiting, is_owed: bool) -> float:
+    """When its level is another one."""
+    if one.level >= HIGH:
+        return NEVER
+    rises = one.since + RISE * (one.level - one.priority + 1)
+    return min(rises, one.since + OWED * one.seconds) if is_owed else rises
 
 
 class Order:
@@ -91,7 +107,7 @@ class Order:
         self.board, self.shares, self.now = board, shares, now
         poor = owed(board, shares)
         self.queues = {
-            name: queue(board, name, now, is_owed=name in poor) for name in list(board.queues)
+            name: queue(board, name, now, is_owed=name in poor).copy() for name in board.queues
         }
         self.at = dict.fromkeys(self.queues, 0)
         self.scores = {name: score(board, shares, name, now) for name in self.queues}
@@ -120,14 +136,8 @@ class Order:
             first = self.heap[0]
             name = first[-1]
             ones, start = self.queues[name], self.at[name]
-            stop = start + 1
-            top, kept = -first[0], first[1]
-            while (
-                stop < len(ones)
-                and ones[stop].level == top
-                and (ones[stop].reason != PREEMPTING) == kept
-            ):
-                stop += 1
+            last = (first[0], first[1], NEVER)
+            stop = bisect_right(ones, last, start, key=KEY)
             self.taken = stop - start
             yield ones[start:stop]
             self.at[name] = start + self.taken

@@ -1,16 +1,13 @@
-"""What the decision looks at: nodes with their devices, who holds them until when, who waits.
+"""What a `Board` is made of: nodes with their devices, who holds them until when, who waits.
 
-Pure and kept up to date in small steps, so that a decision need not look at everything again.
 Times are seconds since the epoch; a time without end is `NEVER`.
 """
 
-from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf
 
 NEVER = inf
-HALF_LIFE = 24 * 3600.0  # seconds, after which a device-second counts half in the fair share
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -65,6 +62,7 @@ class Waiting:
     job: bool = True  # counts against the limit on running jobs
     reason: str = "new"
     level: int = 0  # its priority, and what waiting has added: see order.py
+    key: tuple[int, bool, float, str] = (0, False, 0.0, "")  # its place in its workspace's line
 
 
 @dataclass(eq=False, slots=True)
@@ -181,13 +179,18 @@ class Node:
         self._soft: list[int] | None = None
         self._ends: list[float] | None = None
         self._shared: list[Device] | None = None
+        self._open: int | None = None
         self.fresh = 0.0  # when the last of those who may make room began, or was saved
+
+    def unheld(self) -> list[Device]:
+        """Devices that nobody holds, the smallest first."""
+        if self._free is None:
+            self._free = [one for one in self.devices if not one.holders]
+        return self._free
 
     def free(self, pool: Pool, *, others: bool = False) -> list[Device]:
         """Devices that nobody holds, the smallest first; those with programs of `others` too."""
-        if self._free is None:
-            self._free = [one for one in self.devices if not one.holders]
-        found = self._free
+        found = self.unheld()
         if found and len(self.pools) > 1:
             found = [one for one in found if matches(one, pool)]
         if others or not self.taken:
@@ -222,6 +225,12 @@ class Node:
             self._shared = [one for one in self.devices if one.used and not one.whole]
         return self._shared
 
+    def open(self) -> int:
+        """How many of its devices nobody holds whole."""
+        if self._open is None:
+            self._open = sum(not one.whole for one in self.devices)
+        return self._open
+
     def open_to(self, pool: Pool) -> bool:
         """Whether it has any device of the pool, and may be given work."""
         return (
@@ -233,132 +242,3 @@ class Node:
                 for kind, model in self.pools
             )
         )
-
-
-class Use:
-    """What a workspace has of the devices just now, and how much that adds to its fair share."""
-
-    def __init__(self) -> None:
-        self.devices = 0
-        self.weight = 0.0  # of the starts: see `running`
-
-    def add(self, start: float, devices: int) -> None:
-        self.devices += devices
-        self.weight += devices * 2.0 ** ((start - EPOCH) / HALF_LIFE)
-
-    def running(self, now: float) -> float:
-        """Device-seconds of what is held, decayed as if each had been given back when it passed:
-        the integral of 2^(-t/H) over each lease's age.
-        """
-        if not self.devices:
-            return 0.0
-        grown = self.devices - self.weight * 2.0 ** ((EPOCH - now) / HALF_LIFE)
-        return float(max(0.0, grown) * HALF_LIFE / 0.6931471805599453)
-
-
-EPOCH = 1_767_225_600.0  # 2026: near enough for powers of two to be small
-
-
-def decayed(device_seconds: float, since: float, now: float) -> float:
-    return float(device_seconds * 2.0 ** (-max(0.0, now - since) / HALF_LIFE))
-
-
-class Board:
-    """All nodes and all who wait. `place`, `leave`, `submit` and `withdraw` change it."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[str, Node] = {}
-        self.holders: dict[str, Holder] = {}
-        self.waiting: dict[str, Waiting] = {}
-        self.queues: dict[str, dict[str, Waiting]] = defaultdict(dict)  # by workspace
-        self.sorted: dict[str, tuple[float, list[Waiting]]] = {}  # see order.py
-        self.held: Counter[tuple[str, str, str]] = Counter()  # workspace, user or "", model or ""
-        self.jobs: Counter[tuple[str, str]] = Counter()  # that run: workspace, user or ""
-        self.use: dict[str, Use] = defaultdict(Use)
-
-    # -- nodes ---------------------------------------------------------------------------
-
-    def put(self, node: Node, holders: list[tuple[Holder, list[Device], list[int]]]) -> None:
-        """A node as it is now, with who holds what there: (holder, devices, bytes on each)."""
-        self.remove(node.id)
-        self.nodes[node.id] = node
-        for holder, devices, sizes in holders:
-            self._hold(holder, devices, sizes)
-
-    def remove(self, node_id: str) -> None:
-        if node := self.nodes.get(node_id):
-            for holder in list(node.holders.values()):
-                self.leave(holder.id)
-            del self.nodes[node_id]
-
-    # -- holders -------------------------------------------------------------------------
-
-    def place(self, one: Waiting, devices: list[Device], now: float) -> Holder:
-        """`one` gets the devices."""
-        holder = Holder(
-            one.id,
-            one.workspace,
-            one.user,
-            one.priority,
-            now,
-            now + one.seconds,
-            one.shape.memory,
-            one.preemptible,
-            one.preemptions,
-            one.job,
-        )
-        self.withdraw(one.id)
-        memory = one.shape.memory
-        sizes = [device.memory if memory is None else memory for device in devices]
-        self._hold(holder, devices, sizes)
-        return holder
-
-    def _hold(self, holder: Holder, devices: list[Device], sizes: list[int]) -> None:
-        holder.devices = devices
-        for device, size in zip(devices, sizes, strict=True):
-            device.holders.append(holder)
-            device.used += size
-            device.whole = device.whole or holder.memory is None
-        node = self.nodes[devices[0].node]
-        node.holders[holder.id] = holder
-        node.changed()
-        self.holders[holder.id] = holder
-        self._count(holder, 1)
-
-    def leave(self, request_id: str) -> None:
-        """It gives back what it holds."""
-        holder = self.holders.pop(request_id, None)
-        if holder is None:
-            return
-        for device in holder.devices:
-            device.holders.remove(holder)
-            size = device.memory if holder.memory is None else holder.memory
-            device.used = max(0, device.used - size) if device.holders else 0
-            device.whole = any(one.memory is None for one in device.holders)
-        node = self.nodes[holder.devices[0].node]
-        del node.holders[holder.id]
-        node.changed()
-        self._count(holder, -1)
-
-    def _count(self, holder: Holder, sign: int) -> None:
-        size = sign * len(holder.devices)
-        for user in {"", holder.user}:
-            self.held[holder.workspace, user, ""] += size
-            for device in holder.devices:
-                self.held[holder.workspace, user, device.model] += sign
-            self.jobs[holder.workspace, user] += sign * holder.job
-        self.use[holder.workspace].add(holder.start, size)
-
-    # -- who waits -----------------------------------------------------------------------
-
-    def submit(self, one: Waiting) -> None:
-        self.waiting[one.id] = one
-        self.queues[one.workspace][one.id] = one
-        self.sorted.pop(one.workspace, None)
-
-    def withdraw(self, request_id: str) -> None:
-        if one := self.waiting.pop(request_id, None):
-            del self.queues[one.workspace][request_id]
-            if not self.queues[one.workspace]:
-                del self.queues[one.workspace]
-            self.sorted.pop(one.workspace, None)

@@ -6,9 +6,10 @@ make room `MOST` times already, so that nobody is sent to and fro.
 
 import heapq
 
+from app.cluster.scheduling.board import Board
 from app.cluster.scheduling.fit import Fit, able
 from app.cluster.scheduling.order import LOW
-from app.cluster.scheduling.picture import LEAVING, Board, Device, Holder, Node, Waiting
+from app.cluster.scheduling.picture import LEAVING, Device, Holder, Node, Waiting
 
 MOST = 3
 CLOSER = 32  # nodes that are looked at closely
@@ -42,8 +43,7 @@ def room(board: Board, fit: Fit, one: Waiting) -> tuple[list[Holder], list[Devic
         return None
     fit.mark(best[2], fit.now + LEAVING)
     for holder in best[1]:
-        holder.leaving = one.id
-        board.nodes[holder.devices[0].node].changed()
+        board.tell(holder, one.id)
     return best[1], best[2]
 
 
@@ -52,12 +52,12 @@ def candidates(fit: Fit, one: Waiting) -> list[Node]:
     least would be lost. So many are looked at closely.
     """
     found = []
-    for at, node in enumerate(fit.of(one.shape.pool)):
+    nodes = fit.of(one.shape.pool)
+    for at, node in enumerate(nodes):
         soft = node.soft(one.priority)
         free = len(node.free(one.shape.pool)) if soft else 0
         if soft and soft + free >= one.shape.devices:
             found.append((-min(free, one.shape.devices), -node.fresh, at))
-    nodes = fit.of(one.shape.pool)
     return [nodes[at] for _, _, at in heapq.nsmallest(CLOSER, found)]
 
 
