@@ -37,6 +37,20 @@ def evaluate(
         list[str],
         typer.Option("--scorer", "-s", help=_("The first decides; several may be given.")),
     ] = ["accuracy"],  # noqa: B006 - typer copies it
+    judge: Annotated[
+        str, typer.Option(help=_("A deployment that gives each answer marks, with its reason."))
+    ] = "",
+    judge_pairs: Annotated[
+        str, typer.Option(help=_("One that says which of two answers is better, in both orders."))
+    ] = "",
+    judge_prompt: Annotated[
+        Path | None, typer.Option(help=_("What the judge is asked: a file with places."))
+    ] = None,
+    dimension: Annotated[
+        list[str] | None,
+        typer.Option(help=_("What the judge looks at; left out: the five presets.")),
+    ] = None,
+    scale: Annotated[int, typer.Option(help=_("The judge's best mark: 5 or 10."))] = 5,
     limit: Annotated[
         int | None, typer.Option(min=1, help=_("So many rows, drawn at random."))
     ] = None,
@@ -56,7 +70,8 @@ def evaluate(
             "name": name,
             "dataset": dataset_of(api, dataset),
             "candidates": [candidate(one, served) for one in candidates],
-            "scorers": [{"kind": one} for one in scorer],
+            "scorers": judges(judge, judge_pairs, judge_prompt, dimension, scale)
+            + [{"kind": one} for one in scorer],
             "settings": {"max_tokens": max_tokens} | ({"limit": limit} if limit else {}),
         },
     )
@@ -69,6 +84,21 @@ def evaluate(
     worse = [one for one in made["verdicts"].values() if one[first]["verdict"] == "worse"]
     if fail_if_worse and worse:
         raise Failed(_("A candidate is worse than the baseline."))
+
+
+def judges(
+    marks: str, pairs: str, prompt: Path | None, dimension: list[str] | None, scale: int
+) -> list[Row]:
+    """The scorers that ask a model. They come first, so that they decide."""
+    told: Row = {"prompt": prompt.read_text(encoding="utf-8")} if prompt else {}
+    if dimension is not None:
+        told["dimensions"] = dimension
+    found: list[Row] = []
+    if marks:
+        found.append({"kind": "judge", "model": marks, "scale": scale} | told)
+    if pairs:
+        found.append({"kind": "pairwise", "model": pairs} | told)
+    return found
 
 
 def candidate(text: str, served: set[str]) -> Row:
@@ -98,7 +128,9 @@ def followed(api: Api, evaluation_id: str) -> Row:
         found: Row = api.get(f"{BASE}/{evaluation_id}")
         done = sum(one["done"] for one in found["candidates"])
         total = found["rows"] * len(found["candidates"])
-        text = " ".join(filter(None, (found["state"], f"{done}/{total}", found["waits"])))
+        judged = found["judging"].get("done", 0)
+        also = _("%(count)s judged", count=judged) if judged else ""
+        text = " ".join(filter(None, (found["state"], f"{done}/{total}", also, found["waits"])))
         if text != said:
             tell(text)
         said = text

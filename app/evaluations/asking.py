@@ -56,8 +56,9 @@ class RowAsking(Asking):
 
     def store(self, outcomes: list[Any]) -> None:
         for one in outcomes:
-            if not one.scores:  # not yet, where the database was away
-                answers.score(one, self.references[one.number], self.scorers)
+            reference = self.references.get(one.number)
+            if reference is not None and not one.scores:  # not yet, where the database was away
+                answers.score(one, reference, self.scorers)
         holding.store(self.evaluation.id, self.evaluation.fence, self.candidate.id, outcomes)
         for one in outcomes:
             self.references.pop(one.number, None)

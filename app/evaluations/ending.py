@@ -4,6 +4,7 @@ from typing import Any
 
 from app.errors import N_, Conflict, DomainError
 from app.evaluations import engines, figures, holding
+from app.evaluations.judging import keeping
 from app.evaluations.tables import Candidate, Evaluation
 from app.queue import transaction
 
@@ -18,6 +19,7 @@ def end(evaluation: Evaluation, error: DomainError | None = None) -> Evaluation:
     verdicts = figures_of(evaluation) if error is None else {}
     if error is None and all(one.done == one.failed for one in found):
         error = Conflict(NO_ANSWERS, code="no_answers")
+    error = error or keeping.refusal(evaluation)
     state = "failed" if error else "succeeded"
     columns: dict[str, Any] = {"verdicts": verdicts}
     if error is not None:
@@ -30,10 +32,14 @@ def figures_of(evaluation: Evaluation) -> dict[str, Any]:
     with transaction() as db:
         candidates = holding.of(db, evaluation.id)
         rows = figures.facts(db, evaluation.id)
-        scores = {one.id: figures.load(db, one.id, evaluation.scorers) for one in candidates}
+        scorers = keeping.widened(evaluation.scorers)
+        scores = {one.id: figures.load(db, one.id, scorers) for one in candidates}
+        unscored = keeping.unscored(db, list(scores))
     figured = {
         of: {key: figures.figure(one, rows) for key, one in scores[of].items()} for of in scores
     }
+    for (of, key), count in unscored.items():
+        figured[of][key]["unscored"] = count
     base = scores[candidates[0].id]
     first = evaluation.scorers[0]["key"]
     for one in candidates:

@@ -9,6 +9,7 @@ import orjson
 from fastapi.responses import StreamingResponse
 
 from app.evaluations import rows
+from app.evaluations.judging import keeping
 from app.evaluations.rows import Shown
 from app.evaluations.tables import Candidate, Evaluation
 from app.queue import transaction
@@ -38,17 +39,22 @@ def every(evaluation: Evaluation, candidates: Sequence[Candidate]) -> Iterator[S
 
 
 def as_csv(evaluation: Evaluation, candidates: Sequence[Candidate]) -> Iterator[bytes]:
-    keys = [one["key"] for one in evaluation.scorers]
+    keys = [one["key"] for one in keeping.widened(evaluation.scorers)]
+    judges = [one["key"] for one in evaluation.scorers if one["kind"] in ("judge", "pairwise")]
     columns = ["row", "prompt", "reference", "label"]
     for one in candidates:
         columns += [one.label, *(f"{one.label} · {key}" for key in keys)]
+        columns += [f"{one.label} · {key} · reason" for key in judges]
     yield "\ufeff".encode() + line(columns)  # so that spreadsheets read UTF-8
     for row in every(evaluation, candidates):
         prompt = "\n".join(f"{one['role']}: {one.get('content') or ''}" for one in row.messages)
         cells: list[Any] = [row.number, prompt, row.reference, row.label]
-        for given in row.answers:
+        for given, judged in zip(row.answers, row.judgements, strict=True):
             text = (given.text or "") if given else ""
             cells += [text, *((given.scores.get(key, "") if given else "") for key in keys)]
+            cells += [
+                "\n".join(one.reason for one in judged if one.scorer == key) for key in judges
+            ]
         yield line(cells)
 
 
@@ -86,8 +92,24 @@ def as_json(evaluation: Evaluation, candidates: Sequence[Candidate]) -> Iterator
                 "reference": row.reference,
                 "label": row.label,
                 "answers": {
-                    one.id: {"text": given.text, "error": given.error, "scores": given.scores}
-                    for one, given in zip(candidates, row.answers, strict=True)
+                    one.id: {
+                        "text": given.text,
+                        "error": given.error,
+                        "scores": given.scores,
+                        "judgements": [
+                            {
+                                "scorer": each.scorer,
+                                "swapped": each.swapped,
+                                "scores": each.scores,
+                                "winner": each.winner,
+                                "reason": each.reason,
+                            }
+                            for each in judged
+                        ],
+                    }
+                    for one, given, judged in zip(
+                        candidates, row.answers, row.judgements, strict=True
+                    )
                     if given is not None
                 },
             }

@@ -66,6 +66,8 @@ def figure(of: Scores, rows: Mapping[int, EvaluationRow]) -> dict[str, Any]:
     value = float(make(total)) if numbers else None
     low, high = interval(make, sums[0], counts=known) if numbers else (None, None)
     found: dict[str, Any] = {"value": value, "low": low, "high": high, "rows": len(numbers)}
+    if of.kind == "pairwise" and of.said:
+        found |= dict.fromkeys(("win", "tie", "split", "loss"), 0) | Counter(of.said.values())
     if of.names:
         wanted = [rows[number].label for number in numbers]
         table = labels.confusion(wanted, [of.said.get(n, "") for n in numbers], of.names)

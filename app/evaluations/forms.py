@@ -11,6 +11,7 @@ from app.accounts.auth import Principal
 from app.datasets import service as datasets
 from app.deployments import service as deployments
 from app.errors import N_, Invalid
+from app.evaluations.judging import prompts as judging
 from app.evaluations.prompts import KINDS as ROW_KINDS
 from app.evaluations.schemas import EvaluationCreate
 from app.evaluations.scorers.schemas import KINDS
@@ -25,6 +26,33 @@ OPTIONS = {  # of a scorer: the form's field and the scorer's own
     "numeric": {"absolute": "absolute", "relative": "relative"},
     "contains": {"texts": "texts"},
     "json": {"json_schema": "schema"},
+    "judge": {
+        "judge_model": "model",
+        "judge_prompt": "prompt",
+        "judge_scale": "scale",
+        "judge_language": "language",
+        "judge_tokens": "max_tokens",
+        "dimensions": "dimensions",
+        "own_dimensions": "dimensions",
+    },
+    "pairwise": {
+        "judge_model": "model",
+        "pair_prompt": "prompt",
+        "judge_language": "language",
+        "judge_tokens": "max_tokens",
+        "dimensions": "dimensions",
+        "own_dimensions": "dimensions",
+    },
+}
+LISTS = ("texts", "own_dimensions")  # one a line
+OF_SCORERS = {  # fields of the form that are called otherwise than a scorer's own
+    "schema": "json_schema",
+    "model": "judge_model",
+    "prompt": "judge_prompt",
+    "scale": "judge_scale",
+    "language": "judge_language",
+    "max_tokens": "judge_tokens",
+    "dimensions": "own_dimensions",
 }
 DEFAULT = ("accuracy", "f1")
 
@@ -51,12 +79,19 @@ def body_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def scorer_of(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": kind}
+    if kind in ("judge", "pairwise"):
+        found["dimensions"] = []
     for field, name in OPTIONS.get(kind, {}).items():
         if field not in values:
             continue
         value = values[field]
-        if field == "texts":
+        if field in LISTS:
             value = [one.strip() for one in str(value).splitlines() if one.strip()]
+            value = found.get(name, []) + value
+        elif field == "dimensions":
+            value = [value] if isinstance(value, str) else list(value)
+        elif field == "judge_scale":
+            value = int(value) if str(value).isdecimal() else value
         elif field == "json_schema":
             try:
                 value = orjson.loads(value)
@@ -71,8 +106,7 @@ def read(form: Parsed[Any]) -> EvaluationCreate | None:
     try:
         return EvaluationCreate.model_validate(body_of(form.values))
     except Invalid as error:
-        if error.field == "schema":
-            error.field = "json_schema"
+        error.field = OF_SCORERS.get(error.field or "", error.field)
         form.refuse(error)
     except ValidationError as error:
         for path, message in field_messages(form.request, error.errors()).items():
@@ -90,8 +124,8 @@ def field_of(path: str) -> str:
             return parts[-1]
         case "scorers" if parts[-1] in ("pattern", "absolute", "relative", "texts"):
             return parts[-1]
-        case "scorers" if parts[-1] == "schema":
-            return "json_schema"
+        case "scorers" if parts[-1] in OF_SCORERS:
+            return OF_SCORERS[parts[-1]]
     return parts[0]
 
 
@@ -105,6 +139,7 @@ def offered(db: Session, who: Principal) -> dict[str, Any]:
     return {
         "versions": versions,
         "deployments": names,
+        "judges": [(one, one) for one in names],
         "models": [one for one in registry if not one.scores],
         "checkpoints": [
             (starts.name_of(row), f"{job.name} · {row.step}")
@@ -112,5 +147,7 @@ def offered(db: Session, who: Principal) -> dict[str, Any]:
         ],
         "shown": SHOWN,
         "kinds": KINDS,
+        "presets": judging.PRESETS,
+        "dimensions": judging.DIMENSIONS,
         "default": DEFAULT,
     }

@@ -12,9 +12,16 @@ from app.datasets.rows import browse
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, Invalid
 from app.evaluations.figures import BUCKETS
+from app.evaluations.judging import keeping
 from app.evaluations.prompts import question
 from app.evaluations.scorers.scoring import LOWER_IS_BETTER
-from app.evaluations.tables import Candidate, Evaluation, EvaluationAnswer, EvaluationRow
+from app.evaluations.tables import (
+    Candidate,
+    Evaluation,
+    EvaluationAnswer,
+    EvaluationJudgement,
+    EvaluationRow,
+)
 
 ORDERS = ("number", "gain", "loss", "best", "worst")
 
@@ -29,6 +36,7 @@ class Shown:
     messages: list[dict[str, Any]] = field(default_factory=list)
     reference: str = ""
     answers: list[EvaluationAnswer | None] = field(default_factory=list)
+    judgements: list[list[EvaluationJudgement]] = field(default_factory=list)  # of each answer
 
 
 def page(
@@ -135,7 +143,9 @@ def filled(
         EvaluationAnswer.number.in_(numbers),
     )
     given = {(one.candidate_id, one.number): one for one in db.scalars(query)}
+    judged = keeping.of_rows(db, candidates, numbers)
     for row in found:
+        row.judgements = [judged.get((one.id, row.number), []) for one in candidates]
         row.messages = asked[row.number].messages
         row.reference = asked[row.number].reference
         row.answers = [given.get((one.id, row.number)) for one in candidates]

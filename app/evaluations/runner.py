@@ -26,6 +26,7 @@ from app.db import new_id
 from app.errors import N_, Conflict, DomainError
 from app.evaluations import answers, ending, engines, holding, reading
 from app.evaluations.asking import RowAsking
+from app.evaluations.judging import work as judging
 from app.evaluations.schemas import Settings
 from app.evaluations.scorers.schemas import Options, Scorer
 from app.evaluations.tables import Candidate, Evaluation
@@ -125,6 +126,7 @@ async def carry(hold: Hold) -> None:
         for one in await run_in_threadpool(holding.candidates, evaluation.id):
             if one.state not in ("done", "failed") and not hold.ended.is_set():
                 await answer(hold, one, version)
+        await judging.judge(hold, version)
     if hold.silent:
         raise Lost(evaluation.id)
     await run_in_threadpool(ending.end, evaluation)

@@ -113,6 +113,9 @@ class EvaluationOut(BaseModel):
     error: dict[str, Any] | None
     estimate: dict[str, Any] | None
     candidates: list[CandidateOut]
+    judging: dict[str, Any] = Field(
+        description="Of judges: done, failed, prompt_tokens, completion_tokens; errors by scorer."
+    )
     verdicts: dict[str, Any] = Field(
         description="By candidate and scorer: verdict (better, worse, same, few), difference to "
         "the baseline, and low and high, between which it lies with 95 % certainty."
@@ -130,9 +133,10 @@ class EvaluationOut(BaseModel):
         waits: str,
         error: dict[str, Any] | None,
     ) -> "EvaluationOut":
-        own = {"candidates", "waits", "error"}
+        own = {"candidates", "waits", "error", "judging"}
         fields = {name: getattr(one, name) for name in cls.model_fields if name not in own}
-        return cls(**fields, candidates=candidates, waits=waits, error=error)
+        judging = {name: of for name, of in one.judging.items() if name != "begun"}
+        return cls(**fields, candidates=candidates, waits=waits, error=error, judging=judging)
 
 
 class Evaluations(BaseModel):
@@ -140,6 +144,17 @@ class Evaluations(BaseModel):
 
     data: list[EvaluationOut]
     has_more: bool
+
+
+class JudgementOut(BaseModel):
+    """What a judge said of an answer."""
+
+    scorer: str
+    swapped: bool = Field(description="Of a pair: this answer stood first.")
+    scores: dict[str, Any] = Field(description="By dimension, as they were given.")
+    winner: str = Field(description="Of a pair: ours, theirs or tie; else empty.")
+    reason: str
+    error: dict[str, Any] | None = Field(description="Why nothing could be made of its reply.")
 
 
 class AnswerOut(BaseModel):
@@ -150,7 +165,10 @@ class AnswerOut(BaseModel):
     error: dict[str, Any] | None
     finish: str
     scores: dict[str, Any]
-    said: dict[str, Any] = Field(description="By scorer: the label that the answer named.")
+    said: dict[str, Any] = Field(
+        description="By scorer: the label that the answer named; of pairs win, tie, split or loss."
+    )
+    judgements: list[JudgementOut]
 
 
 class RowOut(BaseModel):

@@ -16,6 +16,7 @@ from app.datasets.tables import Dataset, DatasetVersion
 from app.db import new_id
 from app.errors import N_, Conflict, DomainError, Invalid, NotFound, TooMany
 from app.evaluations import engines, estimates, prompts, reading
+from app.evaluations.judging import choosing
 from app.evaluations.schemas import MOST_ROWS, NAME, CandidateIn, EvaluationCreate
 from app.evaluations.states import FINAL, MESSAGES, OPEN, note, switch
 from app.evaluations.tables import (
@@ -23,6 +24,7 @@ from app.evaluations.tables import (
     Evaluation,
     EvaluationAnswer,
     EvaluationEvent,
+    EvaluationJudgement,
     EvaluationRow,
 )
 from app.queue import transaction
@@ -43,6 +45,7 @@ def create(who: Principal, body: EvaluationCreate, job_id: str | None = None) ->
     with transaction() as db:
         version, rows = asked_of(db, who, body)
         chosen = choose(db, who.workspace_id, body.candidates)
+        choosing.check(db, who.workspace_id, body)
     scorers = reading.settled(version, body.settings, body.scorers)
     with transaction() as db:
         made = Evaluation(
@@ -132,13 +135,15 @@ def estimate_of(
     chosen: Sequence[Chosen],
 ) -> dict[str, Any]:
     candidates = [(one.kind, target, model_id) for one, target, _, model_id in chosen]
-    return estimates.estimate(db, workspace_id, version, body.settings, rows, candidates)
+    found = estimates.estimate(db, workspace_id, version, body.settings, rows, candidates)
+    return choosing.add(db, workspace_id, found, version, body, rows)
 
 
 def preview(db: Session, who: Principal, body: EvaluationCreate) -> dict[str, Any]:
     """The estimate of what is not started yet. Raises as `create`."""
     version, rows = asked_of(db, who, body)
     chosen = choose(db, who.workspace_id, body.candidates)
+    choosing.check(db, who.workspace_id, body)
     return estimate_of(db, who.workspace_id, version, body, rows, chosen)
 
 
@@ -279,7 +284,8 @@ def delete(db: Session, workspace_id: str, evaluation_id: str) -> None:
     if one.state not in FINAL:
         raise Conflict(N_("Cancel the evaluation before you delete it."), code="not_over")
     ids = select(Candidate.id).where(Candidate.evaluation_id == one.id)
-    db.execute(remove_rows(EvaluationAnswer).where(EvaluationAnswer.candidate_id.in_(ids)))
+    for answers in (EvaluationJudgement, EvaluationAnswer):
+        db.execute(remove_rows(answers).where(answers.candidate_id.in_(ids)))
     for table in (Candidate, EvaluationRow, EvaluationEvent):
         db.execute(remove_rows(table).where(table.evaluation_id == one.id))
     db.delete(one)

@@ -39,6 +39,8 @@ class Evaluation(Base):
     estimate: Mapped[dict[str, Any] | None]  # see estimates.py
     # candidate → scorer → bootstrap.Compared, of all but the baseline
     verdicts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    # of judges: {done, failed, prompt_tokens, completion_tokens, errors: {scorer: why it gave none}}
+    judging: Mapped[dict[str, Any]] = mapped_column(default=dict)
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)  # that had it run
     created_at: Mapped[Created]
     started_at: Mapped[datetime | None]
@@ -108,6 +110,27 @@ class EvaluationAnswer(Base):
     scores: Mapped[dict[str, Any]] = mapped_column(default=dict)  # scorer → value, 0 to 1 mostly
     parts: Mapped[dict[str, Any]] = mapped_column(default=dict)  # scorer → what sums up
     said: Mapped[dict[str, Any]] = mapped_column(JSONB, default=dict)  # scorer → the label named
+    at: Mapped[Created]
+
+
+class EvaluationJudgement(Base):
+    """What a model that was asked said of one answer. An answer with one is not asked about again."""
+
+    __tablename__ = "evaluation_judgements"
+
+    candidate_id: Mapped[str] = mapped_column(
+        ForeignKey("evaluation_candidates.id"), primary_key=True
+    )
+    scorer: Mapped[str] = mapped_column(primary_key=True)  # its key
+    number: Mapped[int] = mapped_column(primary_key=True)  # of the row
+    swapped: Mapped[bool] = mapped_column(primary_key=True, default=False)  # stood first of the two
+    scores: Mapped[dict[str, Any]] = mapped_column(default=dict)  # by dimension, as they were given
+    winner: Mapped[str] = mapped_column(default="")  # of a pair: ours, theirs, tie
+    reason: Mapped[str] = mapped_column(default="")
+    # {code, message, params}: nothing could be made of it
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    prompt_tokens: Mapped[int] = mapped_column(default=0)
+    completion_tokens: Mapped[int] = mapped_column(default=0)
     at: Mapped[Created]
 
 

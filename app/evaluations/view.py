@@ -7,8 +7,9 @@ from fastapi import Request
 from sqlalchemy.orm import Session
 
 from app.evaluations import boards, rows, service
+from app.evaluations.judging import choosing, prompts
 from app.evaluations.rows import Shown
-from app.evaluations.schemas import AnswerOut, CandidateOut, EvaluationOut, RowOut
+from app.evaluations.schemas import AnswerOut, CandidateOut, EvaluationOut, JudgementOut, RowOut
 from app.evaluations.scorers.scoring import LOWER_IS_BETTER
 from app.evaluations.tables import Candidate, Evaluation
 from app.web import said
@@ -49,8 +50,19 @@ def row_out(request: Request, row: Shown, candidates: Sequence[Candidate]) -> Ro
                 finish=given.finish,
                 scores=given.scores,
                 said=given.said,
+                judgements=[
+                    JudgementOut(
+                        scorer=each.scorer,
+                        swapped=each.swapped,
+                        scores=each.scores,
+                        winner=each.winner,
+                        reason=each.reason,
+                        error=error_of(request, each.error),
+                    )
+                    for each in judged
+                ],
             )
-            for one, given in zip(candidates, row.answers, strict=True)
+            for one, given, judged in zip(candidates, row.answers, row.judgements, strict=True)
             if given is not None
         ],
     )
@@ -60,8 +72,9 @@ def row_out(request: Request, row: Shown, candidates: Sequence[Candidate]) -> Ro
 
 
 def progress(one: Evaluation, candidates: Sequence[Candidate]) -> tuple[int, int]:
-    """Rows that are answered, of all candidates together, and how many there will be."""
-    return sum(each.done for each in candidates), one.rows * len(candidates)
+    """Rows that are answered, and judged, of all candidates together, and how many there will be."""
+    done = sum(each.done for each in candidates) + one.judging.get("done", 0)
+    return done, one.rows * len(candidates) + choosing.expected(one, len(candidates))
 
 
 def verdicts(one: Evaluation, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
@@ -132,8 +145,25 @@ def page(
         "history": boards.history(db, one.workspace_id, one),
         "events": service.events(db, one.id),
         "lower": LOWER_IS_BETTER,
+        "judged": judged(one),
         "waits": said(request, one.waits) if one.waits else "",
     }
+
+
+def judged(one: Evaluation) -> list[dict[str, Any]]:
+    """The judges, each with its dimensions, as their names are read in its language."""
+    return [
+        {
+            "key": each["key"],
+            "kind": each["kind"],
+            "model": each["model"],
+            "scale": each.get("scale", 0),
+            "dimensions": prompts.dimensions(each["dimensions"], each["language"]),
+            "error": one.judging.get("errors", {}).get(each["key"]),
+        }
+        for each in one.scorers
+        if each["kind"] in ("judge", "pairwise")
+    ]
 
 
 def rows_of(

@@ -7,6 +7,7 @@ from bs4 import BeautifulSoup
 
 from app.evaluations import runner
 from app.gateway.batches import asking
+from tests.evaluations.judges import Wise
 from tests.evaluations.people import BAD, GOOD, Mood, create, ended, published, reviews
 from tests.factories import make_principal
 from tests.gateway.engines import deploy
@@ -67,6 +68,80 @@ def test_the_answer_leads_the_page(db, client, who):
     assert client.post(f"/evaluations/{done.id}/dataset").status_code == 422
     assert client.get(f"/evaluations/{done.id}/state").status_code in (200, 303)
     assert client.post(f"/evaluations/{done.id}/delete").headers["location"] == "/evaluations"
+
+
+def test_what_judges_said(db, client, who):
+    version = published(who, reviews(12))
+    scorers = [
+        {"kind": "judge", "model": "wise", "language": "zh"},
+        {"kind": "pairwise", "model": "wise"},
+    ]
+
+    async def test():
+        async with Mood({1, 2}) as base, Mood() as other, Wise({4}, always=True) as wise:
+            for engine, name in ((base, "before"), (other, "after"), (wise, "wise")):
+                deploy(db, client.workspace, engine, name=name)
+            said = ("deployment:before", "deployment:after")
+            return await ended(create(who, version, *said, scorers=scorers))
+
+    done = asyncio.run(test())
+    page = soup(client.get(f"/evaluations/{done.id}?order=number"))
+    table = page.select_one("[data-testid=dimensions]")
+    heads = [one.text for one in table.select("th")]
+    assert heads[1:3] == ["Understanding", "Generation"]
+    assert table.select_one("[data-figure='judge/understanding']").text == "3.00"
+    assert "2" in page.select_one("[data-testid=pairs] tbody tr").text
+    assert "1 not judged" in page.select_one("[data-testid=unscored]").text
+    reasons = [" ".join(one.text.split()) for one in page.select("[data-testid=reason]")]
+    assert any("Logic 5/5" in one and "因为" in one for one in reasons)
+    assert any("Not judged: No verdict could be read" in one for one in reasons)
+    assert any("Better than the baseline" in one for one in reasons)
+    got = client.get(f"/api/v1/evaluations/{done.id}/rows").json()["data"][0]["answers"][0]
+    assert got["judgements"][0]["scores"]["logic"] == 5
+    text = client.get(f"/api/v1/evaluations/{done.id}/export?format=csv").text
+    assert "after · judge · reason" in text
+    assert "因为" in text
+    client.post(f"/evaluations/{done.id}/delete")
+    assert client.get(f"/evaluations/{done.id}").status_code == 404
+
+
+def test_the_form_of_a_judge(db, client, who):
+    version = published(who, reviews(6))
+
+    async def test():
+        async with Mood() as engine:
+            deploy(db, client.workspace, engine, name="wise")
+            await asyncio.to_thread(look)
+
+    def look():
+        form = {
+            "dataset": version.id,
+            "candidate.0": "answers:last",
+            "scorers": ["judge"],
+            "first": "judge",
+            "judge_model": "wise",
+            "judge_scale": "10",
+            "judge_language": "zh",
+            "judge_prompt": "Mark {answer} by {dimensions}.",
+            "dimensions": "logic",
+            "own_dimensions": "tone: is it polite\n\nwit",
+        }
+        told = soup(client.post("/evaluations/estimate", data=form))
+        assert "6 requests" in told.select_one("[data-testid=judge-estimate]").text
+        wrong = client.post("/evaluations", data=form | {"judge_prompt": "No place."})
+        assert wrong.status_code == 422
+        page = BeautifulSoup(wrong.text, "html.parser")
+        assert "{answer}" in page.find(id="e-judge_prompt").text
+        assert page.find(id="f-judge_prompt").text == "No place."
+        nobody = client.post("/evaluations", data=form | {"judge_model": "nobody"})
+        assert BeautifulSoup(nobody.text, "html.parser").find(id="e-judge_model")
+        made = client.post("/evaluations", data=form)
+        assert made.status_code == 303, made.text
+        (one,) = client.get(f"/api/v1{made.headers['location']}").json()["scorers"]
+        assert one["dimensions"] == ["logic", "tone: is it polite", "wit"]
+        assert (one["scale"], one["language"]) == (10, "zh")
+
+    asyncio.run(test())
 
 
 def test_the_form(db, client, who):

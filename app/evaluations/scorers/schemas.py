@@ -3,8 +3,10 @@
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from app.errors import N_, Invalid
+from app.evaluations.judging import prompts
 from app.evaluations.scorers import rules
 
 KEY = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"
@@ -100,10 +102,67 @@ class Overlap(Options):
     kind: Literal["token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf"]
 
 
+class Asked(Options):
+    """What another model says of the answers, once they are all there."""
+
+    model: str = Field(
+        min_length=1,
+        max_length=200,
+        description="The name at /v1 of the deployment or alias that is asked.",
+    )
+
+
+class Judging(Asked):
+    """What both ways of judging have."""
+
+    prompt: str = Field("", max_length=20_000, description="With places; left out: a preset.")
+    dimensions: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        default_factory=lambda: list(prompts.DIMENSIONS),
+        max_length=10,
+        description="Of the five presets by name, or your own as “name: what is looked at”. None: "
+        "the answer as a whole.",
+    )
+    language: Literal["zh", "en"] = Field("en", description="Of the preset and the dimensions.")
+    max_tokens: int = Field(1024, ge=16, le=32_768, description="Of the judge's reply.")
+
+    @field_validator("dimensions")
+    @classmethod
+    def apart(cls, several: list[str]) -> list[str]:
+        keys = [one.key for one in prompts.dimensions(several, "en")]
+        if len(set(keys)) < len(keys) or not all(keys):
+            raise Invalid(
+                N_("Each dimension needs a name of its own."), code="same_name", field="dimensions"
+            )
+        return several
+
+    @model_validator(mode="after")
+    def placed(self) -> Self:
+        kind = str(getattr(self, "kind", ""))
+        self.prompt = self.prompt or prompts.PRESETS[kind][self.language]
+        prompts.check(kind, self.prompt)
+        return self
+
+
+class Judge(Judging):
+    """A model gives each answer marks, with its reason: the mean over the dimensions."""
+
+    kind: Literal["judge"]
+    scale: Literal[5, 10] = Field(5, description="The best mark; 1 is the worst.")
+
+
+class Pairwise(Judging):
+    """A model says which of two answers is better, the baseline's or the other's: asked twice,
+    with the order swapped, and where the two differ it is a tie. The figure is the share won.
+    """
+
+    kind: Literal["pairwise"]
+
+
 Scorer = Annotated[
-    Exact | Contains | Regex | Numeric | JsonMatch | Label | Overlap, Field(discriminator="kind")
+    Exact | Contains | Regex | Numeric | JsonMatch | Label | Overlap | Judge | Pairwise,
+    Field(discriminator="kind"),
 ]
 KINDS = (
     "exact", "contains", "regex", "numeric", "json", "accuracy", "f1",
-    "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf",
+    "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf", "judge", "pairwise",
 )  # fmt: skip

@@ -1,0 +1,163 @@
+"""Answers on their way to a judge, by the gateway's own path."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.errors import N_, DomainError
+from app.evaluations import answers
+from app.evaluations.asking import HeldEvaluation
+from app.evaluations.judging import keeping, prompts, replies
+from app.evaluations.judging.keeping import Judgement
+from app.evaluations.prompts import Question, thoughtless
+from app.evaluations.scorers.schemas import Judge, Judging
+from app.evaluations.tables import Candidate
+from app.gateway.batches.asking import Asking
+from app.gateway.batches.lines import Line
+
+AGAIN_TEMPERATURE = 0.7  # of the second and third try, which else would say the same
+UNREADABLE = N_("No verdict could be read from the judge's reply: %(said)s")
+CUT = N_("The judge's reply was cut off at %(most)s tokens. Allow it more.")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is judged: an answer, in pairs beside the baseline's. `swapped`: ours stands first."""
+
+    number: int
+    question: Question
+    ours: str
+    theirs: str = ""
+    swapped: bool = False
+
+    @property
+    def line(self) -> int:
+        return 2 * self.number + self.swapped
+
+
+@dataclass(frozen=True)
+class Again:
+    line: Line
+
+
+class JudgeAsking(Asking):
+    """All that one judge has not said of one candidate yet."""
+
+    def __init__(
+        self,
+        hold: HeldEvaluation,
+        scorer: Judging,
+        candidate: Candidate,
+        base_id: str,
+        pieces: Iterator[Piece],
+        *,
+        fresh: bool,
+    ) -> None:
+        self.evaluation, self.scorer = hold.evaluation, scorer
+        self.candidate, self.base_id = candidate, base_id
+        self.dimensions = prompts.dimensions(scorer.dimensions, scorer.language)
+        self.scale = scorer.scale if isinstance(scorer, Judge) else 0
+        self.structured = True  # until an engine refuses to hold the model to a form
+        self.spent: dict[int, tuple[int, int]] = {}  # tokens of tries that led nowhere
+        super().__init__(
+            hold,
+            (self.asked(one) for one in pieces),
+            endpoint="chat/completions",
+            name=scorer.model,
+            fresh=fresh,
+        )
+
+    def asked(self, piece: Piece) -> Line:
+        kind, question = str(getattr(self.scorer, "kind", "")), piece.question
+        material = {"question": prompts.asked(question.messages), "reference": question.reference}
+        ours, theirs = thoughtless(piece.ours), thoughtless(piece.theirs)
+        if kind == "pairwise":
+            first, second = (ours, theirs) if piece.swapped else (theirs, ours)
+            material |= {"answer_a": first, "answer_b": second}
+        else:
+            material["answer"] = ours
+        text = prompts.filled(
+            kind,
+            self.scorer.prompt,
+            material,
+            self.dimensions,
+            scale=self.scale,
+            language=self.scorer.language,
+            salt=f"{self.evaluation.id}/{piece.line}",
+        )
+        body: dict[str, Any] = {
+            "model": self.scorer.model,
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": self.scorer.max_tokens,
+            "temperature": 0.0,
+            "seed": 0,
+        }
+        if self.structured:
+            schema = prompts.schema_of(kind, self.dimensions, self.scale)
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "verdict", "strict": True, "schema": schema},
+            }
+        return Line(piece.line, "", body)
+
+    def answered(self, line: Line, status: int, request_id: str, answer: Any) -> Judgement | Again:  # noqa: ARG002 - a batch's has it
+        if status == 400 and "response_format" in line.body:
+            self.structured = False
+            plain = {name: of for name, of in line.body.items() if name != "response_format"}
+            return Again(replace(line, body=plain))
+        got = answers.of_chat(line.number, status, answer)
+        before = self.spent.get(line.number, (0, 0))
+        spent = before[0] + got.prompt_tokens, before[1] + got.completion_tokens
+        made = self.judgement(line)
+        made.prompt_tokens, made.completion_tokens = spent
+        if got.text is None:
+            made.error = got.error
+            return made
+        try:
+            self.read(made, got.text)
+        except replies.Nonsense:
+            self.spent[line.number] = spent
+            if self.again(line):
+                warmer = {"temperature": AGAIN_TEMPERATURE, "seed": self.attempts[line.number]}
+                return Again(replace(line, body=line.body | warmer))
+            made.error = self.unreadable(got.text, got.finish)
+        return made
+
+    def read(self, made: Judgement, text: str) -> None:
+        """Raises Nonsense."""
+        if isinstance(self.scorer, Judge):
+            reply = replies.scores(text, self.dimensions, self.scale)
+            made.scores = reply.scores
+        else:
+            reply = replies.winner(text)
+            ours = "A" if made.swapped else "B"
+            made.winner = reply.winner if reply.winner == "tie" else "theirs"
+            made.winner = "ours" if reply.winner == ours else made.winner
+        made.reason = reply.reason
+
+    def unreadable(self, text: str, finish: str) -> dict[str, Any]:
+        if finish == "length":
+            params: dict[str, Any] = {"most": self.scorer.max_tokens}
+            return {"code": "judge_cut_off", "message": CUT, "params": params}
+        params = {"said": text[:300]}
+        return {"code": "judge_unreadable", "message": UNREADABLE, "params": params}
+
+    def judgement(self, line: Line) -> Judgement:
+        return Judgement(line.number // 2, swapped=bool(line.number % 2))
+
+    def unasked(self, line: Line, error: DomainError) -> Judgement:
+        made = self.judgement(line)
+        made.prompt_tokens, made.completion_tokens = self.spent.get(line.number, (0, 0))
+        made.error = error.kept()
+        return made
+
+    def finish(self, outcome: Any) -> None:
+        if isinstance(outcome, Again):
+            self.ahead.append(outcome.line)
+        else:
+            super().finish(outcome)
+
+    def store(self, outcomes: list[Any]) -> None:
+        keeping.store(self.evaluation, self.scorer, self.candidate.id, self.base_id, outcomes)
+        for one in outcomes:
+            self.spent.pop(2 * one.number + one.swapped, None)
