@@ -68,6 +68,7 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
         mix=chosen.stored(),
         spec=body.hyperparameters.model_dump(),
         devices=body.devices,
+        labels=body.labels,
         priority=priorities.check(db, who, body.priority),
         report_to=list(body.report_to),
         deploy=body.deploy,
@@ -187,7 +188,7 @@ def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
     """
     if not starts.ready(db, job):
         return
-    memory = None
+    home, memory = home_of(db, job), None
     if job.stage in STREAMED:
         model = db.get_one(Model, job.model_id)
         base = db.get_one(Model, model.base_id) if model.kind == "adapter" else model
@@ -202,7 +203,8 @@ def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
         memory=memory,
         kind=methods.device_kind(job.stage, job.method),
         model=job.device_model,
-        node_id=home_of(db, job),
+        node_id=home,
+        labels={} if home else job.labels,  # it was placed by them before
         priority=job.priority,
         preemptible=job.stage not in STREAMED,
         seconds=left(job),
@@ -382,5 +384,6 @@ def settings_of(job: Job) -> dict[str, Any]:
         "devices": job.devices,
         "priority": priorities.PRIORITIES[job.priority],
         "hyperparameters": job.spec,
+        **({"labels": job.labels} if job.labels else {}),
         **({"report_to": job.report_to} if job.report_to else {}),
     }

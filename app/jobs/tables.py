@@ -47,6 +47,7 @@ class Job(Base):
     spec: Mapped[dict[str, Any]]  # app.jobs.spec: the hyperparameters, complete
     devices: Mapped[int] = mapped_column(default=1)
     device_model: Mapped[str | None]  # as the devices call themselves; None: any
+    labels: Mapped[dict[str, Any]] = mapped_column(default=dict)  # that its node must have
     priority: Mapped[int] = mapped_column(default=1)  # 0..3: low, normal, high, urgent
 
     state: Mapped[str] = mapped_column(default="queued")  # see states.py
