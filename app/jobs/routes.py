@@ -13,6 +13,7 @@ from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError
 from app.jobs import (
+    evaluating,
     forecast,
     history,
     leaks,
@@ -99,6 +100,7 @@ def new(
         settings = service.settings_of(service.get(db, who.workspace_id, again))
         values = form_values(settings) | settings["hyperparameters"] | {"name": ""}
         values |= labels.to_form(values.pop("labels", {}))
+        values |= evaluating.form_values(settings.get("evaluation"))
     return form_page(request, who, db, values)
 
 
@@ -112,7 +114,8 @@ def create(
             return redirect(request, "jobs:detail", job_id=job.id)
         except DomainError as error:
             db.rollback()
-            error.field = (error.field or "").removeprefix("hyperparameters.") or None
+            field = (error.field or "").removeprefix("hyperparameters.")
+            error.field = evaluating.field_of(field) or None
             form.refuse(error)
     return form_page(request, who, db, dict(form.values), form)
 
@@ -164,6 +167,8 @@ def form_page(
         shares=methods.shares(stage, method),
         titles=view.FIGURES,
         reporters=reporters.offered(db, who),
+        asking=[version for version in published if version.kind in evaluating.KINDS],
+        scorers=evaluating.SCORERS,
         **guess(request, db, who, values),
     )
 
