@@ -345,9 +345,13 @@ class Parsed(Generic[T]):
     values: Mapping[str, Any]
     data: T | None = None
     errors: dict[str, str] = field(default_factory=dict)
+    more: str = ""  # where to ask for more of the quota that refused
 
     def refuse(self, error: DomainError) -> None:
         self.errors[error.field or ""] = sentence(self.request, error)
+        if quota := error.params.get("quota"):
+            own = "&own=true" if error.params.get("own") else ""
+            self.more = f"/usage/requests?limit={quota}{own}"
 
 
 def parsed(schema: type[T]) -> Any:

@@ -9,6 +9,15 @@ function keep(name, value) {
   document.cookie = `${name}=${value}; Path=/; Max-Age=31536000; SameSite=Lax${secure}`;
 }
 
+// -- what is nearly used up: closed, it comes again with the next threshold ---------------
+
+document.addEventListener("click", (event) => {
+  const close = event.target.closest("[data-seen]");
+  if (!close) return;
+  keep("danlu_quota_seen", close.dataset.seen);
+  close.closest("[role=status]").remove();
+});
+
 // -- times: relative, the exact local one on hover --------------------------------------
 
 const relative = new Intl.RelativeTimeFormat(lang, { numeric: "auto" });

@@ -20,10 +20,16 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/evaluations/preview": NEW,
     "POST /api/v1/evaluations/{evaluation_id}/dataset": {"rows": [0]},
     "PUT /api/v1/ratings/{round_id}/items/{at}": {"value": 1},
+    "POST /api/v1/evaluations/{evaluation_id}/promotions": {
+        "candidate": "{candidate_id}",
+        "name": "better",
+    },
 }
 
 
-def ids(db: Session, workspace: Workspace, owner: User, version_id: str) -> dict[str, str]:
+def ids(
+    db: Session, workspace: Workspace, owner: User, version_id: str, model_id: str
+) -> dict[str, str]:
     """Of an evaluation that is over."""
     made = make.added(
         db,
@@ -39,11 +45,18 @@ def ids(db: Session, workspace: Workspace, owner: User, version_id: str) -> dict
             state="succeeded",
         ),
     )
-    answered = make.added(
+    candidate = make.added(
         db,
-        Candidate(evaluation_id=made.id, position=0, kind="answers", target="last", label="last"),
+        Candidate(
+            evaluation_id=made.id,
+            position=0,
+            kind="model",
+            target=model_id,
+            label="x",
+            model_id=model_id,
+        ),
     )
-    make.added(db, EvaluationAnswer(candidate_id=answered.id, number=0, text="x", error=None))
+    make.added(db, EvaluationAnswer(candidate_id=candidate.id, number=0, text="x", error=None))
     rated = make.added(
         db,
         RatingRound(
@@ -55,4 +68,5 @@ def ids(db: Session, workspace: Workspace, owner: User, version_id: str) -> dict
             numbers=[0],
         ),
     )
-    return {"evaluation_id": made.id, "round_id": rated.id, "at": "0"}
+    rating = {"round_id": rated.id, "at": "0"}
+    return {"evaluation_id": made.id, "candidate_id": candidate.id, **rating}

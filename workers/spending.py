@@ -14,6 +14,9 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.accounts.tables import User, Workspace
+from app.alerts import service as alerts
+from app.alerts.service import Facts
 from app.cluster import budgets
 from app.cluster import service as cluster
 from app.db import now
@@ -53,7 +56,9 @@ def watch(db: Session) -> None:
     """Say what came near its end, stop what is past it, and let go on what may again."""
     cluster.lock(db)
     over: set[tuple[str, str | None, str]] = set()
-    for measure in [*balances(db), *limited(db)]:
+    measures = [*balances(db), *limited(db)]
+    spending.forget(db, measures)
+    for measure in measures:
         for level in spending.tell(db, measure):
             log.warning(
                 "near its end",
@@ -68,6 +73,7 @@ def watch(db: Session) -> None:
         if name != "tokens_month":  # of which only calls take
             stop(db, workspace_id, user_id, name)
     go_on(db, over)
+    alert(db, measures)
 
 
 # -- how far -----------------------------------------------------------------------------
@@ -123,6 +129,40 @@ def limited(db: Session) -> Iterator[Measure]:
             scale = KINDS[name].scale
             amounts = (Decimal(used) / scale, Decimal(limit.amount) / scale)
             yield Measure(space, user, name, spending.period_of(name, at), *amounts)
+
+
+def alert(db: Session, measures: list[Measure]) -> None:
+    """What is near its end or past it fires, each level by itself, for as long as it stays so."""
+    reached = [(one, level) for one in measures for level in spending.LEVELS if level <= one.level]
+    spaces = names(db, Workspace, {one.workspace_id for one, _ in reached})
+    people = names(db, User, {one.user_id for one, _ in reached if one.user_id})
+    found: dict[str, dict[str, Facts]] = {"quota_near": {}, "quota_used": {}}
+    for one, level in reached:
+        kind = "quota_used" if level == 100 else "quota_near"
+        whose = spaces[one.workspace_id]
+        if one.user_id:
+            whose = f"{people.get(one.user_id, one.user_id)} ({whose})"
+        subject = "/".join(filter(None, (one.workspace_id, one.user_id, one.name, str(level))))
+        label = spending.BALANCE_LABEL if one.name == BALANCE else KINDS[one.name].label
+        found[kind][subject] = Facts(
+            N_("%(budget)s of %(whose)s: %(level)s %% are used (%(used)s of %(limit)s)."),
+            {
+                "budget": {"message": label, "params": {}},
+                "whose": whose,
+                "level": level,
+                "used": f"{one.used:,.2f}".removesuffix(".00"),
+                "limit": f"{one.limit:,.2f}".removesuffix(".00"),
+            },
+            workspace_id=one.workspace_id,
+            link="/usage",
+        )
+    for kind, facts in found.items():
+        alerts.keep(db, kind, facts)
+
+
+def names(db: Session, table: type[Workspace] | type[User], ids: set[str]) -> dict[str, str]:
+    rows = db.execute(select(table.id, table.name).where(table.id.in_(ids)))
+    return {one.id: one.name for one in rows}
 
 
 # -- stopping ----------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import complete, nodes
+from app.cli import complete, nodes, operating, quotas
 from app.cli.client import Row, connect
 from app.cli.output import Json, Yes, bytes_of, day, say, show, show_table, sure, tell
 from app.cli.text import _
@@ -13,6 +13,9 @@ app = typer.Typer(no_args_is_help=True, help=_("For admins: devices, users, quot
 Workspace = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.workspace)]
 User = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.user)]
 app.add_typer(nodes.app, name="nodes")
+app.add_typer(operating.storage, name="storage")
+app.add_typer(operating.alerts, name="alerts")
+app.add_typer(quotas.quotas, name="quotas")
 Role = Annotated[str, typer.Option(help="viewer, member, admin, owner.")]
 
 
@@ -162,24 +165,10 @@ def told_quota(found: Row) -> None:
     say(f"{found['name']}: {limit}")
 
 
-@app.command(help=_("What an hour of each device costs; with --hour, set it."))
-def prices(
-    device: Annotated[
-        str,
-        typer.Option(help=_("A device's model; all without a price of their own, if left out.")),
-    ] = "",
-    hour: Annotated[str, typer.Option(help=_("The price, or `none` for none."))] = "",
-    currency: str = "CNY",
-    as_json: Json = False,
-) -> None:
-    columns = {
-        _("Device"): lambda row: row["device"] or "*",
-        _("Hour"): lambda row: f"{row['hour']:g} {row['currency']}",
-    }
-    api, path = connect(), "/api/v1/prices"
-    if hour:
-        price = None if hour == "none" else hour
-        found = api.put(path, {"device": device, "hour": price, "currency": currency})
-    else:
-        found = api.get(path)
-    show(found, as_json, lambda one: show_table(one["data"], columns, _("No price.")))
+app.command(
+    help=_(
+        "What an hour of each device costs, or 1,000 tokens of each model; with an amount, set it."
+    )
+)(quotas.prices)
+app.command(help=_("Put money into a workspace's balance."))(quotas.topup)
+app.command(help=_("What workspaces have left."))(quotas.balances)

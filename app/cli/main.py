@@ -19,6 +19,7 @@ from app.cli import (
     keys,
     models,
     node,
+    quotas,
     workspaces,
 )
 from app.cli.client import Api, Failed, connect
@@ -44,6 +45,7 @@ app.command(help=_("Ask models the rows of a dataset, and say which is better.")
 )
 app.add_typer(evaluations.app, name="evaluations")
 app.command(help=_("Talk to a model; answers come as they are written."))(chat.chat)
+app.command(help=_("What the workspace used this month, and what it cost."))(quotas.usage)
 app.add_typer(keys.app, name="keys")
 app.add_typer(workspaces.app, name="workspaces")
 app.add_typer(admin.app, name="admin")

@@ -149,6 +149,8 @@ def refuse_never(db: Session, workspace_id: str, user_id: str | None, devices: i
             field="devices",
             devices=devices,
             most=most,
+            quota="devices",
+            own=True,
         )
 
 
@@ -176,6 +178,8 @@ def refuse_queue(db: Session, workspace_id: str, user_id: str | None) -> None:
                 field="quota",
                 limit=limit.amount,
                 waiting=waiting,
+                quota="queued_jobs",
+                own=whose is not None,
             )
 
 
@@ -198,7 +202,36 @@ def refuse_hours(
                 left=hours(left),
                 limit=hours(limit.amount),
                 until=f"{period.end:%Y-%m-%d %H:%M} UTC",
+                quota=name,
+                own=whose is not None,
             )
+
+
+def refuse_used_up(db: Session, workspace_id: str, user_id: str | None) -> None:
+    """For what takes device time without an end that is known: raises Invalid where nothing is
+    left of a day's or a month's.
+    """
+    for name in (DAY, MONTH):
+        period = Period.of(name, now())
+        for whose, limit in limits.caps(db, workspace_id, user_id, name):
+            if used(db, workspace_id, whose, period) >= (limit.amount or 0):
+                raise Invalid(
+                    N_(
+                        "Your %(limit)s GPU-hours in this workspace are used up until %(until)s. "
+                        "Ask for more, or come again then."
+                    )
+                    if whose
+                    else N_(
+                        "The %(limit)s GPU-hours of this workspace are used up until %(until)s. "
+                        "Ask for more, or come again then."
+                    ),
+                    code="quota",
+                    field="quota",
+                    limit=hours(limit.amount or 0),
+                    until=f"{period.end:%Y-%m-%d %H:%M} UTC",
+                    quota=name,
+                    own=whose is not None,
+                )
 
 
 SENTENCES = {
@@ -239,6 +272,8 @@ def refuse_count(
                 field="quota",
                 limit=limit.amount,
                 have=have.get(whose, 0),
+                quota=name,
+                own=whose is not None,
             )
 
 

@@ -27,6 +27,7 @@ def refuse_impossible(request: Request, most: int | None, known: list[Device]) -
             N_("This workspace's quota is 0 devices. Ask a platform administrator to raise it."),
             code="quota",
             field="devices",
+            quota="devices",
         )
     if most is not None and request.devices > most:
         raise Invalid(
@@ -38,6 +39,7 @@ def refuse_impossible(request: Request, most: int | None, known: list[Device]) -
             field="devices",
             devices=request.devices,
             most=most,
+            quota="devices",
         )
     if not known:
         return  # no node has reported yet: it waits

@@ -133,7 +133,7 @@ def save_members(
 def requests_page(
     request: Request, db: Db, who: Principal, form: Any = None, state: str = "", **more: Any
 ) -> Response:
-    shown: dict[str, Any] = {"wanted": "", "decided": None} | more
+    shown: dict[str, Any] = {"wanted": "", "own": False, "decided": None} | more
     found, has_more = asking.listed(db, who, state=state, limit=100)
     return render(
         request,
@@ -150,9 +150,11 @@ def requests_page(
 
 
 @router.get("/usage/requests", name="quotas:requests")
-def requests(request: Request, who: Reader, db: Db, state: str = "", limit: str = "") -> Response:
-    """`limit`: what was refused, where somebody comes from there."""
-    return requests_page(request, db, who, state=state, wanted=limit)
+def requests(
+    request: Request, who: Reader, db: Db, state: str = "", limit: str = "", own: bool = False
+) -> Response:
+    """`limit` and `own`: what was refused, where somebody comes from there."""
+    return requests_page(request, db, who, state=state, wanted=limit, own=own)
 
 
 @router.post("/usage/requests", name="quotas:ask")

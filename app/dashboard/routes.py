@@ -11,7 +11,7 @@ from app.dashboard import openapi, overview, reference, service
 from app.dashboard.schemas import PriceForm, QuotaForm
 from app.errors import DomainError
 from app.queue import Db
-from app.quotas import prices
+from app.quotas import prices, spending
 from app.quotas import service as quotas
 from app.web import Parsed, address, is_htmx, parsed, redirect, render
 
@@ -33,9 +33,11 @@ def running_now(request: Request, who: Who, db: Db) -> Response:
 
 @router.get("/meter", name="dashboard:meter")
 def meter(request: Request, who: Who, db: Db) -> Response:
-    """The top bar's quota meter."""
+    """The top bar's quota meter, and above the page what is nearly used up."""
     found = service.meter(db, who.workspace_id)
-    return render(request, "dashboard/meter.html", meter=found)
+    seen = request.cookies.get("danlu_quota_seen", "").split(".")
+    near = spending.near(db, who.workspace_id, who.user_id)
+    return render(request, "dashboard/meter.html", meter=found, near=near, seen=seen)
 
 
 @router.get("/api", name="dashboard:reference")

@@ -7,6 +7,7 @@ from app.cluster import budgets
 from app.deployments import aliases
 from app.deployments.tables import Deployment
 from app.errors import N_, Conflict, Invalid
+from app.quotas import accounts
 from app.quotas import service as quotas
 
 
@@ -61,4 +62,14 @@ def check_quota(db: Session, workspace_id: str, devices: int) -> None:
             field="replicas",
             devices=devices,
             most=most,
+            quota="devices",
         )
+
+
+def check_money(db: Session, workspace_id: str, user_id: str) -> None:
+    """Before engines are started by hand: the balance and the GPU-hours must not be used up.
+
+    Raises OutOfMoney, and Invalid.
+    """
+    accounts.refuse_if_out(db, workspace_id)
+    budgets.refuse_used_up(db, workspace_id, user_id)

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
 from app.deployments import fitting, revisions, rolling, schedules, service
-from app.deployments.checks import check_quota
+from app.deployments.checks import check_money, check_quota
 from app.deployments.fitting import Fit
 from app.deployments.plans import Plan, plan
 from app.deployments.revisions import Settings
@@ -68,6 +68,7 @@ def scale(db: Session, workspace_id: str, deployment_id: str, replicas: int) -> 
         return deployment
     if replicas > deployment.replicas:
         check_quota(db, workspace_id, replicas * deployment.devices)
+        check_money(db, workspace_id, deployment.created_by)
     message = N_("From %(before)s to %(after)s replicas.")
     note(db, deployment, "scale", message, {"before": deployment.replicas, "after": replicas})
     deployment.replicas = replicas

@@ -17,7 +17,7 @@ from app.cluster import service as cluster
 from app.cluster.tables import Device, Lease
 from app.db import new_id, now
 from app.deployments import aliases, fitting, guests, revisions, runners
-from app.deployments.checks import check_count, check_name, check_quota
+from app.deployments.checks import check_count, check_money, check_name, check_quota
 from app.deployments.plans import find_host, merge, plan
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.states import living, note, replicas_of
@@ -65,6 +65,7 @@ def create(
     cluster.lock(db)  # one creation at a time: two of one name meet here
     check_name(db, who.workspace_id, data.name)
     check_count(db, who.workspace_id, who.user_id)
+    check_money(db, who.workspace_id, who.user_id)
     deployment = Deployment(
         id=new_id("dep"),
         workspace_id=who.workspace_id,
@@ -213,8 +214,9 @@ def stop(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
 
 
 def start(db: Session, workspace_id: str, deployment_id: str) -> Deployment:
-    """Run again what was stopped; what failed is tried again at once."""
+    """Run again what was stopped; what failed is tried again at once. Raises OutOfMoney."""
     deployment = lock(db, get(db, workspace_id, deployment_id).id)
+    check_money(db, workspace_id, deployment.created_by)
     deployment.desired = "running"
     deployment.error = None
     if deployment.host_id:

@@ -15,14 +15,15 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
-from app.gateway import figures, spool
+from app.gateway import figures, scopes, spool
+from app.gateway.scopes import Scope
 from app.gateway.spool import Row
 from app.queue import redis, transaction
 from app.quotas import service as quotas
 
 log = structlog.get_logger()
 FLUSH_SECONDS = 1.0
-COUNTERS = "danlu:limits:"  # and the id of an API key: what it used, see `gateway.limits`
+COUNTERS = "danlu:limits:"  # and the id of a scope: what it used, see `gateway.limits`
 DIED = 500  # the status of a request whose gateway was killed
 
 running: dict[str, Callable[[], Row]] = {}  # request → what its row would say just now
@@ -88,12 +89,12 @@ def store(paths: list[Path], rows: list[Row]) -> int:
 
 
 def forget(rows: Iterable[Row]) -> None:
-    """Their keys' counters are made anew from the ledger: nobody else tells them of these."""
+    """Their counters are made anew from the ledger: nobody else tells them of these."""
     try:
-        for key in {row["api_key_id"] for row in rows if row["api_key_id"]}:
-            redis().hdel(COUNTERS + key, "total")
+        for scope_id in {one for row in rows for one in scopes.ids_of(row)}:
+            redis().hdel(COUNTERS + scope_id, "total")
     except (RedisError, OSError) as error:
-        log.warning("the counters of API keys are behind the ledger", error=str(error))
+        log.warning("the counters of limits are behind the ledger", error=str(error))
 
 
 async def flush_forever() -> None:
@@ -106,8 +107,13 @@ async def flush_forever() -> None:
             log.warning("usage stays in the spool", error=str(error).splitlines()[0])
 
 
-def used(key_id: str) -> tuple[int, int]:
-    """Tokens of an API key: today (UTC), and ever. From the spool and from Postgres."""
-    here = {row["id"]: row for row in spool.settled() if row["api_key_id"] == key_id}
+def used(scope: Scope) -> tuple[int, int, int]:
+    """Tokens of a scope: today, this month (UTC), and ever; 0 for what it is not limited by. From
+    the spool and from Postgres.
+    """
+    here = {row["id"]: row for row in spool.settled() if scope.id in scopes.ids_of(row)}
     with transaction() as db:
-        return quotas.tokens_of_key(db, key_id, here)
+        if scope.kind == scopes.KEY:
+            today, ever = quotas.tokens_of_key(db, scope.id, here)
+            return today, 0, ever
+        return 0, quotas.tokens_of_month(db, scope.workspace_id, scope.user_id, here), 0

@@ -1,102 +1,150 @@
--- Settle what ended, then reserve for one request, if one is given.
--- KEYS: the key's counters (a hash), what it holds (a sorted set: "request tokens" by the end of its lease, ms)
--- ARGV: lease, rpm, tpm, parallel, daily, total (0: no limit), n, n x (member, reserved, used),
---       then of the reservation: request, least, most, and the ledger's today and total, or -1
-local counters, held = KEYS[1], KEYS[2]
+-- Settle what ended, then reserve for one request, if one is given: in all of its scopes, or in none.
+-- KEYS: of each scope its counters (a hash), and what it holds (a sorted set: "request tokens" by the end of its lease, ms)
+-- ARGV: lease, number of scopes, this month, when it ends (ms),
+--       of each scope rpm, tpm, parallel, daily, monthly, total (-1: no limit),
+--       n, n x (member, reserved, used), then of the reservation: request, least, most,
+--       and where the ledger was asked, of each scope its today, month and total (-1: not asked), and 1 if they count in any case
+-- Returns the verdict, the scope that gave it, tokens reserved, ms to wait, and of each scope requests and tokens left
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local day = math.floor(time[1] / 86400)
-local lease, rpm, tpm, parallel = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local daily, total = tonumber(ARGV[5]), tonumber(ARGV[6])
-local ends = tonumber(ARGV[7])
-local found = redis.call('HMGET', counters, 'requests', 'tokens', 'at', 'day', 'today', 'total', 'holds')
+local lease, count = tonumber(ARGV[1]), tonumber(ARGV[2])
+local month, month_ends = tonumber(ARGV[3]), tonumber(ARGV[4])
+local at = 5
 
--- the minute's buckets, as full as they are now
-local passed = now - (tonumber(found[3]) or 0)
-local function level(stored, limit)
+-- a minute's bucket, as full as it is now
+local function level(stored, limit, passed)
+  if limit < 0 then return 0 end
   stored = tonumber(stored)
   if not stored then return limit end
   return math.min(limit, stored + passed * limit / 60000)
 end
-local requests, tokens = level(found[1], rpm), level(found[2], tpm)
-local today, ever = tonumber(found[5]), tonumber(found[6])
-if tonumber(found[4]) ~= day then today = 0 end
 
--- tokens that running requests hold; what is left of a gateway that died goes with its lease
-local holds = tonumber(found[7]) or 0
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', held, '-inf', now)) do
-  redis.call('ZREM', held, member)
-  holds = holds - tonumber(string.match(member, ' (%d+)$'))
+local scopes = {}
+for number = 1, count do
+  local one = {
+    counters = KEYS[2 * number - 1], held = KEYS[2 * number],
+    rpm = tonumber(ARGV[at]), tpm = tonumber(ARGV[at + 1]), parallel = tonumber(ARGV[at + 2]),
+    daily = tonumber(ARGV[at + 3]), monthly = tonumber(ARGV[at + 4]), total = tonumber(ARGV[at + 5]),
+  }
+  at = at + 6
+  one.budgeted = one.daily >= 0 or one.monthly >= 0 or one.total >= 0
+  local found = redis.call('HMGET', one.counters,
+    'requests', 'tokens', 'at', 'day', 'today', 'month', 'so_far', 'total', 'holds')
+  local passed = now - (tonumber(found[3]) or 0)
+  one.requests, one.tokens = level(found[1], one.rpm, passed), level(found[2], one.tpm, passed)
+  one.today, one.so_far, one.ever = tonumber(found[5]), tonumber(found[7]) or 0, tonumber(found[8])
+  if one.monthly >= 0 and passed > 300000 then one.ever = nil end  -- it may not have counted all the time
+  if tonumber(found[4]) ~= day then one.today = 0 end
+  if tonumber(found[6]) ~= month then one.so_far = 0 end
+  one.was = {requests = found[1], tokens = found[2], holds = found[9], total = found[8]}
+  -- tokens that running requests hold; what is left of a gateway that died goes with its lease
+  one.holds = tonumber(found[9]) or 0
+  if one.budgeted or one.parallel >= 0 then
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', one.held, '-inf', now)) do
+      redis.call('ZREM', one.held, member)
+      one.holds = one.holds - tonumber(string.match(member, ' (%d+)$'))
+    end
+  end
+  scopes[number] = one
 end
 
-local at = 8
+local ends = tonumber(ARGV[at])
+at = at + 1
 for _ = 1, ends do
-  if redis.call('ZREM', held, ARGV[at]) == 1 then holds = holds - tonumber(ARGV[at + 1]) end
-  tokens = math.min(tpm, tokens + tonumber(ARGV[at + 1]) - tonumber(ARGV[at + 2]))
-  if ever then
-    today, ever = today + tonumber(ARGV[at + 2]), ever + tonumber(ARGV[at + 2])
+  local reserved, used = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  for _, one in ipairs(scopes) do
+    if (one.budgeted or one.parallel >= 0) and redis.call('ZREM', one.held, ARGV[at]) == 1 then
+      one.holds = one.holds - reserved
+    end
+    one.tokens = math.min(one.tpm, one.tokens + reserved - used)
+    if one.ever then
+      one.today, one.so_far, one.ever = one.today + used, one.so_far + used, one.ever + used
+    end
   end
   at = at + 3
 end
 
-local verdict, wait, reserved = 'ok', 0, 0
+local verdict, refuses, wait, reserved = 'ok', 0, 0, 0
 if ARGV[at] then
   local least, most = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  if tonumber(ARGV[at + 4]) >= 0 then
-    today, ever = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-  end
-  local running = redis.call('ZCARD', held)
-  if running == 0 then holds = 0 end
-  local room = most
-  if daily > 0 or total > 0 then
-    if not ever then
-      verdict = 'unknown'
-    else
-      if total > 0 then
-        room = math.min(room, total - ever - holds)
-        if room < least then verdict, wait = 'total_tokens', 3600000 end
-      end
-      if verdict == 'ok' and daily > 0 then
-        room = math.min(room, daily - today - holds)
-        if room < least then verdict, wait = 'daily_tokens', (day + 1) * 86400000 - now end
+  local room = most  -- of tokens
+  for number, one in ipairs(scopes) do
+    local seeds = at + 3 + 4 * (number - 1)
+    if ARGV[seeds] and tonumber(ARGV[seeds]) >= 0 and (not one.ever or ARGV[seeds + 3] == '1') then
+      one.today, one.so_far = tonumber(ARGV[seeds]), tonumber(ARGV[seeds + 1])
+      one.ever = tonumber(ARGV[seeds + 2])
+    end
+    local running = 0
+    if one.budgeted or one.parallel >= 0 then running = redis.call('ZCARD', one.held) end
+    if running == 0 then one.holds = 0 end
+    if one.budgeted and not one.ever then verdict = 'unknown' end
+    local function spend(name, limit, used, until_then)
+      if verdict == 'ok' and limit >= 0 then
+        local left = limit - used - one.holds
+        room = math.min(room, left)
+        if left < math.max(least, 1) then verdict, wait = name, until_then end
       end
     end
-  end
-  if verdict == 'ok' and parallel > 0 and running >= parallel then
-    verdict, wait = 'parallel', 1000
-  end
-  if verdict == 'ok' and rpm > 0 and requests < 1 then
-    verdict, wait = 'rpm', (1 - requests) * 60000 / rpm
-  end
-  if verdict == 'ok' and tpm > 0 then
-    local needed = math.min(least, tpm)  -- what is more than a minute's waits for a full bucket
-    if tokens < needed then verdict, wait = 'tpm', (needed - tokens) * 60000 / tpm end
-    room = math.max(least, math.min(room, math.floor(tokens)))
+    if one.ever then
+      spend('total_tokens', one.total, one.ever, 3600000)
+      spend('monthly_tokens', one.monthly, one.so_far, month_ends - now)
+      spend('daily_tokens', one.daily, one.today, (day + 1) * 86400000 - now)
+    end
+    if verdict == 'ok' and one.parallel >= 0 and running >= one.parallel then
+      verdict, wait = 'parallel', 1000
+    end
+    if verdict == 'ok' and one.rpm >= 0 and one.requests < 1 then
+      verdict, wait = 'rpm', (1 - one.requests) * 60000 / math.max(one.rpm, 1)
+    end
+    if verdict == 'ok' and one.tpm >= 0 then
+      local needed = math.max(1, math.min(least, one.tpm))  -- what is more than a minute's waits for a full bucket
+      if one.tokens < needed then verdict, wait = 'tpm', (needed - one.tokens) * 60000 / math.max(one.tpm, 1) end
+      room = math.min(room, math.floor(one.tokens))
+    end
+    if verdict ~= 'ok' then
+      refuses = number
+      break
+    end
   end
   if verdict == 'ok' then
-    reserved = math.max(least, math.min(most, room))
-    requests, tokens = requests - 1, tokens - reserved
-    if parallel > 0 or daily > 0 or total > 0 then
-      redis.call('ZADD', held, now + lease, ARGV[at] .. ' ' .. string.format('%.0f', reserved))
-      redis.call('PEXPIRE', held, 10 * lease)
-      holds = holds + reserved
+    reserved = math.max(least, room)
+    for _, one in ipairs(scopes) do
+      one.requests, one.tokens = one.requests - 1, one.tokens - reserved
+      if one.budgeted or one.parallel >= 0 then
+        redis.call('ZADD', one.held, now + lease, ARGV[at] .. ' ' .. string.format('%.0f', reserved))
+        redis.call('PEXPIRE', one.held, 10 * lease)
+        one.holds = one.holds + reserved
+      end
     end
   end
 end
 
-redis.call('HSET', counters, 'at', string.format('%.0f', now))
-local function put(name, value, places, is_kept)
-  if is_kept then
-    redis.call('HSET', counters, name, string.format(places, value))
-  else
-    redis.call('HDEL', counters, name)
+local answer = {verdict, refuses, reserved, math.ceil(math.min(wait, 3e9))}
+for _, one in ipairs(scopes) do
+  local kept, gone = {'at', string.format('%.0f', now)}, {}
+  local function put(name, value, places, is_kept)
+    if is_kept then
+      kept[#kept + 1] = name
+      kept[#kept + 1] = string.format(places, value)
+    elseif one.was[name] then
+      gone[#gone + 1] = name
+    end
   end
+  put('requests', one.requests, '%.6f', one.rpm >= 0)
+  put('tokens', one.tokens, '%.3f', one.tpm >= 0)
+  put('holds', one.holds, '%.0f', one.holds > 0)
+  put('total', one.ever or 0, '%.0f', one.ever)
+  if one.ever then
+    put('day', day, '%.0f', true)
+    put('today', one.today, '%.0f', true)
+    put('month', month, '%.0f', true)
+    put('so_far', one.so_far, '%.0f', true)
+  end
+  redis.call('HSET', one.counters, unpack(kept))
+  if #gone > 0 then redis.call('HDEL', one.counters, unpack(gone)) end
+  redis.call('PEXPIRE', one.counters, 172800000)
+  answer[#answer + 1] = math.floor(one.requests)
+  answer[#answer + 1] = math.floor(one.tokens)
 end
-put('requests', requests, '%.6f', rpm > 0)
-put('tokens', tokens, '%.3f', tpm > 0)
-put('holds', holds, '%.0f', holds > 0)
-put('day', day, '%.0f', ever)
-put('today', today, '%.0f', ever)
-put('total', ever, '%.0f', ever)
-redis.call('PEXPIRE', counters, 172800000)
-return {verdict, math.floor(requests), math.floor(tokens), reserved, math.ceil(wait)}
+return answer

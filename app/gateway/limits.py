@@ -1,8 +1,9 @@
-"""What an API key may use: reserved in Valkey before an engine is asked, settled afterwards.
+"""What a request may use: reserved in Valkey before an engine is asked, settled afterwards.
 
-One call to Valkey for each request, none for a key without limits: what ended goes along with the
-next reservation of the same key, or soon after by itself. A minute's limits are buckets that fill
-evenly. Tokens of the day and ever are counted; what runs holds what it may still use. Whoever
+It counts against its API key, its member and its workspace (`gateway.scopes`): of all of them in
+one call to Valkey, none where nobody has limits. What ended goes along with the next reservation
+of the same scopes, or soon after by itself. A minute's limits are buckets that fill evenly. Tokens
+of the day, the month and ever are counted; what runs holds what it may still use. Whoever
 holds says so again each second, so that what a killed gateway held is free within `LEASE`.
 Flushing Valkey loses nothing: counts are made anew from the ledger, what runs is told again. While
 Valkey is away each process counts alone (`gateway.alone`).
@@ -14,7 +15,8 @@ import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -22,10 +24,11 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from app.accounts.limits import Limits
 from app.config import ROOT, settings
 from app.errors import N_, TooMany
 from app.gateway import alone, ledger
+from app.gateway.scopes import KEY, MEMBER, WORKSPACE, Scope
+from app.quotas.service import midnight
 
 log = structlog.get_logger()
 
@@ -33,9 +36,9 @@ LEASE = 10.0  # seconds for which a slot is held without a sign of life
 RENEW_SECONDS = 1.0
 SOON = 0.02  # seconds after which an end is told by itself
 AWAY_SECONDS = 1.0  # before Valkey is tried again
-HELD = "danlu:held:"  # and the key's id: {request and tokens: until when}
+HELD = "danlu:held:"  # and a scope's id: {request and tokens: until when}
 SCRIPT = (ROOT / "app" / "gateway" / "limits.lua").read_text()
-# what one process holds of a key; a member that is new here holds its tokens again
+# what one process holds of a scope; a member that is new here holds its tokens again
 RENEW = """
 local time = redis.call('TIME')
 local till = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1]
@@ -47,21 +50,22 @@ end
 redis.call('PEXPIRE', KEYS[2], 10 * ARGV[1])
 """
 UNKNOWN = "unknown"
+NO_SEEDS = (-1, -1, -1, 0)
+Group = tuple[str, ...]  # ids of scopes
 
 
 @dataclass(eq=False)
 class Reservation:
-    """What one request holds of its key's limits."""
+    """What one request holds of its scopes' limits."""
 
-    key_id: str
-    limits: Limits
+    scopes: tuple[Scope, ...]
+    group: Group
     member: str  # in Valkey: the request and its tokens
     tokens: int
-    requests_left: int
-    tokens_left: int
+    left: tuple[tuple[int, int], ...]  # of each scope, requests and tokens in this minute
 
     def headers(self) -> dict[str, str]:
-        return headers(self.limits, self.requests_left, self.tokens_left)
+        return headers(self.scopes, self.left)
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,22 @@ class Need:
     most: int
 
 
-def headers(limits: Limits, requests_left: int, tokens_left: int) -> dict[str, str]:
-    """OpenAI's `x-ratelimit-…`; `reset` is when the minute's bucket would be full again."""
+def headers(scopes: Sequence[Scope], left: Sequence[tuple[int, int]]) -> dict[str, str]:
+    """OpenAI's `x-ratelimit-…`, of the scope that has least left; `reset` is when its bucket of a
+    minute would be full again.
+    """
     found = {}
-    for name, limit, left in (
-        ("requests", limits.rpm, requests_left),
-        ("tokens", limits.tpm, tokens_left),
-    ):
-        if limit is not None:
+    for place, name, column in ((0, "requests", "rpm"), (1, "tokens", "tpm")):
+        tightest: tuple[int, int] | None = None
+        for scope, one in zip(scopes, left, strict=True):
+            limit = scope.rpm if column == "rpm" else scope.tpm
+            if limit is not None and (tightest is None or one[place] < tightest[0]):
+                tightest = (one[place], limit)
+        if tightest is not None:
+            rest, limit = tightest
             found[f"x-ratelimit-limit-{name}"] = str(limit)
-            found[f"x-ratelimit-remaining-{name}"] = str(max(left, 0))
-            found[f"x-ratelimit-reset-{name}"] = duration(60 * (limit - left) / limit)
+            found[f"x-ratelimit-remaining-{name}"] = str(max(rest, 0))
+            found[f"x-ratelimit-reset-{name}"] = duration(60 * (limit - rest) / max(limit, 1))
     return found
 
 
@@ -97,10 +106,12 @@ def duration(seconds: float) -> str:
 
 # -- what this process holds -------------------------------------------------------------
 
-held: dict[str, dict[str, Reservation]] = {}  # key → member → what it holds
-ended: dict[str, list[tuple[Reservation, int]]] = {}  # key → not told yet, with the tokens used
-behind: set[str] = set()  # keys of which Valkey may have missed something
+held: dict[str, dict[str, Reservation]] = {}  # scope → member → what it holds
+ended: dict[Group, list[tuple[Reservation, int]]] = {}  # not told yet, with the tokens used
+behind: set[str] = set()  # scopes of which Valkey may have missed something
+reading: dict[str, asyncio.Future[tuple[int, int, int]]] = {}  # scope → what the ledger says of it
 away_until = 0.0
+month = (0, 0)  # see `this_month`
 renewing: asyncio.Future[Any] | None = None
 telling: set[asyncio.Task[None]] = set()
 
@@ -126,126 +137,182 @@ async def connected() -> AsyncIterator[None]:
                 await asyncio.wait(telling, timeout=2)
 
 
-async def reserve(key_id: str, limits: Limits, request_id: str, need: Need) -> Reservation:
-    """Take what the request may need. Raises TooMany, which says when to come again."""
+async def reserve(scopes: tuple[Scope, ...], request_id: str, need: Need) -> Reservation:
+    """Take what the request may need, of all scopes at once. Raises TooMany, which says when to
+    come again.
+    """
     least = need.prompt + need.least
     most = max(least, need.prompt + need.most)
     found = None
+    group = tuple([scope.id for scope in scopes])
     if time.monotonic() >= away_until:
         try:
-            found = await ask(key_id, limits, request_id, least, most)
+            found = await ask(scopes, group, request_id, least, most)
         except (RedisError, OSError) as error:
             gone_away(error)
     if found is None:
-        behind.add(key_id)
-        found = await alone.reserve(key_id, limits, held.get(key_id, {}).values(), least, most)
-    verdict, requests_left, tokens_left, tokens, wait = found
-    if verdict != "ok":
-        raise refused(verdict, limits, requests_left, tokens_left, wait)
-    made = Reservation(key_id, limits, f"{request_id} {tokens}", tokens, requests_left, tokens_left)
-    held.setdefault(key_id, {})[made.member] = made
+        behind.update(group)
+        found = await alone.reserve(scopes, held, least, most)
+    if found.verdict != "ok":
+        raise refused(scopes, found)
+    member = f"{request_id} {found.tokens}"
+    made = Reservation(scopes, group, member, found.tokens, found.left)
+    for scope in scopes:
+        if scope.holds:
+            held.setdefault(scope.id, {})[member] = made
     return made
 
 
-async def ask(key_id: str, limits: Limits, request_id: str, least: int, most: int) -> alone.Found:
-    """One call, two if Valkey does not know what the key has used. Raises RedisError, OSError."""
-    done = ended.pop(key_id, [])
-    seeds: Sequence[int] = (-1, -1)
-    if key_id in behind:
-        seeds = await run_in_threadpool(ledger.used, key_id)
-    for _ in range(2):
-        found = await call(key_id, limits, done, [request_id, least, most, *seeds])
-        behind.discard(key_id)
-        if found[0] != UNKNOWN:
-            break
+async def ask(
+    scopes: tuple[Scope, ...], group: Group, request_id: str, least: int, most: int
+) -> alone.Found:
+    """One call, and one more for each scope of which Valkey does not know what it has used.
+
+    Raises RedisError, OSError.
+    """
+    done = ended.pop(group, [])
+    asked = [request_id, least, most]
+    seeds: dict[str, tuple[int, ...]] = {}
+    for scope in scopes:
+        if scope.id in behind:
+            seeds[scope.id] = (*await run_in_threadpool(ledger.used, scope), 1)
+    while True:
+        told = [seeds.get(scope.id, NO_SEEDS) for scope in scopes] if seeds else ()
+        found = await call(scopes, done, [*asked, *(one for four in told for one in four)])
+        behind.difference_update(group)
+        if found.verdict != UNKNOWN:
+            return found
         done = []
-        seeds = await run_in_threadpool(ledger.used, key_id)
-    return cast("alone.Found", found)
+        scope = scopes[found.scope]
+        seeds = seeds | {scope.id: (*await read(scope), 0)}
+
+
+async def read(scope: Scope) -> tuple[int, int, int]:
+    """What the ledger says; many that want to know at once ask it once."""
+    task = reading.get(scope.id)
+    if task is None:
+        task = asyncio.ensure_future(run_in_threadpool(ledger.used, scope))
+        reading[scope.id] = task
+        task.add_done_callback(lambda _: reading.pop(scope.id, None))
+    return await asyncio.shield(task)
 
 
 async def call(
-    key_id: str, limits: Limits, done: list[tuple[Reservation, int]], asked: list[Any]
-) -> tuple[Any, ...]:
+    scopes: tuple[Scope, ...], done: list[tuple[Reservation, int]], asked: list[Any]
+) -> alone.Found:
     """The script, once. `done` is told again, as `behind`, if it fails."""
     if renewing is not None and done:  # else it may be told of what has ended
         await asyncio.wait({renewing})
     ends = [value for one, used in done for value in (one.member, one.tokens, used)]
-    numbers = (limits.rpm, limits.tpm, limits.parallel, limits.daily_tokens, limits.total_tokens)
     assert script is not None, "the gateway's lifespan has not started"
     try:
-        verdict, *rest = await script(
-            keys=[ledger.COUNTERS + key_id, HELD + key_id],
+        verdict, place, tokens, wait, *left = await script(
+            keys=[key for one in scopes for key in (ledger.COUNTERS + one.id, HELD + one.id)],
             args=[
                 int(LEASE * 1000),
-                *(number or 0 for number in numbers),
+                len(scopes),
+                *this_month(),
+                *(number for one in scopes for number in one.numbers),
                 len(done),
                 *ends,
                 *asked,
             ],
         )
     except BaseException:
-        behind.add(key_id)
+        behind.update(one.id for one in scopes)
         raise
     come_back()
-    return (verdict.decode(), *rest)
+    pairs = tuple(zip(left[::2], left[1::2], strict=True))
+    return alone.Found(verdict.decode(), max(0, place - 1), tokens, wait, pairs)
+
+
+def this_month() -> tuple[int, int]:
+    """Its number, and when it ends (UTC): milliseconds since 1970."""
+    global month
+    if time.time() * 1000 >= month[1]:
+        start = midnight().replace(day=1)
+        ends = (start + timedelta(days=32)).replace(day=1)
+        month = (start.year * 12 + start.month, round(ends.timestamp() * 1000))
+    return month
 
 
 def settle(reservation: Reservation, tokens: int) -> None:
     """The request has ended and used so many tokens."""
-    key_id = reservation.key_id
-    mine = held.get(key_id, {})
-    mine.pop(reservation.member, None)
-    if not mine:
-        held.pop(key_id, None)
+    for scope in reservation.scopes:
+        if mine := held.get(scope.id):
+            mine.pop(reservation.member, None)
+            if not mine:
+                held.pop(scope.id, None)
     alone.settle(reservation, tokens)
-    if key_id in ended:
-        ended[key_id].append((reservation, tokens))
+    group = reservation.group
+    if group in ended:
+        ended[group].append((reservation, tokens))
         return
-    ended[key_id] = [(reservation, tokens)]
-    task = asyncio.create_task(tell(key_id, reservation.limits))
+    ended[group] = [(reservation, tokens)]
+    task = asyncio.create_task(tell(group, reservation.scopes))
     telling.add(task)
     task.add_done_callback(telling.discard)
 
 
-async def tell(key_id: str, limits: Limits) -> None:
+async def tell(group: Group, scopes: tuple[Scope, ...]) -> None:
     """Valkey, of what has ended, unless a reservation was quicker."""
-    here = len(held.get(key_id, ())) + len(ended[key_id])
-    if limits.parallel is None or 2 * here < limits.parallel:  # nobody waits for the slot
+    if not any(may_wait_for(scope, len(ended[group])) for scope in scopes):
         await asyncio.sleep(SOON)
-    done = ended.pop(key_id, [])
+    done = ended.pop(group, [])
     if time.monotonic() < away_until:
-        behind.add(key_id)
+        behind.update(group)
     elif done:
         try:
-            await call(key_id, limits, done, [])
+            await call(scopes, done, [])
         except (RedisError, OSError) as error:
             gone_away(error)
 
 
-def refused(
-    verdict: str, limits: Limits, requests_left: int, tokens_left: int, wait: int
-) -> TooMany:
-    limit = getattr(limits, verdict)
+def may_wait_for(scope: Scope, ends: int) -> bool:
+    """Whether somebody may wait for a slot that has come free."""
+    here = len(held.get(scope.id, ())) + ends
+    return scope.parallel is not None and 2 * here >= scope.parallel
+
+
+def refused(scopes: tuple[Scope, ...], found: alone.Found) -> TooMany:
+    scope = scopes[found.scope]
     error = TooMany(
-        SENTENCES[verdict],
-        code="insufficient_quota" if verdict == "total_tokens" else "rate_limit_exceeded",
-        retry_after=max(1, math.ceil(wait / 1000)),
-        limit=limit,
+        SENTENCES[scope.kind, found.verdict],
+        code="insufficient_quota" if found.verdict in USED_UP else "rate_limit_exceeded",
+        retry_after=max(1, math.ceil(found.wait / 1000)),
+        limit=getattr(scope, found.verdict),
     )
-    error.headers = headers(limits, requests_left, tokens_left)
+    error.headers = headers(scopes, found.left)
     return error
 
 
+USED_UP = ("monthly_tokens", "total_tokens")
 SENTENCES = {
-    "rpm": N_("This API key may send %(limit)s requests a minute. Wait a moment."),
-    "tpm": N_("This API key may use %(limit)s tokens a minute. Wait a moment, or ask for less."),
-    "parallel": N_("This API key may have %(limit)s requests running at the same time."),
-    "daily_tokens": N_(
+    (KEY, "rpm"): N_("This API key may send %(limit)s requests a minute. Wait a moment."),
+    (KEY, "tpm"): N_(
+        "This API key may use %(limit)s tokens a minute. Wait a moment, or ask for less."
+    ),
+    (KEY, "parallel"): N_("This API key may have %(limit)s requests running at the same time."),
+    (KEY, "daily_tokens"): N_(
         "This API key may use %(limit)s tokens a day, and what is left does not suffice. The day "
         "ends at midnight UTC."
     ),
-    "total_tokens": N_(
+    (KEY, "total_tokens"): N_(
         "This API key may use %(limit)s tokens in all, and what is left does not suffice."
+    ),
+    (MEMBER, "tpm"): N_(
+        "You may use %(limit)s tokens a minute in this workspace. Wait a moment, or ask for less."
+    ),
+    (MEMBER, "monthly_tokens"): N_(
+        "You may use %(limit)s tokens a month in this workspace, and what is left does not "
+        "suffice. The month ends at midnight UTC; ask for more on the usage page."
+    ),
+    (WORKSPACE, "tpm"): N_(
+        "This workspace may use %(limit)s tokens a minute. Wait a moment, or ask for less."
+    ),
+    (WORKSPACE, "monthly_tokens"): N_(
+        "This workspace may use %(limit)s tokens a month, and what is left does not suffice. The "
+        "month ends at midnight UTC; ask for more on the usage page."
     ),
 }
 
@@ -270,10 +337,9 @@ def come_back() -> None:
 async def renew() -> None:
     """Say again what is held: it stays ours, and Valkey may have been flushed."""
     assert valkey is not None
-    for key_id in list(held):
-        mine = [member for member, one in held.get(key_id, {}).items() if one.limits.held]
-        if mine:
-            keys = (ledger.COUNTERS + key_id, HELD + key_id)
+    for scope_id in list(held):
+        if mine := list(held.get(scope_id, {})):
+            keys = (ledger.COUNTERS + scope_id, HELD + scope_id)
             await valkey.eval(RENEW, 2, *keys, round(LEASE * 1000), *mine)
 
 

@@ -16,7 +16,7 @@ from app.accounts.limits import Limits
 from app.db import new_id, now
 from app.deployments.service import Route, RouteReplica
 from app.errors import N_, Forbidden, Invalid, Unavailable
-from app.gateway import ledger, loads, metering, routing, upstream, wire
+from app.gateway import ledger, loads, metering, routing, scopes, upstream, wire
 from app.gateway.limits import Need, Reservation, reserve, settle
 from app.gateway.requests import spool as request_log
 
@@ -69,8 +69,8 @@ class Exchange:
     record: request_log.Record | None = None  # of what is logged, if the key wants it
 
     async def reserve(self) -> None:
-        """Raises Forbidden and TooMany: what the caller's key does not allow."""
-        limits = self.caller.limits
+        """Raises Forbidden and TooMany: what the caller's key and the quotas do not allow."""
+        caller, limits = self.caller, self.caller.limits
         if not limits.permits(self.name):
             raise Forbidden(
                 N_("This API key may not call the model %(name)s."),
@@ -78,8 +78,11 @@ class Exchange:
                 field="model",
                 name=self.name[:200],
             )
-        if limits.counted and self.caller.api_key_id:
-            self.reservation = await reserve(self.caller.api_key_id, limits, self.id, self.need)
+        whose = await scopes.of_quotas(caller.workspace_id, caller.user_id)
+        if caller.api_key_id and (key := scopes.of_key(caller.api_key_id, limits)):
+            whose = (key, *whose)
+        if whose:
+            self.reservation = await reserve(whose, self.id, self.need)
 
     async def ask(
         self, route: Route, replica: RouteReplica, path: str, body: dict[str, Any]

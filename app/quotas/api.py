@@ -3,11 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+import fastapi
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, model_validator
 
 from app.accounts.auth import PLATFORM, Principal, requires
 from app.errors import N_
+from app.paging import After, Limit
 from app.queue import Db
 from app.quotas import limits, service
 from app.quotas.kinds import KINDS
@@ -16,6 +18,7 @@ router = APIRouter(prefix="/api/v1/quotas", tags=["quotas"])
 Reader = Annotated[Principal, requires("viewer", "account")]
 Admin = Annotated[Principal, requires(PLATFORM, "admin")]
 Inherit = Literal["inherit"]
+Query = Annotated[str, fastapi.Query(max_length=200, description="A part of the name.")]
 
 
 def most(name: str) -> Any:
@@ -134,6 +137,15 @@ def shown(
 
 def quota_of(db: Db, workspace: Any) -> QuotaOut:
     return shown(limits.effective(db, workspace.id), workspace.id, workspace.name)
+
+
+@router.get("", name="api:quotas:list")
+def list_quotas(
+    _who: Admin, db: Db, q: Query = "", after: After = "", limit: Limit = 50
+) -> QuotaList:
+    """Every workspace's, by name."""
+    found, more = service.workspaces(db, q, after, limit)
+    return QuotaList(data=[quota_of(db, workspace) for workspace in found], has_more=more)
 
 
 @router.get("/default", name="api:quotas:default")

@@ -79,6 +79,26 @@ def caps(
     return [(whose, limit) for whose, limit in found if limit.amount is not None]
 
 
+def tokens(db: Session, workspace_id: str, user_id: str) -> dict[str | None, dict[str, int]]:
+    """The member's id → their `tokens_minute` and `tokens_month`, and None → the workspace's; only
+    those that are limits. One query.
+    """
+    rows = now_in_force(
+        db,
+        Quota.name.in_(("tokens_minute", "tokens_month")),
+        or_(Quota.workspace_id.is_(None), Quota.workspace_id == workspace_id),
+        or_(Quota.user_id.is_(None), Quota.user_id == user_id),
+    )
+    last: dict[str | None, dict[str, int | None]] = {user_id: {}, None: {}}
+    for row in rows:
+        last[row.user_id][row.name] = row.amount
+    found = {
+        whose: {name: amount for name, amount in amounts.items() if amount is not None}
+        for whose, amounts in last.items()
+    }
+    return {whose: amounts for whose, amounts in found.items() if amounts}
+
+
 def lock(db: Session, workspace_id: str) -> None:
     """Who takes of a workspace's budgets waits here for the others, until the transaction's end."""
     db.execute(

@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy import ColumnDefault, func, or_, select, text
 from sqlalchemy.orm import Session
 
+from app import paging
 from app.accounts.auth import Principal
 from app.accounts.tables import Membership, Workspace
 from app.db import now
@@ -43,6 +44,18 @@ def workspace(db: Session, who: Principal, id_or_slug: str) -> Workspace:
     if found is None or not (who.is_platform_admin or found.id == who.workspace_id):
         raise NotFound(N_("There is no such workspace."))
     return found
+
+
+def workspaces(
+    db: Session, q: str = "", after: str = "", limit: int = 50
+) -> tuple[list[Workspace], bool]:
+    """Of everybody, by name, and whether there are more. `q`: a part of the name."""
+    seen = query = select(Workspace)
+    if q:
+        query = query.where(Workspace.name.icontains(q, autoescape=True))
+    query = paging.behind(db, query, seen, [Workspace.name], Workspace.id, after)
+    found = list(db.scalars(query.limit(limit + 1)))
+    return found[:limit], len(found) > limit
 
 
 def member(
@@ -109,6 +122,29 @@ def tokens_of_key(
         if datetime.fromisoformat(row["at"]) >= midnight():
             today += count
     return int(today), int(ever)
+
+
+def tokens_of_month(
+    db: Session, workspace_id: str, user_id: str | None, unrecorded: Mapping[str, dict[str, Any]]
+) -> int:
+    """Tokens that models were called with this month (UTC): by the workspace, or by one member in
+    it. `unrecorded`: id → row, which may be recorded too.
+    """
+    start = midnight().replace(day=1)
+    query = select(func.coalesce(func.sum(Usage.prompt_tokens + Usage.completion_tokens), 0)).where(
+        Usage.workspace_id == workspace_id,
+        Usage.kind == "tokens",
+        Usage.at >= start,
+        Usage.id.not_in(list(unrecorded)),
+    )
+    if user_id:
+        query = query.where(Usage.user_id == user_id)
+    late = sum(
+        row["prompt_tokens"] + row["completion_tokens"]
+        for row in unrecorded.values()
+        if datetime.fromisoformat(row["at"]) >= start
+    )
+    return int(db.scalar(query) or 0) + int(late)
 
 
 @dataclass(frozen=True)

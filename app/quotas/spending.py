@@ -1,21 +1,24 @@
 """How far budgets and balances are used up, what was said of it, and what calls hear then."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.db import new_id, now
 from app.errors import N_, Forbidden, TooMany
 from app.quotas import accounts, free
+from app.quotas.kinds import KINDS
 from app.quotas.money_tables import Stopped, Warned
 
 BALANCE = "balance"
+BALANCE_LABEL = N_("Balance")
 LEVELS = (80, 95, 100)  # percent
 
 
@@ -61,6 +64,57 @@ def tell(db: Session, measure: Measure) -> list[int]:
             if made:
                 new.append(level)
     return new
+
+
+def forget(db: Session, measures: Sequence[Measure]) -> None:
+    """What was written down of periods that are over, and of limits that are no more, goes."""
+    still = {(one.workspace_id, one.user_id, one.name, one.period) for one in measures}
+    for row in db.scalars(select(Warned).execution_options(populate_existing=True)).all():
+        if (row.workspace_id, row.user_id, row.name, row.period) not in still:
+            db.delete(row)
+    db.flush()
+
+
+@dataclass(frozen=True)
+class Near:
+    """A budget or a balance that is nearly used up, or is: the highest level that it reached."""
+
+    name: str
+    own: bool  # the reader's limit in the workspace, not the workspace's
+    level: int
+    currency: str  # of a balance
+    key: str  # of this level in this period: who has seen it need not see it again
+
+    @property
+    def label(self) -> str:
+        return BALANCE_LABEL if self.name == BALANCE else KINDS[self.name].label
+
+
+def near(db: Session, workspace_id: str, user_id: str) -> list[Near]:
+    """Of a workspace, and of one member's own limits in it; the worst first. One query, by index."""
+    rows = db.scalars(
+        select(Warned)
+        .where(
+            Warned.workspace_id == workspace_id,
+            or_(Warned.user_id.is_(None), Warned.user_id == user_id),
+        )
+        .order_by(Warned.level.desc(), Warned.name)
+    )
+    found: dict[tuple[str, str | None, str], Near] = {}
+    for row in rows:
+        is_balance = row.name == BALANCE
+        parts = (row.name, row.user_id or "", row.period, str(row.level))
+        found.setdefault(
+            (row.name, row.user_id, row.period),
+            Near(
+                row.name,
+                row.user_id is not None,
+                row.level,
+                row.period.partition(" ")[0] if is_balance else "",
+                hashlib.sha256("/".join(parts).encode()).hexdigest()[:12],
+            ),
+        )
+    return list(found.values())
 
 
 def stopped(db: Session, workspace_id: str | None = None) -> Sequence[Stopped]:

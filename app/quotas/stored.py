@@ -74,6 +74,8 @@ def check(db: Session, workspace_id: str, user_id: str | None, more: int = 0) ->
                 more=gib(more),
                 left=gib(max(0, limit.amount - have)),
                 limit=gib(limit.amount),
+                quota="storage_bytes",
+                own=whose is not None,
             )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision: str = "0023"
 down_revision: str | None = "0022"
@@ -219,7 +220,7 @@ def downgrade() -> None:
     now = sa.table("prices", *map(sa.column, ("kind", "what", "since", "amount", "currency")))
     kept = op.get_bind().execute(
         sa.select(now)
-        .distinct(now.c.what)  # ON
+        .ext(postgresql.distinct_on(now.c.what))
         .where(now.c.kind == "device", now.c.since <= sa.func.now())
         .order_by(now.c.what, now.c.since.desc())
     )

@@ -8,7 +8,7 @@ from app.accounts.limits import Limits
 from app.accounts.tables import ApiKey
 from app.config import settings
 from app.db import now
-from app.gateway import ledger, limits
+from app.gateway import ledger, limits, scopes
 from app.main import app
 from app.queue import redis
 from app.quotas import service as quotas
@@ -165,7 +165,7 @@ def test_what_is_used_of_it(db, client):
     }
     lines = client.get(f"/api/v1/keys/{key.id}/usage").json()["data"]
     assert {line["name"]: line["used"] for line in lines}["total_tokens"] == 680
-    assert ledger.used(key.id) == (340, 680)
+    assert ledger.used(scopes.Scope(key.id, scopes.KEY)) == (340, 0, 680)
 
 
 def test_an_admin_sees_and_changes_everybodys(db, client):

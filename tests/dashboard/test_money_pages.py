@@ -1,5 +1,6 @@
 """The pages of quotas and money."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from app.quotas import limits, prices, service
 from app.quotas.money_tables import QuotaRequest
 from tests.conftest import Client
 from tests.factories import make_membership, make_model, make_user, make_workspace
+from workers import spending as running_out
 
 
 @pytest.fixture
@@ -107,3 +109,42 @@ def test_usage_and_money(db: Session, admin: Client) -> None:
     assert "checked" in admin.get("/usage").text
     assert admin.get("/usage/statement.csv").text.startswith("\ufeff")
     assert admin.get("/usage?month=x").status_code == 422
+
+
+def test_what_is_nearly_used_up_stands_on_every_page_until_it_is_closed(
+    db: Session, client: Client
+) -> None:
+    assert 'id="quota-banner"' in client.get("/datasets").text
+    limits.change(db, client.workspace.id, None, {"tokens_month": 100})
+
+    def use(tokens: int) -> None:
+        row = {"id": f"rq_{tokens}", "kind": "tokens", "workspace_id": client.workspace.id}
+        owner = {"owner_kind": "deployment", "owner_id": "dep_1", "prompt_tokens": tokens}
+        service.record(db, [row | owner])
+        running_out.watch(db)
+        db.commit()
+
+    use(79)
+    assert "Tokens a month" not in client.get("/meter").text
+    use(2)
+    banner = client.get("/meter").text
+    assert "over 80 % used" in banner
+    assert "/usage/requests?limit=tokens_month" in banner
+    (seen,) = re.findall('data-seen="([^"]+)"', banner)
+    client.cookies.set("danlu_quota_seen", seen)
+    assert "Tokens a month" not in client.get("/meter").text
+    use(30)
+    assert "used up" in client.get("/meter").text
+    form = client.get("/usage/requests?limit=tokens_month&own=true").text
+    assert re.search('value="tokens_month" selected', form)
+    assert re.search('name="own" value="true" checked', form)
+
+
+def test_a_refusal_leads_to_where_one_asks_for_more(db: Session, client: Client) -> None:
+    model = make_model(db, workspace_id=None)
+    limits.change(db, client.workspace.id, None, {"deployments": 0})
+    db.commit()
+    refused = client.post("/deployments", data={"model": model.id, "name": "bot"})
+    assert refused.status_code == 422
+    assert "may have 0 deployments" in refused.text
+    assert 'href="/usage/requests?limit=deployments"' in refused.text

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from app.config import ROOT, settings
 from app.db import now
-from app.gateway import ledger, spool
+from app.gateway import ledger, scopes, spool
+from app.gateway.scopes import Scope
 from app.quotas.tables import Usage
 
 
@@ -143,8 +144,8 @@ def test_usage_of_a_key_counts_what_is_in_the_spool_once(db: Session) -> None:
     ledger.append(row("rq_1") | mine)  # of which the flush that failed left a copy
     ledger.append(row("rq_2") | mine | {"at": "2026-01-01T00:00:00+00:00"})
     ledger.append(row("rq_3") | mine | {"api_key_id": "key_y"})
-    assert ledger.used("key_x") == (11, 22)
-    assert ledger.used("key_z") == (0, 0)
+    assert ledger.used(Scope("key_x", scopes.KEY)) == (11, 0, 22)
+    assert ledger.used(Scope("key_z", scopes.KEY)) == (0, 0, 0)
 
 
 def test_a_line_cut_short_by_a_kill_loses_only_itself(db: Session) -> None:

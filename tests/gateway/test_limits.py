@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from app import queue
 from app.accounts.limits import NO_LIMITS, Limits
 from app.errors import Forbidden, TooMany
-from app.gateway import alone, ledger, limits, metering, service
+from app.gateway import alone, ledger, limits, metering, scopes, service
 from app.quotas.tables import Usage
 from tests.factories import make_workspace
 from tests.gateway.engines import HELLO, USAGE, Engine, caller, deploy, running, until
@@ -294,17 +294,19 @@ def test_the_script_and_the_process_agree(db, workspace):
 
     async def test() -> None:
         allowed = Limits(rpm=6, tpm=500, parallel=4, daily_tokens=10**6, total_tokens=700)
+        scope = scopes.of_key(KEY, allowed)
         found: dict[str, list[tuple[str, int]]] = {"valkey": [], "alone": []}
         asked = [(10, 100), (50, 50), (300, 340), (90, 90), (80, 80)]
         for number, (least, most) in enumerate(asked):
-            one = await limits.ask(KEY, allowed, f"rq_{number}", least, most)
-            found["valkey"].append((one[0], one[3]))
-        held: list[limits.Reservation] = []
-        for least, most in asked:
-            one = await alone.reserve("key_alone", allowed, held, least, most)
-            found["alone"].append((one[0], one[3]))
-            if one[0] == "ok":
-                held.append(limits.Reservation("key_alone", allowed, "", one[3], 0, 0))
+            one = await limits.ask((scope,), (KEY,), f"rq_{number}", least, most)
+            found["valkey"].append((one.verdict, one.tokens))
+        held: dict[str, limits.Reservation] = {}
+        for number, (least, most) in enumerate(asked):
+            one = await alone.reserve((scope,), {KEY: held}, least, most)
+            found["alone"].append((one.verdict, one.tokens))
+            if one.verdict == "ok":
+                made = limits.Reservation((scope,), (KEY,), "", one.tokens, one.left)
+                held[str(number)] = made
         assert found["valkey"] == found["alone"]
         assert found["alone"] == [("ok", 100), ("ok", 50), ("ok", 340), ("tpm", 0), ("tpm", 0)]
 

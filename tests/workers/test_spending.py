@@ -9,8 +9,11 @@ from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
 from app.accounts.tables import Membership, User, Workspace
+from app.alerts.tables import Alert
 from app.cluster import service as cluster
 from app.db import now
+from app.deployments import editing
+from app.deployments import service as deployments
 from app.deployments.tables import Deployment
 from app.errors import DomainError
 from app.gateway import routing
@@ -138,3 +141,66 @@ def test_calls_stop_when_the_free_quota_is_used_up(
     db.commit()
     assert routing.look(workspace.id, "bot")
     assert db.scalars(select(Deployment.state)).all() == ["pending"]
+
+
+def test_what_is_near_its_end_fires_until_there_is_more(
+    db: Session, workspace: Workspace, who: Principal
+) -> None:
+    limits.change(db, workspace.id, None, {"device_hours_month": 10, "tokens_month": 1000})
+    limits.change(db, workspace.id, who.user_id, {"tokens_month": 100})
+    spend(db, workspace, 9.6)
+    row = {"id": "rq_1", "kind": "tokens", "workspace_id": workspace.id, "user_id": who.user_id}
+    owner = {"owner_kind": "deployment", "owner_id": "dep_1", "prompt_tokens": 100}
+    service.record(db, [row | owner])
+    running_out.watch(db)
+    running_out.watch(db)
+    fired = db.scalars(select(Alert).where(Alert.resolved_at.is_(None))).all()
+    hours, tokens = (
+        f"{workspace.id}/device_hours_month",
+        f"{workspace.id}/{who.user_id}/tokens_month",
+    )
+    assert {(one.kind, one.subject) for one in fired} == {
+        ("quota_near", f"{hours}/80"),
+        ("quota_near", f"{hours}/95"),
+        ("quota_near", f"{tokens}/80"),
+        ("quota_near", f"{tokens}/95"),
+        ("quota_used", f"{tokens}/100"),
+    }
+    assert {one.workspace_id for one in fired} == {workspace.id}
+    first = next(one for one in fired if one.subject == f"{hours}/95")
+    assert (first.params["used"], first.params["limit"]) == ("9.60", "10")
+    near = spending.near(db, workspace.id, who.user_id)
+    assert [(one.name, one.own, one.level) for one in near] == [
+        ("tokens_month", True, 100),
+        ("device_hours_month", False, 95),
+    ]
+    assert [one.name for one in spending.near(db, workspace.id, "usr_x")] == ["device_hours_month"]
+    limits.change(db, workspace.id, None, {"device_hours_month": "inherit"})
+    limits.change(db, workspace.id, who.user_id, {"tokens_month": 120})
+    running_out.watch(db)
+    still = db.scalars(select(Alert).where(Alert.resolved_at.is_(None))).all()
+    assert [one.subject for one in still] == [f"{tokens}/80"]
+    assert [one.level for one in spending.near(db, workspace.id, who.user_id)] == [80]
+
+
+def test_nothing_is_started_by_hand_without_money_or_hours(
+    db: Session, workspace: Workspace, who: Principal
+) -> None:
+    model = make_model(db)
+    deployment = make_deployment(
+        db, workspace, user_of(db, who), served_model_id=model.id, desired="stopped"
+    )
+    prices.put(db, "", Decimal(1), "CNY")
+    accounts.top_up(db, who, workspace.id, Decimal(1), "CNY")
+    spend(db, workspace, 2)
+    with pytest.raises(accounts.OutOfMoney, match="used up"):
+        deployments.start(db, workspace.id, deployment.id)
+    with pytest.raises(accounts.OutOfMoney):
+        editing.scale(db, workspace.id, deployment.id, 2)
+    accounts.top_up(db, who, workspace.id, Decimal(5), "CNY")
+    limits.change(db, workspace.id, None, {"device_hours_day": 2})
+    with pytest.raises(DomainError, match="2 GPU-hours of this workspace are used up") as caught:
+        deployments.start(db, workspace.id, deployment.id)
+    assert caught.value.params["quota"] == "device_hours_day"
+    limits.change(db, workspace.id, None, {"device_hours_day": 3})
+    assert deployments.start(db, workspace.id, deployment.id).desired == "running"
