@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from app.db import now
 from app.errors import Invalid, NotFound
 from app.evaluations import rows, runner
 from app.evaluations.judging.asking import cosine
@@ -268,7 +269,7 @@ def test_judges_that_cannot_be(db, workspace, who, scorer, error, field):
 
     async def test() -> None:
         async with Mood() as engine:
-            deploy(db, workspace, engine)
+            deploy(db, workspace, engine, ready_at=now())
             with pytest.raises(error) as caught:
                 create(who, version, "answers:last", scorers=[scorer])
             assert caught.value.field == field

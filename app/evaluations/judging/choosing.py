@@ -22,7 +22,9 @@ LETTERS = {"zh": 1.6, "en": 4.0}  # characters of a token, roughly
 
 def check(db: Session, workspace_id: str, body: EvaluationCreate) -> None:
     """Raises NotFound and Invalid, naming the field: no such judge, or nothing to compare."""
-    embedding = {one.name for one in deployments.names(db, workspace_id) if one.embeds}
+    known = deployments.names(db, workspace_id)
+    embedding = {one.name for one in known if one.embeds}
+    writing = {one.name for one in known if not one.embeds}
     for at, one in enumerate(body.scorers):
         if not isinstance(one, Asked):
             continue
@@ -31,7 +33,7 @@ def check(db: Session, workspace_id: str, body: EvaluationCreate) -> None:
         except DomainError as error:
             error.field = f"scorers.{at}.model"
             raise
-        if isinstance(one, Embedding) and one.model not in embedding:
+        if isinstance(one, Embedding) and one.model in writing:
             raise Invalid(
                 N_("%(name)s writes answers and gives no embeddings. Name an embedding model."),
                 code="no_embeddings",
