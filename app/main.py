@@ -46,6 +46,8 @@ from app.dashboard import (
     nodes_api,
     openapi,
     quotas_routes,
+    storage_api,
+    storage_routes,
     tariffs_api,
     usage_api,
 )
@@ -205,6 +207,8 @@ for module in (
     settings_api,
     backups_routes,
     backups_api,
+    storage_routes,
+    storage_api,
     imports_routes,
     cleaning_routes,
     drafts_routes,
