@@ -8,8 +8,8 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from app.accounts.auth import Principal, requires
-from app.cluster import service as cluster
 from app.cluster import labels
+from app.cluster import service as cluster
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError
