@@ -27,7 +27,7 @@ from app.gateway.files import service as files
 from app.gateway.files import uploads as file_uploads
 from app.gateway.requests import service as requests
 from app.gateway.tuning import preparing, results
-from app.jobs import preempting, webhook
+from app.jobs import preempting, retention, webhook
 from app.jobs import runs as jobs
 from app.models import sweep as models
 from app.nodework import broker, ending
@@ -76,6 +76,7 @@ def sweep() -> None:
         backups.due,
         alerts.repeat,
         alerts.resend,
+        retention.clear_logs,
         alerts.clear,
         audit.clear,
     ):

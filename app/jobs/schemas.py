@@ -297,7 +297,8 @@ class JobOut(BaseModel):
     with a code; `result_model` is the model that a succeeded job made. Times are UTC. `dataset` is
     the version trained on, of a mix the main one; `datasets` are all: {dataset, multiplier | share}.
     `estimate` is what was expected when the job was asked for, `outcome` what was then measured, in
-    the same words. `finishing`: it stops at the next step and keeps its result.
+    the same words. `finishing`: it stops at the next step and keeps its result. `keep`: nothing of
+    it is cleared away by itself.
     """
 
     id: str
@@ -320,6 +321,7 @@ class JobOut(BaseModel):
     retries: int
     error: dict[str, Any] | None
     finishing: bool
+    keep: bool
     report_to: list[str]
     evaluation: dict[str, Any] | None
     estimate: dict[str, Any] | None
@@ -354,6 +356,7 @@ class JobOut(BaseModel):
             retries=job.retries,
             error=error,
             finishing=job.finishing,
+            keep=job.keep,
             report_to=job.report_to,
             evaluation=job.evaluation,
             estimate=job.estimate,
