@@ -194,6 +194,25 @@ def held() -> set[str]:
 # -- room --------------------------------------------------------------------------------
 
 
+def limit(gb: int) -> None:
+    """What an administrator has set for all nodes; 0: `DANLU_CACHE_GB` counts again."""
+    told = root() / "limit"
+    if not gb:
+        told.unlink(missing_ok=True)
+    elif most() != gb * 10**9:
+        root().mkdir(parents=True, exist_ok=True)
+        partial = root() / f".limit-{os.getpid()}"
+        partial.write_text(str(gb))
+        partial.rename(told)
+
+
+def most() -> int:
+    """Bytes that may be kept."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return int((root() / "limit").read_text()) * 10**9
+    return settings.cache_gb * 10**9
+
+
 def used() -> int:
     """Bytes that are kept."""
     return sum(path.stat().st_size for path in (root() / "blobs").glob("*"))
@@ -208,7 +227,7 @@ def make_room(need: int, have: Path | None = None) -> None:
     root().mkdir(parents=True, exist_ok=True)
     with locked("room"):
         clear_partial()
-        over = used() + need - settings.cache_gb * 10**9
+        over = used() + need - most()
         if over <= 0 and free() >= need:
             return
         busy = held()
@@ -221,7 +240,7 @@ def make_room(need: int, have: Path | None = None) -> None:
             shutil.rmtree(path)
             over -= unlinked()
     if over > 0:
-        log.warning("more is in use than the cache may hold", bytes=over, limit=settings.cache_gb)
+        log.warning("more is in use than the cache may hold", bytes=over, limit=most())
     if not have and free() < need:
         raise OSError(
             errno.ENOSPC,

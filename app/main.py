@@ -46,6 +46,8 @@ from app.dashboard import (
     nodes_api,
     openapi,
     quotas_routes,
+    storage_api,
+    storage_routes,
     tariffs_api,
     usage_api,
 )
@@ -82,6 +84,8 @@ from app.deployments import routes as deployments_routes
 from app.evaluations import api as evaluations_api
 from app.evaluations import routes as evaluations_routes
 from app.evaluations import runner as evaluations
+from app.evaluations import tuning_api as evaluations_of_jobs_api
+from app.evaluations import tuning_routes as evaluations_of_jobs
 from app.gateway import api as gateway_api
 from app.gateway import inference_api, key_usage_api, key_usage_routes, upstream
 from app.gateway.batches import api as batches_api
@@ -201,6 +205,8 @@ for module in (
     settings_api,
     backups_routes,
     backups_api,
+    storage_routes,
+    storage_api,
     imports_routes,
     cleaning_routes,
     drafts_routes,
@@ -264,6 +270,8 @@ for module in (
     dashscope_generation,
     chat_routes,
     chat_api,
+    evaluations_of_jobs,  # before what is done with one evaluation
+    evaluations_of_jobs_api,
     evaluations_routes,
     evaluations_api,
     cluster_api,

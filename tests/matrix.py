@@ -267,7 +267,7 @@ def objects(
         db, JobCheckpoint(job_id=job.id, step=10, fence=1, node_id=node.id, size=1)
     )
     money = matrix_money.objects(db, workspace, owner, model)
-    money |= matrix_evaluations.ids(db, workspace, owner, version.id)
+    money |= matrix_evaluations.ids(db, workspace, owner, version.id, model.id)
     file, incoming, tuning = matrix_gateway.tuned(db, workspace, owner, job, tmp_path)
     batch, logged = matrix_gateway.asked(db, workspace, owner, file, key)
     return money | {

@@ -19,10 +19,16 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/evaluations": NEW,
     "POST /api/v1/evaluations/preview": NEW,
     "POST /api/v1/evaluations/{evaluation_id}/dataset": {"rows": [0]},
+    "POST /api/v1/evaluations/{evaluation_id}/promotions": {
+        "candidate": "{candidate_id}",
+        "name": "better",
+    },
 }
 
 
-def ids(db: Session, workspace: Workspace, owner: User, version_id: str) -> dict[str, str]:
+def ids(
+    db: Session, workspace: Workspace, owner: User, version_id: str, model_id: str
+) -> dict[str, str]:
     """Of an evaluation that is over."""
     made = make.added(
         db,
@@ -38,8 +44,15 @@ def ids(db: Session, workspace: Workspace, owner: User, version_id: str) -> dict
             state="succeeded",
         ),
     )
-    make.added(
+    candidate = make.added(
         db,
-        Candidate(evaluation_id=made.id, position=0, kind="answers", target="last", label="last"),
+        Candidate(
+            evaluation_id=made.id,
+            position=0,
+            kind="model",
+            target=model_id,
+            label="x",
+            model_id=model_id,
+        ),
     )
-    return {"evaluation_id": made.id}
+    return {"evaluation_id": made.id, "candidate_id": candidate.id}

@@ -10,6 +10,7 @@ from tests.factories import added
 
 RULE = {"name": "x", "kinds": ["job_failed"], "addresses": ["a@example.com"]}
 BODIES: dict[str, dict[str, Any]] = {
+    "PUT /api/v1/jobs/{job_id}/keep": {"keep": True},
     "POST /api/v1/alerts/rules": RULE,
     "PUT /api/v1/alerts/rules/{rule_id}": RULE,
     "POST /api/v1/platform/alerts/rules": RULE,

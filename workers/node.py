@@ -31,6 +31,7 @@ from app.queue import transaction
 from workers import (
     adapters,
     checkpoints,
+    clearing,
     disks,
     engine_metrics,
     gpus,
@@ -129,7 +130,7 @@ class Heart(threading.Thread):
     def tell(self, devices: list[dict[str, Any]]) -> None:
         at = time.monotonic()
         facts = self.facts | self.gpus.versions | {"shipping_lag": runs.shipping_lag()}
-        facts["disk"] = disks.look()
+        facts |= {"disk": disks.look(), "stored": disks.stored}
         do(nodes.beat, self.node_id, settings.node_host, facts, devices, self.labels)
         do(loads.record, self.node_id)
         if at - self.read >= readings.PERIOD - BEAT / 2:
@@ -237,7 +238,8 @@ def loop(node_id: str, asked: Signals) -> None:
     while not asked.leave.wait(PERIOD):
         if time.monotonic() - cleared > CLEARING:
             cleared = time.monotonic()
-            clear(runs.clear)
+            clear(clearing.clear)
+            clear(disks.measure)
             clear(measures.clear)
     for part in parts:
         part.join()

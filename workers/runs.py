@@ -5,11 +5,9 @@ the row, the run directory and the process table. `workers.starting` is what sta
 """
 
 import json
-import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from app import storage
 from app.config import settings
 from app.deployments import results
 from app.errors import N_, DomainError
-from app.jobs import benchmarks, exports, history
+from app.jobs import benchmarks, exports
 from app.jobs import runs as jobs
 from app.jobs.tables import Job
 from app.models import weights
@@ -38,7 +36,6 @@ STORE_PAUSE = 10.0  # seconds between two tries
 LAGS = 5.0  # seconds without having shipped everything, after which it counts as late
 TROUBLE_PAUSE = 10.0  # seconds between two looks at a run that raises
 FINISH = "finish"  # a file in the run directory: stop at the next step, and keep the result
-KEPT = timedelta(days=1)  # a run directory outlives its job by this
 
 
 # -- looking after -----------------------------------------------------------------------
@@ -257,18 +254,3 @@ def drain_one(job: Job) -> None:
             time.sleep(0.1)
     stop(job)
     end(job, Run(Outbox(job.id, job.fence, directory)), directory, asked=True)
-
-
-# -- clearing up -------------------------------------------------------------------------
-
-
-def clear() -> None:
-    """Remove run directories of jobs that were over a day ago: their rows say all that counts.
-
-    Not while a checkpoint is being published.
-    """
-    found = {path: path.name.rpartition("-")[0] for path in settings.runs.glob("job_*-*")}
-    over = do(history.over, set(found.values())) if found else set()
-    for path, job_id in found.items():
-        if job_id in over:
-            shutil.rmtree(path, ignore_errors=True)

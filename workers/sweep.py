@@ -21,12 +21,13 @@ from app.cluster import service as cluster
 from app.datasets import sweep as datasets
 from app.datasets.drafts import comparing, rewriting
 from app.deployments import idle, metrics, moving, replicas, schedules, wanted
+from app.evaluations import promoting, tuning
 from app.gateway import ledger
 from app.gateway.files import service as files
 from app.gateway.files import uploads as file_uploads
 from app.gateway.requests import service as requests
 from app.gateway.tuning import preparing, results
-from app.jobs import preempting, webhook
+from app.jobs import preempting, retention, webhook
 from app.jobs import runs as jobs
 from app.models import sweep as models
 from app.nodework import broker, ending
@@ -58,6 +59,9 @@ def sweep() -> None:
         uploads.clear,
         models.resend,
         webhook.resend,
+        tuning.keep,
+        tuning.begin_due,
+        promoting.go_on,
         metrics.clear,
         readings.clear,
         preparing.resend,
@@ -72,6 +76,7 @@ def sweep() -> None:
         backups.due,
         alerts.repeat,
         alerts.resend,
+        retention.clear_logs,
         alerts.clear,
         audit.clear,
     ):

@@ -16,7 +16,7 @@ from app.jobs import webhook
 from app.models import importing as model_importing
 from app.models import sweep as model_sweep
 from app.queue import celery
-from workers import replicas, scoring, starting
+from workers import clearing, replicas, scoring, starting
 from workers import sweep as sweeping
 
 
@@ -33,6 +33,11 @@ def start_run(job_id: str, fence: int) -> None:
 @celery.task(name="workers.start_replica")
 def start_replica(replica_id: str, fence: int) -> None:
     replicas.start_replica(replica_id, fence)
+
+
+@celery.task(name="workers.clear_node")
+def clear_node() -> None:
+    clearing.clear()
 
 
 @celery.task(name="workers.validate_dataset")

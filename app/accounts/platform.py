@@ -123,6 +123,27 @@ class Backups(Section):
     key: bool = Field(True, description="The secret key as well, if the home has it.")
 
 
+class Retention(Section):
+    """What is cleared away by itself, and when. Days count from the end of the job, or from when
+    something was deleted; 0 is at once, but for `log_days`.
+    """
+
+    checkpoints: Literal["all", "few", "none"] = Field(
+        "none", description="Kept of a job that is over; `few`: the last and the best."
+    )
+    checkpoint_days: int = Field(7, ge=0, le=3650, description="Until then all are kept.")
+    run_days: int = Field(7, ge=0, le=3650, description="That other files of its runs stay.")
+    log_days: int = Field(
+        0, ge=0, le=3650, description="That its log can be read; 0: as long as the job is there."
+    )
+    deleted_days: int = Field(
+        7, ge=0, le=365, description="That a deleted model can be brought back."
+    )
+    cache_gb: int = Field(
+        0, ge=0, le=1_000_000, description="Of each node's cache; 0: what DANLU_CACHE_GB says."
+    )
+
+
 class Audit(Section):
     """What is kept of who did what."""
 
@@ -235,6 +256,7 @@ class Platform(BaseModel):
     maintenance: Maintenance = Maintenance()
     disk: Disk = Disk()
     backups: Backups = Backups()
+    retention: Retention = Retention()
     audit: Audit = Audit()
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import complete, nodes, quotas
+from app.cli import complete, nodes, operating, quotas
 from app.cli.client import Row, connect
 from app.cli.output import Json, Yes, bytes_of, day, say, show, show_table, sure, tell
 from app.cli.text import _
@@ -13,6 +13,8 @@ app = typer.Typer(no_args_is_help=True, help=_("For admins: devices, users, quot
 Workspace = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.workspace)]
 User = Annotated[str, typer.Argument(help=_("Its id."), autocompletion=complete.user)]
 app.add_typer(nodes.app, name="nodes")
+app.add_typer(operating.storage, name="storage")
+app.add_typer(operating.alerts, name="alerts")
 app.add_typer(quotas.quotas, name="quotas")
 Role = Annotated[str, typer.Option(help="viewer, member, admin, owner.")]
 

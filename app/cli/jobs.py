@@ -300,6 +300,16 @@ def resume(job: Job, as_json: Json = False) -> None:
     act(job, "resume", as_json)
 
 
+@app.command(help=_("Nothing of it is cleared away by itself; with --no, not any more."))
+def keep(
+    job: Job,
+    no: Annotated[bool, typer.Option("--no", help=_("Take it away."))] = False,
+    as_json: Json = False,
+) -> None:
+    found = connect().put(f"/api/v1/jobs/{job}/keep", {"keep": not no})
+    show(found, as_json, lambda one: say(_("kept") if one["keep"] else _("not kept")))
+
+
 @app.command(help=_("Stop at the next step and keep what was learned."))
 def finish(job: Job, as_json: Json = False) -> None:
     act(job, "finish", as_json)

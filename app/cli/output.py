@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +44,7 @@ def show(value: Any, as_json: bool, say_it: Callable[[Any], None]) -> None:
         say_it(value)
 
 
-def show_table(rows: list[Row], columns: dict[str, Callable[[Row], Any]], empty: str) -> None:
+def show_table(rows: list[Row], columns: Mapping[str, Callable[[Row], Any]], empty: str) -> None:
     """A line for each row, or the sentence `empty`. A cell is text: nothing in it is markup."""
     from rich.table import Table
     from rich.text import Text

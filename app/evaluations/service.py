@@ -26,6 +26,7 @@ from app.evaluations.tables import (
     EvaluationEvent,
     EvaluationJudgement,
     EvaluationRow,
+    Promotion,
 )
 from app.queue import transaction
 
@@ -37,33 +38,42 @@ Chosen = tuple[CandidateIn, str, str, str | None]  # with its target, label and 
 # -- starting ----------------------------------------------------------------------------
 
 
-def create(who: Principal, body: EvaluationCreate, job_id: str | None = None) -> Evaluation:
+def create(who: Principal, body: EvaluationCreate) -> Evaluation:
     """Queue it. Raises NotFound, Conflict and Invalid, with the field that is wrong.
 
     References are read for their labels in between, with no session open.
     """
     with transaction() as db:
-        version, rows = asked_of(db, who, body)
-        chosen = choose(db, who.workspace_id, body.candidates)
+        version, _ = asked_of(db, who, body)
+        choose(db, who.workspace_id, body.candidates)
         choosing.check(db, who.workspace_id, body)
-    scorers = reading.settled(version, body.settings, body.scorers)
+    settled = reading.settled(version, body.settings, body.scorers)
     with transaction() as db:
-        made = Evaluation(
-            id=new_id("ev"),
-            workspace_id=who.workspace_id,
-            created_by=who.user_id,
-            api_key_id=who.api_key_id,
-            name=body.name or version.dataset.name[:NAME],
-            dataset_version_id=version.id,
-            scorers=[one.model_dump(by_alias=True) for one in scorers],
-            settings=body.settings.model_dump(),
-            rows=rows,
-            state="queued",
-            job_id=job_id,
-        )
-        made.scorer_set = set_of(made)
-        made.estimate = estimate_of(db, who.workspace_id, version, body, rows, chosen)
-        add(db, made, chosen)
+        return enqueue(db, who, body.model_copy(update={"scorers": settled}))
+
+
+def enqueue(
+    db: Session, who: Principal, body: EvaluationCreate, job_id: str | None = None
+) -> Evaluation:
+    """Queue what has all its labels. Raises as `create`."""
+    version, rows = asked_of(db, who, body)
+    chosen = choose(db, who.workspace_id, body.candidates)
+    made = Evaluation(
+        id=new_id("ev"),
+        workspace_id=who.workspace_id,
+        created_by=who.user_id,
+        api_key_id=who.api_key_id,
+        name=body.name or version.dataset.name[:NAME],
+        dataset_version_id=version.id,
+        scorers=[one.model_dump(by_alias=True) for one in body.scorers],
+        settings=body.settings.model_dump(),
+        rows=rows,
+        state="queued",
+        job_id=job_id,
+    )
+    made.scorer_set = set_of(made)
+    made.estimate = estimate_of(db, who.workspace_id, version, body, rows, chosen)
+    add(db, made, chosen)
     return made
 
 
@@ -286,6 +296,6 @@ def delete(db: Session, workspace_id: str, evaluation_id: str) -> None:
     ids = select(Candidate.id).where(Candidate.evaluation_id == one.id)
     for answers in (EvaluationJudgement, EvaluationAnswer):
         db.execute(remove_rows(answers).where(answers.candidate_id.in_(ids)))
-    for table in (Candidate, EvaluationRow, EvaluationEvent):
+    for table in (Promotion, Candidate, EvaluationRow, EvaluationEvent):
         db.execute(remove_rows(table).where(table.evaluation_id == one.id))
     db.delete(one)

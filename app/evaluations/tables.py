@@ -41,7 +41,8 @@ class Evaluation(Base):
     verdicts: Mapped[dict[str, Any]] = mapped_column(default=dict)
     # of judges: {done, failed, prompt_tokens, completion_tokens, errors: {scorer: why it gave none}}
     judging: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)  # that had it run
+    # the tuning job at whose end this stands: one evaluation at most
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
     created_at: Mapped[Created]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -144,3 +145,33 @@ class EvaluationEvent(Base):
     kind: Mapped[str]  # state, candidate
     message: Mapped[str]  # msgid
     params: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class Promotion(Base):
+    """A candidate that is to serve under a name, if it is better than what serves there."""
+
+    __tablename__ = "evaluation_promotions"
+    __table_args__ = (
+        Index("ix_evaluation_promotions_evaluation_id", "evaluation_id"),
+        Index(
+            "ix_evaluation_promotions_open",
+            "created_at",
+            postgresql_where=text("state IN ('waiting', 'starting')"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("prom"))
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    created_by: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"))
+    candidate_id: Mapped[str] = mapped_column(ForeignKey("evaluation_candidates.id"))
+    # who answers for what serves there; None: nothing does
+    rival_id: Mapped[str | None] = mapped_column(ForeignKey("evaluation_candidates.id"))
+    name: Mapped[str]  # at /v1
+    needs: Mapped[str] = mapped_column(default="better")  # or not_worse
+    state: Mapped[str] = mapped_column(default="waiting")  # starting, promoted, refused, failed
+    verdict: Mapped[dict[str, Any] | None]  # bootstrap.Compared, of the first scorer
+    message: Mapped[dict[str, Any] | None]  # how it ended: {message, params}
+    deployment_id: Mapped[str | None] = mapped_column(ForeignKey("deployments.id"))
+    created_at: Mapped[Created]
+    ended_at: Mapped[datetime | None]

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.accounts.auth import Principal, requires
-from app.jobs import checkpoints, service
+from app.jobs import checkpoints, retention, service
 from app.jobs.schemas import NAME
 from app.jobs.tables import JobCheckpoint
 from app.queue import Db
@@ -48,6 +48,14 @@ class Publish(BaseModel):
     name: str = Field("", max_length=NAME, description="Of the model; empty: made from the job's.")
 
 
+class Keep(BaseModel):
+    """Whether a job is kept whole."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keep: bool = True
+
+
 def out(request: Request, row: JobCheckpoint) -> CheckpointOut:
     error = row.error
     if error:
@@ -73,9 +81,21 @@ def index(
     who: Annotated[Principal, requires("viewer", "jobs:read")],
     db: Db,
 ) -> Checkpoints:
-    """The newest first. A run keeps its last few; a day after its end the unpublished ones go."""
+    """The newest first. A run keeps its last few; some days after its end, as the platform's settings say, the
+    unpublished ones go, unless the job is to be kept.
+    """
     job = service.get(db, who.workspace_id, job_id)
     return Checkpoints(data=[out(request, row) for row in checkpoints.of_job(db, job)])
+
+
+@router.put("/api/v1/jobs/{job_id}/keep", name="api:jobs:keep")
+def keep(
+    job_id: str, body: Keep, who: Annotated[Principal, requires("member", "jobs:write")], db: Db
+) -> Keep:
+    """Whether nothing of the job, its checkpoints, files of its runs and its log, is ever cleared away
+    by itself.
+    """
+    return Keep(keep=retention.keep(db, who, job_id, wanted=body.keep).keep)
 
 
 @router.post(f"{BASE}/{{step}}/publish", status_code=202, name="api:jobs:publish")

@@ -218,6 +218,8 @@ def without_version(part: dict[str, Any]) -> dict[str, Any]:
 def versions_of(job: Job) -> set[str]:
     """Ids of all versions that the job reads."""
     found = {part["version"] for part in parts_of(job)}
+    if job.evaluation:
+        found.add(job.evaluation["dataset"])
     return found | ({job.validation_version_id} if job.validation_version_id else set())
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -11,15 +11,12 @@ from sqlalchemy import case, func, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.db import now
-from app.jobs.states import FINAL
-from app.jobs.tables import Job, JobCheckpoint, JobEvent, JobLog, JobMetric
+from app.jobs.tables import JobEvent, JobLog, JobMetric
 
 PIECE = 256 * 1024  # bytes of log read at a time, at most
 WINDOW = 30  # steps over which the speed is measured
 LONG = 300  # steps from which the rest of the time is estimated
 HALT = 10  # times the next longest step: something else held the run up, once
-KEPT = timedelta(days=1)  # a run directory, after its job
 CHUNKS = 32  # chunks read at a time, at most
 # what a terminal would obey: CSI and OSC sequences, other escapes, control characters
 CONTROL = re.compile(
@@ -38,20 +35,6 @@ def shipped(db: Session, job_id: str, fence: int) -> tuple[int, int]:
     last = func.max(JobMetric.step)
     step = db.scalar(select(last).where(JobMetric.job_id == job_id, JobMetric.fence == fence))
     return int(size or 0), int(step or 0)
-
-
-def over(db: Session, job_ids: set[str]) -> set[str]:
-    """Those that were over a day ago and of which no checkpoint is being published: their rows say
-    all that counts.
-    """
-    published = select(JobCheckpoint.job_id).where(JobCheckpoint.state == "publishing")
-    query = select(Job.id).where(
-        Job.id.in_(job_ids),
-        Job.state.in_(FINAL),
-        Job.finished_at < now() - KEPT,
-        Job.id.not_in(published),
-    )
-    return set(db.scalars(query))
 
 
 # -- writing -----------------------------------------------------------------------------

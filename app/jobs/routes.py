@@ -12,6 +12,7 @@ from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.errors import DomainError
 from app.jobs import (
+    evaluating,
     forecast,
     history,
     leaks,
@@ -97,6 +98,7 @@ def new(
     if again:
         settings = service.settings_of(service.get(db, who.workspace_id, again))
         values = form_values(settings) | settings["hyperparameters"] | {"name": ""}
+        values |= evaluating.form_values(settings.get("evaluation"))
     return form_page(request, who, db, values)
 
 
@@ -110,7 +112,8 @@ def create(
             return redirect(request, "jobs:detail", job_id=job.id)
         except DomainError as error:
             db.rollback()
-            error.field = (error.field or "").removeprefix("hyperparameters.") or None
+            field = (error.field or "").removeprefix("hyperparameters.")
+            error.field = evaluating.field_of(field) or None
             form.refuse(error)
     return form_page(request, who, db, dict(form.values), form)
 
@@ -161,6 +164,8 @@ def form_page(
         shares=methods.shares(stage, method),
         titles=view.FIGURES,
         reporters=reporters.offered(db, who),
+        asking=[version for version in published if version.kind in evaluating.KINDS],
+        scorers=evaluating.SCORERS,
         **guess(request, db, who, values),
     )
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from app.jobs import data, methods
 from app.jobs.estimates import Preview
+from app.jobs.evaluating import EvaluationFields, JobEvaluation
 from app.jobs.leaks import Found
 from app.jobs.priorities import PRIORITIES, Priority
 from app.jobs.spec import Hyperparameters, Split
@@ -85,6 +86,9 @@ class JobCreate(BaseModel):
         pattern=rf"^$|{SERVED}",
         description="Deploy the result at once, as the model of this name at /v1.",
     )
+    evaluation: JobEvaluation | None = Field(
+        None, description="Ask the result the rows of a dataset, and say whether it is better."
+    )
     report_to: list[Reporter] = Field(
         [],
         max_length=3,
@@ -113,7 +117,7 @@ def several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class JobForm(Hyperparameters):
+class JobForm(EvaluationFields, Hyperparameters):
     """The same as one flat form; fields left empty are left out.
 
     `multiplier` is of `dataset`; further datasets of a mix are fields `more-1`, `amount-1`, `by-1`
@@ -172,6 +176,7 @@ class JobForm(Hyperparameters):
             values["datasets"] = self.datasets
         else:
             values["dataset"] = self.dataset
+        values["evaluation"] = self.evaluation()
         values["validation"] = self.validation
         if self.validation == AUTO:
             values["validation"] = Split(
@@ -292,7 +297,8 @@ class JobOut(BaseModel):
     with a code; `result_model` is the model that a succeeded job made. Times are UTC. `dataset` is
     the version trained on, of a mix the main one; `datasets` are all: {dataset, multiplier | share}.
     `estimate` is what was expected when the job was asked for, `outcome` what was then measured, in
-    the same words. `finishing`: it stops at the next step and keeps its result.
+    the same words. `finishing`: it stops at the next step and keeps its result. `keep`: nothing of
+    it is cleared away by itself.
     """
 
     id: str
@@ -315,7 +321,9 @@ class JobOut(BaseModel):
     retries: int
     error: dict[str, Any] | None
     finishing: bool
+    keep: bool
     report_to: list[str]
+    evaluation: dict[str, Any] | None
     estimate: dict[str, Any] | None
     outcome: dict[str, Any] | None
     result_model: str | None
@@ -348,7 +356,9 @@ class JobOut(BaseModel):
             retries=job.retries,
             error=error,
             finishing=job.finishing,
+            keep=job.keep,
             report_to=job.report_to,
+            evaluation=job.evaluation,
             estimate=job.estimate,
             outcome=job.outcome,
             result_model=job.result_model_id,

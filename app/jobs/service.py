@@ -13,7 +13,7 @@ from app.cluster.tables import Device
 from app.datasets import service as datasets
 from app.db import new_id
 from app.errors import N_, Conflict, Invalid, NotFound
-from app.jobs import data, forecast, methods, priorities, starts, webhook
+from app.jobs import data, evaluating, forecast, methods, priorities, starts, webhook
 from app.jobs.schemas import NAME, JobCreate
 from app.jobs.states import FINAL, MESSAGES, note, switch
 from app.jobs.tables import Job
@@ -51,6 +51,8 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
             name=start.name,
         )
     chosen = choose_data(db, who.workspace_id, body)
+    later = body.evaluation
+    evaluation = evaluating.kept(db, who.workspace_id, later, body.stage) if later else None
     expected = forecast.of(db, who.workspace_id, model, chosen, body)
     if expected.refusal:
         raise expected.refusal
@@ -71,13 +73,14 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
         priority=priorities.check(db, who, body.priority),
         report_to=list(body.report_to),
         deploy=body.deploy,
+        evaluation=evaluation,
         estimate=expected.stored,
     )
     enqueue(db, job)
     if body.webhook:
         webhook.add(db, job, body.webhook)
-    for version in chosen.versions:
-        datasets.pin(db, version.id, "job", job.id)
+    for version_id in sorted(data.versions_of(job)):
+        datasets.pin(db, version_id, "job", job.id)
     return job
 
 
@@ -382,4 +385,5 @@ def settings_of(job: Job) -> dict[str, Any]:
         "priority": priorities.PRIORITIES[job.priority],
         "hyperparameters": job.spec,
         **({"report_to": job.report_to} if job.report_to else {}),
+        **({"evaluation": job.evaluation} if job.evaluation else {}),
     }

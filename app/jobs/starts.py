@@ -74,7 +74,7 @@ def gone(wanted: str) -> NotFound:
     return NotFound(
         N_(
             "There is no checkpoint %(checkpoint)s any more. The newest ones are kept while a job"
-            " runs, and for a day after it; what was published stays."
+            " runs, and for some days after it; what was published stays."
         ),
         code="checkpoint_not_found",
         field="model",

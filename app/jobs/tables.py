@@ -25,8 +25,14 @@ class Job(Base):
         "outcome",
         "tensorboard",
         "result_model_id",
+        "evaluated",
     )
     __table_args__ = (
+        Index(
+            "ix_jobs_unevaluated",
+            "id",
+            postgresql_where=text("evaluation IS NOT NULL AND NOT evaluated"),
+        ),
         Index("ix_jobs_workspace_id_created_at", "workspace_id", "created_at"),
         Index("ix_jobs_state", "state"),
     )
@@ -63,6 +69,9 @@ class Job(Base):
     finishing: Mapped[bool] = mapped_column(default=False)  # asked to stop now and keep the result
     report_to: Mapped[list[str]] = mapped_column(default=list)  # wandb, swanlab, mlflow
     deploy: Mapped[str] = mapped_column(default="")  # serve the result by this name, if any
+    keep: Mapped[bool] = mapped_column(default=False)  # nothing of it is cleared away: retention.py
+    evaluation: Mapped[dict[str, Any] | None]  # at its end: evaluating.JobEvaluation, complete
+    evaluated: Mapped[bool] = mapped_column(default=False)  # that was begun, or cannot be
     # how it is called there, where somebody said so: {wandb: {project, name, entity, tags}}
     report_as: Mapped[dict[str, Any]] = mapped_column(default=dict)
     estimate: Mapped[dict[str, Any] | None]  # app.jobs.forecast, as it was at submission
@@ -116,6 +125,20 @@ class JobCheckpoint(Base):
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
     error: Mapped[dict[str, Any] | None]  # {code, message, params}
     created_at: Mapped[Created]
+
+
+class JobFiles(Base):
+    """What stands of a job in run directories of a node, as the node told last. See retention.py."""
+
+    __tablename__ = "job_files"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"), primary_key=True)
+    checkpoints: Mapped[dict[str, Any]] = mapped_column(default=dict)  # step → bytes on the disk
+    others: Mapped[int] = mapped_column(BigInteger, default=0)  # bytes of all else
+    told_at: Mapped[Created]
+    # what the node was told to remove: {steps, others}; it says when that is gone
+    going: Mapped[dict[str, Any] | None]
 
 
 class JobLog(Base):

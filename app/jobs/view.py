@@ -99,6 +99,7 @@ def detail(db: Session, job: Job, say: stream.Say) -> dict[str, Any]:
         "model": db.get_one(Model, job.model_id),
         "dataset": data.get(job.dataset_version_id or ""),
         "validation": data.get(job.validation_version_id or ""),
+        "evaluated_on": data.get((job.evaluation or {}).get("dataset", "")),
         "mix": [part | {"version": data[part["version"]]} for part in parts_of(job)],
         "author": db.get_one(User, job.created_by),
         "log": piece.text,

@@ -68,10 +68,10 @@ def list_deleted(
     after: After = "",
     limit: Limit = 100,
 ) -> DeletedModels:
-    """Models that were deleted within a week and can be restored, the last deleted first."""
+    """Deleted models that can be restored, the last deleted first; `until` says when their files go."""
     rows, more = page(trash.deleted(db, who.workspace_id), after, limit)
     found = [
-        Deleted(**out(one).model_dump(), deleted_at=one.deleted_at, until=trash.until(one))
+        Deleted(**out(one).model_dump(), deleted_at=one.deleted_at, until=trash.until(db, one))
         for one in rows
     ]
     return DeletedModels(data=found, has_more=more)
@@ -90,7 +90,7 @@ def delete_model(
     model_id: str, who: Annotated[Principal, requires("member", "models:write")], db: Db
 ) -> None:
     """Take a model out of the registry. Refused with 409, which names who, while anything uses it.
-    For a week it can be restored.
+    Until the platform's days for that are over (7 unless set otherwise) it can be restored.
     """
     service.delete(db, who.workspace_id, model_id)
 

@@ -69,7 +69,7 @@ def list_models(
 @router.get("/deleted", name="models:deleted")
 def deleted(request: Request, who: Reader, db: Db) -> Response:
     found = trash.deleted(db, who.workspace_id)
-    return render(request, "models/deleted.html", models=found, until=trash.until)
+    return render(request, "models/deleted.html", models=found, grace=trash.grace(db))
 
 
 @router.get("/{model_id}", name="models:detail")

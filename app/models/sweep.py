@@ -31,7 +31,7 @@ def resend(db: Session) -> None:
     for one in db.scalars(over().limit(100)):
         queue = node_queue(one.node_id) if one.node_id else CONTROL
         send(db, "workers.clear_import", one.id, queue=queue)
-    if db.scalar(trash.expired().limit(1)) or db.scalar(unseen().limit(1)):
+    if db.scalar(trash.expired(db).limit(1)) or db.scalar(unseen().limit(1)):
         send(db, "workers.clear_models")
 
 
@@ -66,7 +66,7 @@ def clear_import(import_id: str) -> None:
 
 
 def clear_models() -> None:
-    """Remove the files of models deleted a week ago, and look at what was not looked at: the body
+    """Remove the files of models deleted long enough ago, and look at what was not looked at: the body
     of the task `workers.clear_models`.
     """
     with transaction() as db:

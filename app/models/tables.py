@@ -32,7 +32,7 @@ class Model(Base):
     workspace_id: Mapped[str | None] = mapped_column(ForeignKey("workspaces.id"))  # None: shared
     name: Mapped[str]
     kind: Mapped[str]  # base, adapter, merged
-    artefact: Mapped[str]  # storage id of its directory
+    artefact: Mapped[str]  # storage id of its directory; empty once that is cleared away
     base_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"), index=True)
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"), index=True)
     job_id: Mapped[str | None]  # the job that made it
@@ -51,7 +51,9 @@ class Model(Base):
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[Created]
     deleted_at: Mapped[datetime | None]
-    purged_at: Mapped[datetime | None]  # its files are gone, a week after it was deleted
+    purged_at: Mapped[
+        datetime | None
+    ]  # nobody brings it back; without an artefact its files are gone
 
     @property
     def scores(self) -> bool:

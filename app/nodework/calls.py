@@ -18,7 +18,7 @@ from app.datasets.tables import DatasetMeasure
 from app.deployments import carrying, metrics, replicas, results
 from app.deployments.tables import AdapterLoad, Deployment, Replica
 from app.errors import N_, Forbidden, NotFound
-from app.jobs import benchmarks, checkpoints, exports, history, loads, reporters, runs
+from app.jobs import benchmarks, checkpoints, exports, history, loads, reporters, retention, runs
 from app.jobs.tables import Job, JobCheckpoint
 from app.nodework.asking import name_of, shapes
 
@@ -33,7 +33,7 @@ FUNCTIONS: tuple[Callable[..., Any], ...] = (
     runs.ship,
     reporters.tokens,
     history.shipped,
-    history.over,
+    retention.told,
     results.finish,
     checkpoints.keep,
     checkpoints.on_node,

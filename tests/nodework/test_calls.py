@@ -14,9 +14,9 @@ from app.deployments import carrying, metrics, replicas, results
 from app.deployments.metrics import Reading
 from app.deployments.tables import ReplicaLog, ReplicaMetric
 from app.errors import DomainError
-from app.jobs import checkpoints, history, reporters, runs
+from app.jobs import checkpoints, history, reporters, retention, runs
 from app.jobs.checkpoints import Found
-from app.jobs.tables import Job, JobCheckpoint, JobLog, JobMetric
+from app.jobs.tables import Job, JobCheckpoint, JobFiles, JobLog, JobMetric
 from app.models.tables import Model
 from app.nodework import asking
 from app.nodework.asking import Away, Removed, do, name_of, shapes
@@ -48,7 +48,7 @@ def test_a_heartbeat(db: Session, as_node: dict[str, str]) -> None:
 
 
 def test_the_whole_of_a_run(db: Session, as_node: dict[str, str]) -> None:
-    job, _ = rows(db)
+    job, theirs = rows(db)
     job.state = "scheduled"
     db.commit()
     facts = do(runs.start_facts, job.id, 1)
@@ -70,7 +70,13 @@ def test_the_whole_of_a_run(db: Session, as_node: dict[str, str]) -> None:
     ended = do(results.finish, "gpu-1", job.id, 1, outcome="died", standing=found)
     assert ended == results.Ended(mine=True, state="queued", deployed=False)
     assert db.scalar(select(JobCheckpoint.size)) == 7
-    assert do(history.over, {job.id}) == set()
+    there = retention.Standing(job.id, {1: 9}, 5)
+    assert (
+        do(retention.told, "gpu-1", [there, retention.Standing(theirs.id, {1: 9}, 5)]).going == []
+    )
+    assert list(db.scalars(select(JobFiles.job_id))) == [job.id]
+    with pytest.raises(DomainError):
+        do(retention.told, "gpu-2", [there])
 
 
 def test_what_it_stored_has_its_own_name(db: Session, as_node: dict[str, str]) -> None:
