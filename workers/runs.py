@@ -21,6 +21,7 @@ from app.errors import N_, DomainError
 from app.jobs import benchmarks, exports
 from app.jobs import checkpoints as wanted
 from app.jobs import runs as jobs
+from app.jobs.states import DRAINED
 from app.jobs.tables import Job
 from app.models import weights
 from app.nodework.asking import do
@@ -178,7 +179,7 @@ def end(job: Job, run: Run, directory: Path, *, asked: bool = False) -> None:
                     log.warning("cannot store a result yet", job=job.id, error=str(trouble))
                     return
                 outcome, error = "failed", cannot_store(trouble).kept()
-    if job.state == "pausing" and job.reason == jobs.DRAINED and outcome in ("stopped", "died"):
+    if job.state == "pausing" and job.reason == DRAINED and outcome in ("stopped", "died"):
         do(wanted.keep, settings.node, job.id, checkpoints.of_job(job.id))
         storing.leave(settings.node, job.id)  # who empties the node waits for it
     ended = do(
