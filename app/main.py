@@ -86,6 +86,8 @@ from app.evaluations import routes as evaluations_routes
 from app.evaluations import runner as evaluations
 from app.evaluations import tuning_api as evaluations_of_jobs_api
 from app.evaluations import tuning_routes as evaluations_of_jobs
+from app.evaluations.rating import api as rating_api
+from app.evaluations.rating import routes as rating_routes
 from app.gateway import api as gateway_api
 from app.gateway import inference_api, key_usage_api, key_usage_routes, upstream
 from app.gateway.batches import api as batches_api
@@ -270,6 +272,8 @@ for module in (
     dashscope_generation,
     chat_routes,
     chat_api,
+    rating_routes,
+    rating_api,
     evaluations_of_jobs,  # before what is done with one evaluation
     evaluations_of_jobs_api,
     evaluations_routes,

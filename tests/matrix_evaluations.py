@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import User, Workspace
-from app.evaluations.tables import Candidate, Evaluation
+from app.evaluations.tables import Candidate, Evaluation, EvaluationAnswer, RatingRound
 from tests import factories as make
 
 NEW = {
@@ -19,6 +19,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/evaluations": NEW,
     "POST /api/v1/evaluations/preview": NEW,
     "POST /api/v1/evaluations/{evaluation_id}/dataset": {"rows": [0]},
+    "PUT /api/v1/ratings/{round_id}/items/{at}": {"value": 1},
     "POST /api/v1/evaluations/{evaluation_id}/promotions": {
         "candidate": "{candidate_id}",
         "name": "better",
@@ -55,4 +56,17 @@ def ids(
             model_id=model_id,
         ),
     )
-    return {"evaluation_id": made.id, "candidate_id": candidate.id}
+    make.added(db, EvaluationAnswer(candidate_id=candidate.id, number=0, text="x", error=None))
+    rated = make.added(
+        db,
+        RatingRound(
+            workspace_id=workspace.id,
+            evaluation_id=made.id,
+            created_by=owner.id,
+            name="x",
+            kind="marks",
+            numbers=[0],
+        ),
+    )
+    rating = {"round_id": rated.id, "at": "0"}
+    return {"evaluation_id": made.id, "candidate_id": candidate.id, **rating}

@@ -27,6 +27,8 @@ from app.evaluations.tables import (
     EvaluationJudgement,
     EvaluationRow,
     Promotion,
+    Rating,
+    RatingRound,
 )
 from app.queue import transaction
 
@@ -294,6 +296,9 @@ def delete(db: Session, workspace_id: str, evaluation_id: str) -> None:
     if one.state not in FINAL:
         raise Conflict(N_("Cancel the evaluation before you delete it."), code="not_over")
     ids = select(Candidate.id).where(Candidate.evaluation_id == one.id)
+    rounds = select(RatingRound.id).where(RatingRound.evaluation_id == one.id)
+    db.execute(remove_rows(Rating).where(Rating.round_id.in_(rounds)))
+    db.execute(remove_rows(RatingRound).where(RatingRound.evaluation_id == one.id))
     for answers in (EvaluationJudgement, EvaluationAnswer):
         db.execute(remove_rows(answers).where(answers.candidate_id.in_(ids)))
     for table in (Promotion, Candidate, EvaluationRow, EvaluationEvent):

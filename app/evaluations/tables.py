@@ -147,6 +147,42 @@ class EvaluationEvent(Base):
     params: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
+class RatingRound(Base):
+    """Answers of an evaluation that people rate, without knowing whose they are."""
+
+    __tablename__ = "rating_rounds"
+    __table_args__ = (
+        Index("ix_rating_rounds_workspace_id_created_at", "workspace_id", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("rat"))
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"), index=True)
+    created_by: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    kind: Mapped[str]  # marks: 1 to 5; pairs: better, tie or worse than the baseline
+    numbers: Mapped[list[int]] = mapped_column(JSONB)  # rows that are rated
+    state: Mapped[str] = mapped_column(default="open")  # closed: nobody rates any more, all is told
+    results: Mapped[dict[str, Any]] = mapped_column(default=dict)  # see rating.results
+    created_at: Mapped[Created]
+    closed_at: Mapped[datetime | None]
+
+
+class Rating(Base):
+    """What one person thinks of one answer."""
+
+    __tablename__ = "ratings"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rating_rounds.id"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), primary_key=True)
+    candidate_id: Mapped[str] = mapped_column(
+        ForeignKey("evaluation_candidates.id"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True)  # of the row
+    value: Mapped[int]  # 1 to 5; of pairs 1 for worse, 2 for a tie, 3 for better
+    at: Mapped[Created]
+
+
 class Promotion(Base):
     """A candidate that is to serve under a name, if it is better than what serves there."""
 
