@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from app.cluster import labels
 from app.jobs import data, methods
 from app.jobs.estimates import Preview
 from app.jobs.evaluating import EvaluationFields, JobEvaluation
@@ -48,6 +49,9 @@ class MixItem(BaseModel):
     share: float | None = Field(None, gt=0, lt=100)
 
 
+Label = Annotated[str, Field(max_length=63)]
+
+
 class JobCreate(BaseModel):
     """A tuning run. `model`, `dataset` and `validation` are ids; a model's name will do too, and
     so will a checkpoint of an earlier job: `job_…/checkpoint-120`.
@@ -72,6 +76,9 @@ class JobCreate(BaseModel):
     stage: TuningStage = "sft"
     method: TuningMethod = "lora"
     devices: int = Field(1, ge=1, le=64, description="On one node; each takes a share of a step.")
+    labels: dict[Label, Label] = Field(
+        {}, max_length=32, description="Of nodes: it runs only where a node has all of them."
+    )
     priority: Priority = Field(
         "normal",
         description="Above normal is for the workspace's admins, urgent for the platform's.",
@@ -136,6 +143,7 @@ class JobForm(EvaluationFields, Hyperparameters):
     stage: TuningStage = "sft"
     method: TuningMethod = "lora"
     devices: int = Field(1, ge=1, le=64)
+    labels: dict[Label, Label] = Field({}, max_length=32)
     priority: Priority = "normal"
     webhook: str = Field("", max_length=2000)
     deploy: str = Field("", max_length=63, pattern=rf"^$|{SERVED}")
@@ -146,7 +154,7 @@ class JobForm(EvaluationFields, Hyperparameters):
     def complete_hyperparameters(cls, typed: dict[str, Any]) -> dict[str, Any]:
         rest = {
             name: value
-            for name, value in typed.items()
+            for name, value in labels.from_form(typed).items()
             if name != "multiplier" and not name.startswith(("more-", "amount-", "by-"))
         }
         main = {"dataset": typed.get("dataset"), "multiplier": typed.get("multiplier", 1)}
@@ -165,6 +173,7 @@ class JobForm(EvaluationFields, Hyperparameters):
             "stage",
             "method",
             "devices",
+            "labels",
             "priority",
             "drop_leaks",
             "webhook",
@@ -311,6 +320,7 @@ class JobOut(BaseModel):
     validation: str | dict[str, Any] | None
     hyperparameters: dict[str, Any]
     priority: str
+    labels: dict[str, str]
     state: str
     reason: str
     waiting: JobWaiting | None
@@ -346,6 +356,7 @@ class JobOut(BaseModel):
             validation=job.mix.get("split") or job.validation_version_id,
             hyperparameters=job.spec,
             priority=PRIORITIES[job.priority],
+            labels=job.labels,
             state=job.state,
             reason=reason,
             waiting=JobWaiting.model_validate(wait) if wait else None,
