@@ -18,6 +18,16 @@ document.addEventListener("click", (event) => {
   close.closest("[role=status]").remove();
 });
 
+// -- all boxes of one name, by one at the head of their table ----------------------------
+
+document.addEventListener("change", (event) => {
+  const name = event.target.dataset?.checkAll;
+  if (!name) return;
+  for (const box of event.target.form.querySelectorAll(`input[type=checkbox][name="${name}"]`)) {
+    box.checked = event.target.checked;
+  }
+});
+
 // -- times: relative, the exact local one on hover --------------------------------------
 
 const relative = new Intl.RelativeTimeFormat(lang, { numeric: "auto" });

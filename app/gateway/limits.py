@@ -256,6 +256,8 @@ def settle(reservation: Reservation, tokens: int) -> None:
 
 async def tell(group: Group, scopes: tuple[Scope, ...]) -> None:
     """Valkey, of what has ended, unless a reservation was quicker."""
+    if group not in ended:  # a reservation has told it
+        return
     if not any(may_wait_for(scope, len(ended[group])) for scope in scopes):
         await asyncio.sleep(SOON)
     done = ended.pop(group, [])

@@ -16,13 +16,12 @@ from app.datasets.measures import service as measures
 from app.datasets.measures import statistics
 from app.datasets.tables import DatasetMeasure, DatasetVersion
 from app.errors import N_, DomainError, Invalid
-from app.jobs import estimates, fitting, learning, memory, methods
+from app.jobs import costs, estimates, fitting, learning, memory, methods
 from app.jobs.data import Data
 from app.jobs.schemas import JobCreate
 from app.jobs.spec import Hyperparameters
 from app.models import chat_template
 from app.models.tables import Model
-from app.quotas import prices
 
 TEMPLATED = ("sft", "dpo", "orpo", "kto", "reward")  # stages that put conversations into words
 TWO_ANSWERS = ("dpo", "orpo", "reward")
@@ -118,7 +117,9 @@ def forecast(
     lines = [
         *row_lines(preview, rows, settings),
         memory_line(run, learnt["peak_memory"]),
-        *time_lines(db, preview, run, target, learnt["tokens_per_second"], settings),
+        *time_lines(
+            db, preview, run, target, learnt["tokens_per_second"], settings, workspace_id, model
+        ),
     ]
     values = {line.name: line.value for line in lines}
     stored = like | values | {
@@ -337,6 +338,8 @@ def time_lines(
     target: fitting.Target | None,
     learnt: learning.Correction,
     settings: Hyperparameters,
+    workspace_id: str,
+    model: Model,
 ) -> list[Line]:
     found = preview.estimate
     pace = speed(run, target) * learnt.ratio
@@ -347,7 +350,7 @@ def time_lines(
     looked = preview.validation_rows * mean * evaluations
     seconds = START + (tokens + looked * EVALUATION) / pace
     hours = seconds / 3600 * run.devices
-    price = prices.of(db, target.model if target else "")
+    cost = costs.of(db, workspace_id, model, target.model if target else "", hours, tokens)
     known = {"tokens": f"{pace:,.0f}", "jobs": learnt.jobs}
     return [
         Line(
@@ -379,15 +382,9 @@ def time_lines(
         ),
         Line(
             "cost",
-            round(hours * float(price.hour), 4) if price else None,
-            N_("%(hours)s device hours x %(price)s %(currency)s")
-            if price
-            else N_("no price is set; a platform administrator sets one beside the quotas"),
-            {
-                "hours": f"{hours:.4g}",
-                "price": f"{price.hour.normalize():f}" if price else "",
-                "currency": price.currency if price else "",
-            },
-            unit=price.currency if price else "",
+            cost.value,
+            cost.words,
+            dict(cost.params),
+            unit=cost.currency,
         ),
     ]

@@ -1,5 +1,6 @@
 """What the cards of the model list show beside the models themselves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -7,11 +8,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.cluster.tables import Device, Lease
+from app.db import now
 from app.models.families import FAMILIES, OTHER
 from app.models.service import seen_from
 from app.models.tables import Model
-from app.quotas import prices
+from app.quotas import free, prices
 from app.quotas import service as quotas
+from app.quotas.free import Free
+from app.quotas.tables import Price
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,33 @@ def terms(db: Session, workspace_id: str) -> Terms:
         held=db.scalar(held) or 0,
         limit=quotas.limit(db, workspace_id),
     )
+
+
+@dataclass(frozen=True)
+class Tariff:
+    """What 1,000 tokens of a model cost, by kind, and what of it is free here."""
+
+    prices: dict[str, Price]  # input, cached, output, trained: those that are set
+    free: list[Free]
+
+    @property
+    def currencies(self) -> list[str]:
+        return list(dict.fromkeys(price.currency for price in self.prices.values()))
+
+
+def tariffs(db: Session, workspace_id: str, models: Sequence[Model]) -> dict[str, Tariff]:
+    """By the model's id; a tuned model without its own has its base's."""
+    book = prices.book(db)
+    whats = {model.id: [one for one in (model.id, model.base_id) if one] for model in models}
+    every = free.of(db, workspace_id, [one for ids in whats.values() for one in ids])
+    found = {}
+    for model_id, ids in whats.items():
+        priced = {kind: book.at(kind, ids, now()) for kind in prices.TOKENS}
+        found[model_id] = Tariff(
+            {kind: price for kind, price in priced.items() if price},
+            [one for one in every if one.model_id in ids],
+        )
+    return found
 
 
 def families(db: Session, workspace_id: str) -> list[str]:

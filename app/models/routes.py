@@ -59,6 +59,7 @@ def list_models(
         sizes=SIZES,
         view=view,
         terms=plaza.terms(db, who.workspace_id),
+        tariffs=plaza.tariffs(db, who.workspace_id, found[:PAGE]),
         offset=offset,
         size=PAGE,
         coming=[one for one in imports.every(db, who.workspace_id) if one.state == "importing"],
@@ -82,6 +83,7 @@ def detail(request: Request, model_id: str, who: Reader, db: Db) -> Response:
         children=service.made_from(db, who.workspace_id, model),
         chat_template=service.chat_template(model),
         terms=plaza.terms(db, who.workspace_id),
+        tariff=plaza.tariffs(db, who.workspace_id, [model])[model.id],
     )
 
 

@@ -2,12 +2,13 @@
 
 import re
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from sqlalchemy.orm import Session
 
 from app.db import now
-from app.quotas import limits, prices, service
+from app.quotas import free, limits, prices, service
 from app.quotas.money_tables import QuotaRequest
 from tests.conftest import Client
 from tests.factories import make_membership, make_model, make_user, make_workspace
@@ -148,3 +149,16 @@ def test_a_refusal_leads_to_where_one_asks_for_more(db: Session, client: Client)
     assert refused.status_code == 422
     assert "may have 0 deployments" in refused.text
     assert 'href="/usage/requests?limit=deployments"' in refused.text
+
+
+def test_cards_tell_token_prices_and_what_is_free(db: Session, client: Client) -> None:
+    base = make_model(db, name="Base")
+    make_model(db, client.workspace, name="Mine", base_id=base.id, kind="adapter")
+    prices.change(db, "input", base.id, Decimal("0.0020"), "CNY")
+    prices.change(db, "trained", base.id, Decimal(10), "CNY")
+    free.give(db, base.id, None, free.TOKENS, 1_000_000, now().date())
+    db.commit()
+    cards = client.get("/models").text
+    assert cards.count("in 0.002 · trained 10 CNY") == 2
+    assert "1M of 1M tokens" in cards
+    assert "trained 10 CNY" in client.get(f"/models/{base.id}").text

@@ -19,7 +19,7 @@ from app.db import now
 from app.jobs import fitting, learning, memory, outcomes, runs
 from app.jobs.spec import Hyperparameters
 from app.jobs.tables import Job
-from app.quotas import prices
+from app.quotas import free, prices
 from app.quotas import service as quotas
 from tests.conftest import Client
 from tests.datasets.measures.measured import be_the_node, dataset, starter
@@ -264,6 +264,28 @@ def test_finished_jobs_correct_the_next_estimate(db: Session, api: Client) -> No
     assert "this kind of device" in line["calculation"]
     like = {"base": "x", "method": "x", "device": "x", "kind": "cuda"}
     assert learning.corrections(db, like)["peak_memory"].ratio == 1
+
+
+def test_what_is_trained_costs_and_what_is_free_does_not(db: Session, api: Client) -> None:
+    make_node(db, facts={"cores": 4})
+    prices.put(db, "", Decimal("12.5"), "CNY")
+    model, data = starter(db), make_dataset(db, api.workspace, rows=100)
+    prices.change(db, "trained", model.id, Decimal(3), "CNY")
+    db.commit()
+    asked = {"model": model.id, "dataset": data.id, "hyperparameters": {"epochs": 2}}
+    values = estimate(api, **asked)["values"]
+    trained = values["tokens"] * 3 / 1000
+    assert values["cost"] == pytest.approx(values["device_hours"] * 12.5 + trained, rel=0.02)
+    free.give(db, model.id, None, free.DEVICE, 10_000, now().date())
+    db.commit()
+    found = estimate(api, **asked)
+    assert found["values"]["cost"] == pytest.approx(trained, rel=0.02)
+    line = next(one for one in found["figures"] if one["name"] == "cost")
+    assert "free" in line["calculation"]
+    prices.change(db, "trained", model.id, Decimal("0.5"), "USD")
+    db.commit()
+    other = next(one for one in estimate(api, **asked)["figures"] if one["name"] == "cost")
+    assert (other["value"], "0.5 USD" in other["calculation"]) == (0, True)
 
 
 def test_the_outcome_stands_beside_the_estimate(db: Session, api: Client) -> None:
