@@ -82,6 +82,8 @@ from app.deployments import (
 from app.deployments import api as deployments_api
 from app.deployments import routes as deployments_routes
 from app.evaluations import api as evaluations_api
+from app.evaluations import overlap_api as overlaps_api
+from app.evaluations import overlap_routes as overlaps_routes
 from app.evaluations import routes as evaluations_routes
 from app.evaluations import runner as evaluations
 from app.evaluations import tuning_api as evaluations_of_jobs_api
@@ -276,6 +278,8 @@ for module in (
     rating_api,
     evaluations_of_jobs,  # before what is done with one evaluation
     evaluations_of_jobs_api,
+    overlaps_routes,
+    overlaps_api,
     evaluations_routes,
     evaluations_api,
     cluster_api,

@@ -21,7 +21,9 @@ class SecretIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: str = Field(max_length=40, description="huggingface, modelscope, wandb, swanlab, mlflow")
+    kind: str = Field(
+        max_length=40, description="huggingface, modelscope, wandb, swanlab, mlflow, openai"
+    )
     name: str = Field("", max_length=60, description="By default the service's")
     value: SecretStr = Field(max_length=600, description="The token; it is never shown again")
     shared: bool = Field(False, description="Of the workspace, for all its members; admins only")

@@ -27,6 +27,7 @@ KINDS = {
     "wandb": "Weights & Biases",
     "swanlab": "SwanLab",
     "mlflow": "MLflow",
+    "openai": "OpenAI API",
 }
 NAME = re.compile(r"[\w.@+& -]{1,60}\Z")
 VALUE = re.compile(r"[\x21-\x7e]{8,500}\Z")  # what can stand in a header

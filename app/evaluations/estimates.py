@@ -46,7 +46,7 @@ def estimate(
         said = min(said or ANSWER, settings.max_tokens)
         own = took if took is not None else said / metering.UNKNOWN_SPEED
         asking = rows * own / min(platform.batch_concurrency, max(rows, 1))
-        if kind != "deployment":
+        if kind not in ("deployment", "endpoint"):
             starts = start(db, ids)
             held += starts + asking
             seconds += starts

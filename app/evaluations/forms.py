@@ -7,10 +7,12 @@ import orjson
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.accounts import user_secrets
 from app.accounts.auth import Principal
 from app.datasets import service as datasets
 from app.deployments import service as deployments
 from app.errors import N_, Invalid
+from app.evaluations import outside
 from app.evaluations.judging import prompts as judging
 from app.evaluations.prompts import KINDS as ROW_KINDS
 from app.evaluations.schemas import EvaluationCreate
@@ -66,7 +68,9 @@ def body_of(values: Mapping[str, Any]) -> dict[str, Any]:
     candidates = []
     for at in range(SHOWN):
         kind, _, target = str(values.get(f"candidate.{at}", "")).partition(":")
-        if target:
+        if kind == "endpoint":
+            candidates.append(endpoint_of(values))
+        elif target:
             candidates.append({"kind": kind, "target": target})
     return {
         "name": values.get("name", ""),
@@ -75,6 +79,12 @@ def body_of(values: Mapping[str, Any]) -> dict[str, Any]:
         "scorers": [scorer_of(kind, values) for kind in kinds],
         "settings": {name: values[name] for name in SETTINGS if name in values},
     }
+
+
+def endpoint_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    found = {"kind": "endpoint", "target": values.get("endpoint_url", "")}
+    given = {name: values.get(f"endpoint_{name}") for name in ("model", "secret", "per_minute")}
+    return found | {name: value for name, value in given.items() if value}
 
 
 def scorer_of(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +128,8 @@ def field_of(path: str) -> str:
     """The form's field for a path of the API's body."""
     parts = path.split(".")
     match parts[0]:
+        case "candidates" if parts[-1] in ("model", "secret", "per_minute"):
+            return f"endpoint_{parts[-1]}"
         case "candidates":
             return f"candidate.{parts[1]}" if len(parts) > 1 else "candidate.0"
         case "settings":
@@ -145,6 +157,7 @@ def offered(db: Session, who: Principal) -> dict[str, Any]:
             (starts.name_of(row), f"{job.name} · {row.step}")
             for row, job in starts.offered(db, who.workspace_id)
         ],
+        "secrets": user_secrets.every(db, who, outside.SECRET),
         "shown": SHOWN,
         "kinds": KINDS,
         "presets": judging.PRESETS,

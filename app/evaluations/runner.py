@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from app.datasets.tables import DatasetVersion
 from app.db import new_id
 from app.errors import N_, Conflict, DomainError
-from app.evaluations import answers, ending, engines, holding, reading
+from app.evaluations import answers, ending, engines, holding, outside, reading
 from app.evaluations.asking import RowAsking
 from app.evaluations.judging import work as judging
 from app.evaluations.schemas import Settings
@@ -147,6 +147,9 @@ async def answer(hold: Hold, one: Candidate, version: DatasetVersion) -> None:
         if one.kind == "answers":
             await run_in_threadpool(holding.move, one.id, "asking")
             await take(hold, one, version)
+        elif one.kind == "endpoint":
+            await run_in_threadpool(holding.move, one.id, "asking")
+            await ask_outside(hold, one, version)
         elif name := await engine(hold, one):
             await run_in_threadpool(holding.move, one.id, "asking")
             await ask(hold, one, name, version)
@@ -175,7 +178,18 @@ async def engine(hold: Hold, one: Candidate) -> str:
 async def ask(hold: Hold, one: Candidate, name: str, version: DatasetVersion) -> None:
     """Raises Lost, and Conflict if the name leads nowhere."""
     done = await run_in_threadpool(holding.done, one.id)
-    asking = RowAsking(hold, one, name, reading.questions(version, hold.settings, done))
+    await all_of(RowAsking(hold, one, name, reading.questions(version, hold.settings, done)))
+
+
+async def ask_outside(hold: Hold, one: Candidate, version: DatasetVersion) -> None:
+    """Raises Lost, NotFound if its secret is gone, and Conflict if the endpoint refuses."""
+    key = await run_in_threadpool(outside.key_of, hold.evaluation, one)
+    done = await run_in_threadpool(holding.done, one.id)
+    questions = reading.questions(version, hold.settings, done)
+    await all_of(outside.EndpointAsking(hold, one, questions, key))
+
+
+async def all_of(asking: RowAsking) -> None:
     await asking.all()
     if told := asking.refusal:
         raise Conflict(told["message"], code=told["code"], **told["params"])

@@ -37,13 +37,23 @@ class CandidateIn(BaseModel):
     """Who answers: a `deployment` or alias by its name at /v1, a `model` of the registry or a
     `checkpoint` (job_…/checkpoint-40), for which an engine is started; or `answers` computed
     elsewhere, as a published dataset that says them to the same prompts, or the field `chosen`,
-    `rejected` or `last` of the rows themselves.
+    `rejected` or `last` of the rows themselves. An `endpoint` is any OpenAI-compatible one: the rows
+    leave this platform.
     """
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
-    kind: Literal["deployment", "model", "checkpoint", "answers"]
-    target: Target = Field(description="Its name or id.")
+    kind: Literal["deployment", "model", "checkpoint", "endpoint", "answers"]
+    target: Target = Field(description="Its name or id; an endpoint's address, up to /v1.")
+    model: str = Field("", max_length=200, description="Endpoint: the model's name there.")
+    secret: str = Field(
+        "",
+        max_length=40,
+        description="Endpoint: the id of a secret of kind openai, if it needs one.",
+    )
+    per_minute: int | None = Field(
+        None, ge=1, le=100_000, description="Endpoint: requests at most; left out: as it lets us."
+    )
     label: str = Field("", max_length=80, description="What it is called in the results.")
 
 

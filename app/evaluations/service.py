@@ -15,7 +15,7 @@ from app.datasets import service as datasets
 from app.datasets.tables import Dataset, DatasetVersion
 from app.db import new_id
 from app.errors import N_, Conflict, DomainError, Invalid, NotFound, TooMany
-from app.evaluations import engines, estimates, prompts, reading
+from app.evaluations import engines, estimates, outside, prompts, reading
 from app.evaluations.judging import choosing
 from app.evaluations.schemas import MOST_ROWS, NAME, CandidateIn, EvaluationCreate
 from app.evaluations.states import FINAL, MESSAGES, OPEN, note, switch
@@ -81,6 +81,7 @@ def enqueue(
 
 def asked_of(db: Session, who: Principal, body: EvaluationCreate) -> tuple[DatasetVersion, int]:
     """The version, and how many of its rows are asked."""
+    outside.check(db, who, body.candidates)
     try:
         version = datasets.published(db, who.workspace_id, body.dataset)
         version = datasets.version(db, who.workspace_id, version.dataset_id, version.id)
@@ -122,6 +123,8 @@ def choose(db: Session, workspace_id: str, wanted: Sequence[CandidateIn]) -> lis
         try:
             if one.kind == "answers":
                 target, label, model_id = answers_of(db, workspace_id, one.target)
+            elif one.kind == "endpoint":
+                target, label, model_id = outside.choose(one)
             else:
                 target, label, model_id = engines.choose(db, workspace_id, one.kind, one.target)
         except DomainError as error:
@@ -171,6 +174,9 @@ def add(db: Session, made: Evaluation, chosen: Sequence[Chosen]) -> None:
                 target=target,
                 label=label[:80],
                 model_id=model_id,
+                served_name=one.model,
+                secret_id=one.secret or None,
+                per_minute=one.per_minute,
             )
         )
     datasets.pin(db, made.dataset_version_id, "evaluation", made.id)

@@ -67,6 +67,8 @@ class Candidate(Base):
     target: Mapped[str]  # name at /v1, model's id, checkpoint's name, address, dataset version
     label: Mapped[str]  # on pages
     served_name: Mapped[str] = mapped_column(default="")  # as what it is asked
+    secret_id: Mapped[str | None]  # of an endpoint: the user's secret that it is asked with
+    per_minute: Mapped[int | None]  # of an endpoint: requests at most
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))  # whose answers these are
     # started for this and removed afterwards
     deployment_id: Mapped[str | None] = mapped_column(ForeignKey("deployments.id"))

@@ -1,0 +1,187 @@
+"""A candidate behind an OpenAI-compatible endpoint elsewhere."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+from bs4 import BeautifulSoup
+
+from app.accounts import user_secrets
+from app.addresses import Interrupted
+from app.config import settings
+from app.errors import Invalid, NotFound
+from app.evaluations import outside, runner
+from app.evaluations.schemas import CandidateIn
+from app.gateway.batches import asking
+from tests.evaluations.people import Mood, candidates, create, ended, published, reviews, working
+from tests.factories import make_principal
+
+KEY = "sk-not-a-real-one"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    for module, name in [(runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS")]:
+        monkeypatch.setattr(module, name, 0.05)
+    for name in ("LOOK_SECONDS", "FIRST_PAUSE", "LONGEST_PAUSE"):
+        monkeypatch.setattr(asking, name, 0.05)
+    monkeypatch.setattr(settings, "fetch_allow", "127.0.0.1")
+
+
+@pytest.fixture
+def who(client):
+    return make_principal(client.user, client.workspace)
+
+
+class Outside(Mood):
+    """As strict as others are: a key, a model, and now and then too much."""
+
+    def __init__(self, trouble: list[int] | None = None, lost: set[int] | None = None) -> None:
+        super().__init__()
+        self.trouble = list(trouble or [])
+        self.lost = lost or set()
+
+    async def whole(self, request: web.Request) -> web.StreamResponse:
+        asked = await request.json()
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            return web.json_response({"error": {"message": "Who are you?"}}, status=401)
+        assert asked["model"] == "gpt-x"
+        number = int(asked["messages"][-1]["content"].split("条")[0][1:])
+        if number in self.lost:
+            return web.json_response({"error": {"message": "Broken."}}, status=500)
+        if self.trouble:
+            return web.json_response(
+                {"error": {"message": "Slow down."}}, status=self.trouble.pop()
+            )
+        return await super().whole(request)
+
+
+def there(engine, **more):
+    return {"kind": "endpoint", "target": f"{engine.address}/v1/", "model": "gpt-x"} | more
+
+
+def secret(db, who, value=KEY):
+    made = user_secrets.create(db, who, kind="openai", name="", value=value)
+    db.commit()
+    return made
+
+
+def test_asked_with_the_key_and_again_where_it_is_too_much(db, client, who):
+    version = published(who, reviews(20))
+    key = secret(db, who)
+
+    async def test():
+        async with Outside([429, 503, 500, 429], lost={3}) as engine, working():
+            several = [there(engine, secret=key.id, per_minute=6000)]
+            done = await ended(create(who, version, candidates=several))
+            (one,) = candidates(done)
+            assert (done.state, one.error) == ("succeeded", None)
+            assert (one.done, one.failed) == (20, 1)
+            assert one.figures["accuracy"]["value"] == 1
+            assert one.label == "gpt-x · 127.0.0.1"
+            assert one.completion_tokens == 19 * 2
+            assert KEY not in str(vars(one))
+            return done
+
+    done = asyncio.run(test())
+    shown = client.get(f"/api/v1/evaluations/{done.id}").text
+    assert KEY not in shown
+    rows = client.get(f"/api/v1/evaluations/{done.id}/rows?limit=4").json()["data"]
+    assert rows[3]["answers"][0]["error"]["message"] == "Broken."
+
+
+def test_a_key_that_is_not_known_fails_the_candidate_at_once(db, client, who):
+    version = published(who, reviews(20))
+    key = secret(db, who, "sk-of-somebody-else")
+
+    async def test():
+        async with Outside() as engine, working():
+            done = await ended(create(who, version, candidates=[there(engine, secret=key.id)]))
+            (one,) = candidates(done)
+            assert (done.state, one.state) == ("failed", "failed")
+            assert one.error["code"] == "endpoint_refuses"
+            assert "Who are you?" in one.error["params"]["why"]
+            assert len(engine.said) == 0
+
+    asyncio.run(test())
+
+
+def test_an_address_inside_is_not_asked(db, client, who, monkeypatch):
+    monkeypatch.setattr(settings, "fetch_allow", "")
+    version = published(who, reviews(6))
+
+    async def test():
+        async with Outside() as engine, working():
+            done = await ended(create(who, version, candidates=[there(engine)]))
+            assert candidates(done)[0].error["code"] == "address.private"
+
+    asyncio.run(test())
+
+
+def test_what_breaks_off_time_and_again_is_the_rows_own_fault(db, client, who, monkeypatch):
+    version = published(who, reviews(6))
+
+    def post(self, body):
+        raise Interrupted("%(host)s did not answer in time.", code="address.timeout", host="x")
+
+    monkeypatch.setattr(outside.EndpointAsking, "post", post)
+
+    async def test():
+        async with Outside() as engine, working():
+            done = await ended(create(who, version, candidates=[there(engine)]))
+            (one,) = candidates(done)
+            assert (one.done, one.failed, done.error["code"]) == (6, 6, "no_answers")
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "field"),
+    [
+        ({"model": ""}, Invalid, "candidates.0.model"),
+        ({"target": "ftp://example.com"}, Invalid, "candidates.0.target"),
+        ({"target": "https://a:b@example.com/v1"}, Invalid, "candidates.0.target"),
+        ({"secret": "sec_x"}, NotFound, "candidates.0.secret"),
+        ({"kind": "answers", "target": "last"}, Invalid, "candidates.0.kind"),
+    ],
+)
+def test_what_is_wrong_stands_at_its_field(db, client, who, change, error, field):
+    version = published(who, reviews(6))
+    one = {"kind": "endpoint", "target": "https://example.com/v1", "model": "gpt-x"} | change
+    with pytest.raises(error) as caught:
+        create(who, version, candidates=[one])
+    assert caught.value.field == field
+
+
+def test_the_address_as_it_is_kept():
+    one = CandidateIn(
+        kind="endpoint", target="https://Example.com/v1/chat/completions", model="gpt-x"
+    )
+    assert outside.choose(one) == ("https://example.com/v1", "gpt-x · example.com", None)
+
+
+def test_the_form(db, client, who):
+    version = published(who, reviews(6))
+    key = secret(db, who)
+    page = BeautifulSoup(client.get("/evaluations/new").text, "html.parser")
+    assert page.select_one("#f-endpoint_secret option:last-child")["value"] == key.id
+    form = {
+        "dataset": version.id,
+        "candidate.0": "answers:last",
+        "candidate.1": "endpoint:outside",
+        "endpoint_url": "https://example.com/v1",
+        "endpoint_model": "gpt-x",
+        "endpoint_secret": key.id,
+        "endpoint_per_minute": "60",
+        "scorers": "exact",
+    }
+    wrong = client.post("/evaluations", data=form | {"endpoint_model": ""})
+    assert wrong.status_code == 422
+    page = BeautifulSoup(wrong.text, "html.parser")
+    assert "Name the model" in page.select_one("#outside").text
+    assert page.select_one("#outside").has_attr("open")
+    made = client.post("/evaluations", data=form)
+    assert made.status_code == 303, made.text
+    found = client.get(f"/api/v1{made.headers['location']}").json()
+    assert found["candidates"][1]["target"] == "https://example.com/v1"
+    assert client.post(f"/api/v1{made.headers['location']}/cancel").status_code == 200
