@@ -132,7 +132,7 @@ def test_cancel_is_quick_even_if_the_trainer_does_not_listen(db, owner, stage, m
     db.commit()
     began = time.monotonic()
     tick_until(is_in(job_id, "cancelled"))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert process.leftovers(job_id, fence) == []
     assert held(job_id) == 0
 
