@@ -93,7 +93,7 @@ def start(home: Path, port: int, **extra: str) -> Stack:
         start_new_session=True,
     )
     url = f"http://127.0.0.1:{port}"
-    end = time.monotonic() + 90
+    end = time.monotonic() + 180
     while True:
         try:
             if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:

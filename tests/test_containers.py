@@ -19,8 +19,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from typer.main import get_group
 
+from app.cli.node import app as node_commands
 from app.config import ROOT, Settings
+from app.nodework.joining import BUCKET
 from tests.stack import SAMPLES, free_port
 from tests.test_debian import POSTGRES, REDIS, urls
 
@@ -81,6 +84,48 @@ def test_passwords_come_from_outside() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD"):
         assert re.search(r"\$\{" + name + r":\?", text)
+
+
+# -- a second machine --------------------------------------------------------------------
+
+
+def test_the_second_machine_joins_and_needs_no_server_of_its_own() -> None:
+    node: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.node.yml").read_text())
+    assert {name: one["profiles"] for name, one in node["services"].items()} == {
+        "node": ["node"],
+        "node-gpu": ["gpu"],
+    }
+    up = get_group(node_commands).commands["up"]
+    taken = {str(option.envvar) for option in up.params}
+    settings = {f"DANLU_{field.upper()}" for field in Settings.model_fields}
+    for name, service in node["services"].items():
+        assert f" AS {service['build']['target']}\n" in DOCKERFILE
+        assert service["command"] == ["danlu", "node", "up"]
+        assert service["network_mode"] == "host"  # the gateway reaches what an engine listens on
+        assert set(service["environment"]) <= settings | taken
+        assert service["init"] is True
+        devices = service.get("deploy", {}).get("resources", {}).get("reservations", {})
+        assert bool(devices) == (name == "node-gpu")
+        assert [volume.split(":")[0] for volume in service["volumes"]] == list(node["volumes"])
+    asked = (ROOT / "docker-compose.node.yml").read_text()
+    assert re.search(r"\$\{DANLU_JOIN_URL:\?", asked)
+    for variable in re.findall(r"\$\{(\w+)", asked):
+        assert variable in asked.split("x-node")[0] or variable in settings
+
+
+def test_the_platform_is_reached_from_the_lan_where_it_is_told_to() -> None:
+    text = (ROOT / "docker-compose.lan.yml").read_text()
+    lan: dict[str, Any] = yaml.safe_load(text)
+    assert set(lan["services"]) == {"postgres", "redis", *OURS}
+    for service in lan["services"].values():
+        for port in service.get("ports", ()):
+            assert port.startswith("${DANLU_LAN:?")
+    known = {f"DANLU_{field.upper()}" for field in Settings.model_fields}
+    bucket = {*BUCKET, *(f"DANLU_JOIN_{one}" for one in BUCKET)}
+    for name in OURS:
+        environment = lan["services"][name]["environment"]
+        assert set(environment) <= known | bucket
+        assert environment["DANLU_STORE"].startswith("${DANLU_STORE:?")
 
 
 # -- the images' steps -------------------------------------------------------------------

@@ -41,6 +41,7 @@ from workers import (
     replicas,
     reporters,
     runs,
+    storing,
     strangers,
 )
 from workers.stages import layouts
@@ -227,6 +228,7 @@ def loop(node_id: str, asked: Signals) -> None:
             ("adapters", adapters.tick),
             ("measures", measures.tick),
             ("checkpoints", checkpoints.tick),
+            ("storing", storing.tick),
             ("metrics", engine_metrics.tick),
             ("disk", disks.tick),
         )

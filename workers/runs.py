@@ -19,12 +19,14 @@ from app.config import settings
 from app.deployments import results
 from app.errors import N_, DomainError
 from app.jobs import benchmarks, exports
+from app.jobs import checkpoints as wanted
 from app.jobs import runs as jobs
+from app.jobs.states import DRAINED
 from app.jobs.tables import Job
 from app.models import weights
 from app.nodework.asking import do
 from app.queue import transaction
-from workers import adapters, checkpoints, process, reporters
+from workers import adapters, checkpoints, process, reporters, storing
 from workers.outbox import Outbox, read_status
 from workers.starting import STORE_PATIENCE, alone, directory_of
 
@@ -177,6 +179,9 @@ def end(job: Job, run: Run, directory: Path, *, asked: bool = False) -> None:
                     log.warning("cannot store a result yet", job=job.id, error=str(trouble))
                     return
                 outcome, error = "failed", cannot_store(trouble).kept()
+    if job.state == "pausing" and job.reason == DRAINED and outcome in ("stopped", "died"):
+        do(wanted.keep, settings.node, job.id, checkpoints.of_job(job.id))
+        storing.leave(settings.node, job.id)  # who empties the node waits for it
     ended = do(
         results.finish, settings.node, job.id, job.fence,
         standing=checkpoints.of_job(job.id), outcome=outcome, error=error, result=result,
@@ -254,3 +259,4 @@ def drain_one(job: Job) -> None:
             time.sleep(0.1)
     stop(job)
     end(job, Run(Outbox(job.id, job.fence, directory)), directory, asked=True)
+    storing.leave(settings.node, job.id)

@@ -27,6 +27,7 @@ from app.jobs.spec import Hyperparameters, RunSpec
 from app.nodework.asking import do
 from app.queue import transaction
 from workers import gpus, process
+from workers.stages.checkpoints import step_of
 
 log = structlog.get_logger()
 
@@ -158,13 +159,19 @@ def on_gpu(facts: jobs.RunFacts) -> bool:
 
 
 def checkpoint(facts: jobs.RunFacts) -> str | None:
-    """The furthest complete checkpoint that an earlier attempt has left on this node."""
+    """The furthest complete checkpoint that an earlier attempt has left on this node, or, where
+    that is further, in the store.
+    """
     complete = [
         marker.parent
         for fence in facts.earlier
         for marker in directory_of(facts.job_id, fence).glob("checkpoints/checkpoint-*/complete")
     ]
-    best = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    best = max(complete, key=step_of, default=None)
+    if facts.stored and (best is None or step_of(best) < facts.stored[1]):
+        artefact, step = facts.stored
+        storage.hold(process.marker(facts.job_id, facts.fence), [artefact])
+        return str(storage.fetch(artefact) / f"checkpoint-{step}")
     return str(best) if best else None
 
 

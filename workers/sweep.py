@@ -27,7 +27,7 @@ from app.gateway.files import service as files
 from app.gateway.files import uploads as file_uploads
 from app.gateway.requests import service as requests
 from app.gateway.tuning import preparing, results
-from app.jobs import preempting, retention, webhook
+from app.jobs import preempting, resuming, retention, webhook
 from app.jobs import runs as jobs
 from app.models import sweep as models
 from app.nodework import broker, ending
@@ -53,6 +53,7 @@ def sweep() -> None:
         limits.clear,
         spending.step,
         jobs.resend,
+        resuming.clear,
         datasets.resend,
         rewriting.resend,
         comparing.resend,

@@ -34,7 +34,37 @@ def join(
     if token == "-":  # noqa: S105 - where to read it
         tell(_("Token:"))
         token = sys.stdin.readline().strip()
-    url = url.rstrip("/")
+    take_part(url.rstrip("/"), token, name, host)
+    say(_("Start it with `danlu node up`."))
+
+
+@app.command(
+    help=_("Work for the Danlu that this machine has joined, or joins now; Ctrl-C stops it.")
+)
+def up(
+    url: Annotated[
+        str, typer.Option(envvar="DANLU_JOIN_URL", help=_("Join this one first, if none yet."))
+    ] = "",
+    token: Annotated[
+        str, typer.Option(envvar="DANLU_JOIN_TOKEN", help=_("With this token."), show_default=False)
+    ] = "",
+    name: Annotated[
+        str, typer.Option(envvar="DANLU_JOIN_NAME", help=_("As the node of this name."))
+    ] = "",
+    host: Annotated[
+        str, typer.Option(envvar="DANLU_JOIN_HOST", help=_("Reached at this address."))
+    ] = "",
+) -> None:
+    if not place().exists():
+        if not (url and token):
+            raise Failed(_("This machine has joined nothing: `danlu node join` comes first."))
+        take_part(url.rstrip("/"), token, name, host)
+    os.environ.pop("DANLU_JOIN_TOKEN", None)
+    os.execv(sys.executable, [sys.executable, "-m", "app.up", "--only", "worker,node"])
+
+
+def take_part(url: str, token: str, name: str, host: str) -> None:
+    """Join, and keep what that gave. Raises Failed."""
     environment = exchange(url, token, name)
     environment |= {"DANLU_SERVER": url, "DANLU_NODE_HOST": host or own_address(url)}
     try:
@@ -48,14 +78,6 @@ def join(
             file=file,
         )
     )
-    say(_("Start it with `danlu node up`."))
-
-
-@app.command(help=_("Work for the Danlu that this machine has joined; Ctrl-C stops it."))
-def up() -> None:
-    if not place().exists():
-        raise Failed(_("This machine has joined nothing: `danlu node join` comes first."))
-    os.execv(sys.executable, [sys.executable, "-m", "app.up", "--only", "worker,node"])
 
 
 def exchange(url: str, token: str, name: str) -> dict[str, str]:

@@ -16,15 +16,18 @@ from app.cluster.changes import Changes, Reader
 from app.cluster.scheduling.board import Board
 from app.cluster.scheduling.decision import Decision
 from app.cluster.scheduling.order import PREEMPTING
-from app.cluster.scheduling.picture import NEVER, Device, Holder, Node, Waiting, shape
+from app.cluster.scheduling.picture import NEVER, Device, Holder, Labels, Node, Waiting, shape
 
-UNUSABLE = text(
+NODES = text(
     """
-    SELECT array_agg(id) FROM nodes
-    WHERE NOT (dead_at IS NULL AND NOT cordoned AND seen_at > :heard
-               AND NOT coalesce((facts #>> '{disk,low}')::boolean, false))
+    SELECT array_agg(id) FILTER (
+               WHERE NOT (dead_at IS NULL AND NOT cordoned AND seen_at > :heard
+                          AND NOT coalesce((facts #>> '{disk,low}')::boolean, false))),
+           sum(hashtextextended(id || labels::text, 0)) FILTER (WHERE labels <> '{}')
+    FROM nodes
     """
 )
+LABELS = text("SELECT id, labels FROM nodes WHERE labels <> '{}'")
 ALL_DEVICES = """
     SELECT healthy, id, node_id, name, kind, model, memory, taken, jsonb_exists(facts, 'slice')
     FROM devices
@@ -43,7 +46,7 @@ ALL_REQUESTS = """
     SELECT granted_at IS NULL, id, workspace_id, user_id, owner_kind, devices, memory, kind, model,
            node_id, priority, preemptible, preemptions, seconds, reason,
            extract(epoch FROM created_at)::float8, extract(epoch FROM saved_at)::float8,
-           CASE WHEN preempted_at IS NOT NULL THEN preempted_for END
+           CASE WHEN preempted_at IS NOT NULL THEN preempted_for END, labels
     FROM requests
     """
 DEVICES, DEVICES_OF = text(ALL_DEVICES), text(ALL_DEVICES + "WHERE node_id = ANY(:nodes)")
@@ -61,6 +64,8 @@ class Known:
         self.changes = Reader()
         self.board = Board()
         self.devices: dict[str, dict[str, Device]] = {}  # of a node, those too that are not well
+        self.labels: dict[str, Labels] = {}  # of nodes that have any
+        self.digest: Any = None  # of them all
 
     @contextmanager
     def look(self, db: Session, heard: datetime) -> Iterator[Board]:
@@ -76,7 +81,13 @@ class Known:
         else:
             self.look_at_nodes(db, changes)
             self.look_at_requests(db, changes.requests)
-        self.board.use_only(set(db.scalar(UNUSABLE, {"heard": heard}) or ()))
+        unusable, digest = db.execute(NODES, {"heard": heard}).one()
+        self.board.use_only(set(unusable or ()))
+        if digest != self.digest:
+            rows = db.execute(LABELS)
+            self.labels = {id_: frozenset(labels.items()) for id_, labels in rows}
+            self.board.label(self.labels)
+            self.digest = digest
         yield self.board
         self.changes.seen()
 
@@ -99,7 +110,7 @@ class Known:
             if healthy:
                 well[device.node].append(device)
         for id_, devices in well.items():
-            self.board.put(Node(id_, devices), [])
+            self.board.put(Node(id_, devices, labels=self.labels.get(id_, frozenset())), [])
 
     def put_holders(self, rows: Any, nodes: set[str]) -> None:
         """Those of so many nodes; who is known and the same stays where it is."""
@@ -148,7 +159,7 @@ class Known:
         board, found = self.board, set()
         for row in rows:
             (waits, id_, workspace, user, owner_kind, devices, memory, kind, model, node_id,
-             priority, preemptible, preemptions, seconds, reason, since, saved, leaving) = row  # fmt: skip
+             priority, preemptible, preemptions, seconds, reason, since, saved, leaving, labels) = row  # fmt: skip
             found.add(id_)
             if not waits:
                 board.withdraw(id_)
@@ -160,7 +171,7 @@ class Known:
                 id_,
                 workspace,
                 user or "",
-                shape(devices, memory, kind, model, node_id),
+                shape(devices, memory, kind, model, node_id, frozenset(labels.items())),
                 priority,
                 since,
                 NEVER if seconds is None else seconds,

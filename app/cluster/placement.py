@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from app.cluster.labels import fits, written
 from app.cluster.tables import Device, Request
 from app.errors import N_, Invalid
 
@@ -50,6 +51,15 @@ def refuse_impossible(request: Request, most: int | None, known: list[Device]) -
             field="device_model",
             models=", ".join(sorted({device.model for device in known if device.model})),
         )
+    labelled = [device for device in known if fits(device.node.labels, request.labels or {})]
+    if not labelled:
+        raise Invalid(
+            N_("No node has the labels %(labels)s."),
+            code="labels",
+            field="labels",
+            labels=written(request.labels),
+        )
+    known = labelled
     able = [device for device in known if matches(device, request)]
     if not able:
         raise Invalid(

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from app.cluster import fair, metering
 from app.cluster.deciding import SILENT, Grant, Told, decide, foresee, lock, told
@@ -56,12 +56,14 @@ def ask(
     kind: str | None = None,
     model: str | None = None,
     node_id: str | None = None,
+    labels: dict[str, str] | None = None,
     priority: int = NORMAL,
     preemptible: bool = False,
     seconds: float | None = None,
     place: Place | None = None,
 ) -> Request:
-    """Ask for `devices` on one node: whole ones, or `memory` bytes on each. Asking twice is once.
+    """Ask for `devices` on one node that has the `labels`: whole ones, or `memory` bytes on each.
+    Asking twice is once.
 
     `seconds` is how long they will be held, by an estimate. `place` is the one that it had in the
     queue before, if it must wait again.
@@ -80,6 +82,7 @@ def ask(
         kind=kind,
         model=model,
         node_id=node_id,
+        labels=labels or {},
         priority=priority,
         preemptible=preemptible,
         seconds=seconds,
@@ -89,6 +92,7 @@ def ask(
     known = db.scalars(
         select(Device)
         .join(Node)
+        .options(contains_eager(Device.node))
         .where(Node.dead_at.is_(None), Device.retired.is_(False))
         .order_by(Device.memory.desc())
     )

@@ -74,6 +74,7 @@ class Request(Base):
     kind: Mapped[str | None]  # cpu or cuda; None: either
     model: Mapped[str | None]  # of the devices, as they call themselves; None: any
     node_id: Mapped[str | None]  # must run there; None: anywhere
+    labels: Mapped[dict[str, Any]] = mapped_column(default=dict)  # that its node must have
     priority: Mapped[int] = mapped_column(default=1)  # 0..3: low, normal, high, urgent
     preemptible: Mapped[bool] = mapped_column(default=False)  # may be told to make room
     seconds: Mapped[float | None]  # that it will hold them, by an estimate; None: no end in sight

@@ -130,6 +130,7 @@ class DeploymentOut(BaseModel):
     exclusive: bool
     quantization: str
     arguments: dict[str, Any]
+    labels: dict[str, str]
     estimate: dict[str, int]
     revision: int
     previous: int | None
@@ -172,6 +173,7 @@ class DeploymentOut(BaseModel):
             exclusive=deployment.exclusive,
             quantization=deployment.quantization,
             arguments=deployment.arguments,
+            labels=deployment.labels,
             estimate=deployment.estimate,
             revision=deployment.revision,
             previous=deployment.previous,

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.cluster import labels
 from app.deployments import editing, fitting
 from app.deployments.fitting import Fit
 from app.deployments.options import ARGUMENTS, offered
@@ -100,6 +101,7 @@ def choices(db: Session) -> dict[str, Any]:
     """What the fields of the form offer: what can be on the devices there are."""
     kind = device_kind(db)
     return {
+        "labels": labels.offered(db),
         "quantizations": offered(engine="vllm", kind=kind, config={}),
         "arguments": [one for one in ARGUMENTS.values() if kind is None or kind in one.devices],
     }

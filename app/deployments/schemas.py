@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.cluster import labels
+
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 LONGEST_IDLE = 7 * 24 * 60  # minutes
 
@@ -18,7 +20,7 @@ def from_form(values: Any) -> Any:
     """
     if not isinstance(values, Mapping):
         return values
-    found = dict(values)
+    found = labels.from_form(values)
     inner = {name: found.pop(name) for name in list(found) if name.startswith("arguments.")}
     if inner:
         found["arguments"] = {name.partition(".")[2]: value for name, value in inner.items()}
@@ -82,6 +84,11 @@ class DeploymentCreate(Wishes):
         None, description="Adapters only. Left out: adapter, or merged where the engine needs it."
     )
     replicas: int = Field(1, ge=1, le=8)
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="Of nodes: replicas run only where a node has all of them.",
+    )
     adapters: int | None = Field(
         None, ge=0, le=64, description="How many adapters of its base its engines can load."
     )

@@ -55,7 +55,7 @@ def create(
         arguments=data.arguments,
         replicas=data.replicas,
         adapters=data.adapters,
-        own_engine=data.own_engine,
+        own_engine=data.own_engine or bool(data.labels),
         host=host,
     )
     if data.replicas > 1:
@@ -74,6 +74,7 @@ def create(
         model_id=found.model.id,
         mode=found.mode,
         replicas=data.replicas,
+        labels=data.labels,
         idle_minutes=data.idle_minutes,
         adapters=found.room.adapters,
         adapter_rank=found.room.rank,

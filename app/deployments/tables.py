@@ -49,6 +49,7 @@ class Deployment(Base):
     max_model_len: Mapped[int] = mapped_column(default=2048)  # tokens: prompt and answer
     memory: Mapped[int | None] = mapped_column(BigInteger)  # bytes of each device; None: estimated
     exclusive: Mapped[bool] = mapped_column(default=False)  # whole devices
+    labels: Mapped[dict[str, Any]] = mapped_column(default=dict)  # that its nodes must have
     quantization: Mapped[str] = mapped_column(default="")  # as vLLM calls it; "" is none
     arguments: Mapped[dict[str, Any]] = mapped_column(default=dict)  # see options.py
     # bytes that each replica is expected to need: {weights, cache, overhead}

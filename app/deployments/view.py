@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import User
+from app.cluster.labels import written
 from app.config import settings as platform
 from app.db import now
 from app.deployments import phases, revisions, runners, service
@@ -20,7 +21,7 @@ from app.deployments.revisions import current
 from app.deployments.samples import own_address, samples
 from app.deployments.tables import Deployment, Replica
 from app.errors import N_, NotFound
-from app.jobs.waiting import Wait, waits_of
+from app.jobs.waiting import PLACES, Wait, waits_of
 from app.models.tables import Model
 from app.web import translate
 
@@ -55,6 +56,7 @@ WAITS = {
         "It waits for training of a lower priority, which saves a checkpoint and makes room."
     ),
     "node": N_("It waits for a node: none that is online can run it."),
+    "labels": N_("It waits for a node with the labels %(labels)s: none that could run it is free."),
     "merging": N_("The adapter is being merged into its base first. Then it starts by itself."),
     "host": N_(
         "It waits for the engine that carries it. It loads by itself as soon as that one is ready."
@@ -149,12 +151,18 @@ def live(
         "replicas": replicas,
         "devices": service.holding(db, [replica.id for replica in replicas]),
         "starts": {one.id: start(one, replicas) for one in replicas if one.state in STARTING},
-        "waits": say(WAITS.get(deployment.reason, WAITS["new"])) if waiting else "",
+        "waits": waits(deployment, say) if waiting else "",
         "wait": first_of(db, replicas) if waiting else None,
         "error": spoken(found, say),
         "fixes": remedies(db, deployment, current(deployment), found),
         "refused": gone_back(db, deployment, say),
     }
+
+
+def waits(deployment: Deployment, say: Callable[..., str]) -> str:
+    if deployment.labels and deployment.reason in PLACES:
+        return say(WAITS["labels"], labels=written(deployment.labels))
+    return say(WAITS.get(deployment.reason, WAITS["new"]))
 
 
 def start(replica: Replica, siblings: list[Replica]) -> dict[str, Any]:

@@ -100,6 +100,7 @@ def ask(db: Session, deployment: Deployment, replica: Replica) -> None:
         devices=settings.devices,
         memory=settings.asked,
         kind=options.kind_for(settings.quantization, settings.arguments),
+        labels=deployment.labels,
     )
     model = db.get_one(Model, deployment.model_id)
     budgets.serves(

@@ -8,6 +8,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from app.accounts.auth import Principal, requires
+from app.cluster import labels
 from app.cluster import service as cluster
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
@@ -99,6 +100,7 @@ def new(
     if again:
         settings = service.settings_of(service.get(db, who.workspace_id, again))
         values = form_values(settings) | settings["hyperparameters"] | {"name": ""}
+        values |= labels.to_form(values.pop("labels", {}))
         values |= evaluating.form_values(settings.get("evaluation"))
     return form_page(request, who, db, values)
 
@@ -163,6 +165,7 @@ def form_page(
         most_devices=service.most_devices(db),
         device_models=cluster.models(db),
         priorities=priorities.allowed(db, who),
+        labels=labels.offered(db),
         shares=methods.shares(stage, method),
         titles=view.FIGURES,
         reporters=reporters.offered(db, who),

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, joinedload
 from app.cluster import service as cluster
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, Invalid
-from app.jobs import benchmarks, data, exports, history, outcomes
+from app.jobs import benchmarks, data, exports, history, outcomes, resuming
 from app.jobs.service import STREAMED, ask
 from app.jobs.states import ACTIVE, DRAINED, switch
 from app.jobs.tables import Job
@@ -47,6 +47,7 @@ class RunFacts:
     report_to: list[str]
     report_as: dict[str, Any]
     earlier: list[int]  # fences of earlier attempts, newest first: their checkpoints may serve
+    stored: tuple[str, int] | None = None  # (artefact, step) of the one in the store
 
 
 # -- starting ----------------------------------------------------------------------------
@@ -96,6 +97,7 @@ def start_facts(db: Session, job_id: str, fence: int) -> RunFacts | None:
         report_to=job.report_to,
         report_as=job.report_as,
         earlier=list(range(fence - 1, 0, -1)),
+        stored=resuming.stored(db, job.id),
     )
 
 

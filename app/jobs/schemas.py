@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from app.cluster import labels
 from app.jobs import data, methods
 from app.jobs.estimates import Preview
 from app.jobs.evaluating import EvaluationFields, JobEvaluation
@@ -48,6 +49,9 @@ class MixItem(BaseModel):
     share: float | None = Field(None, gt=0, lt=100)
 
 
+Label = Annotated[str, Field(max_length=63)]
+
+
 class JobCreate(BaseModel):
     """A tuning run. `model`, `dataset` and `validation` are ids; a model's name will do too, and
     so will a checkpoint of an earlier job: `job_…/checkpoint-120`.
@@ -74,6 +78,9 @@ class JobCreate(BaseModel):
     devices: int = Field(1, ge=1, le=64, description="On one node; each takes a share of a step.")
     device_model: str = Field(
         "", max_length=200, description="Only on devices of this model; empty: on any."
+    )
+    labels: dict[Label, Label] = Field(
+        {}, max_length=32, description="Of nodes: it runs only where a node has all of them."
     )
     priority: Priority = Field(
         "normal",
@@ -140,6 +147,7 @@ class JobForm(EvaluationFields, Hyperparameters):
     method: TuningMethod = "lora"
     devices: int = Field(1, ge=1, le=64)
     device_model: str = Field("", max_length=200)
+    labels: dict[Label, Label] = Field({}, max_length=32)
     priority: Priority = "normal"
     webhook: str = Field("", max_length=2000)
     deploy: str = Field("", max_length=63, pattern=rf"^$|{SERVED}")
@@ -150,7 +158,7 @@ class JobForm(EvaluationFields, Hyperparameters):
     def complete_hyperparameters(cls, typed: dict[str, Any]) -> dict[str, Any]:
         rest = {
             name: value
-            for name, value in typed.items()
+            for name, value in labels.from_form(typed).items()
             if name != "multiplier" and not name.startswith(("more-", "amount-", "by-"))
         }
         main = {"dataset": typed.get("dataset"), "multiplier": typed.get("multiplier", 1)}
@@ -170,6 +178,7 @@ class JobForm(EvaluationFields, Hyperparameters):
             "method",
             "devices",
             "device_model",
+            "labels",
             "priority",
             "drop_leaks",
             "webhook",
@@ -317,6 +326,7 @@ class JobOut(BaseModel):
     hyperparameters: dict[str, Any]
     device_model: str | None
     priority: str
+    labels: dict[str, str]
     state: str
     reason: str
     waiting: JobWaiting | None
@@ -353,6 +363,7 @@ class JobOut(BaseModel):
             hyperparameters=job.spec,
             device_model=job.device_model,
             priority=PRIORITIES[job.priority],
+            labels=job.labels,
             state=job.state,
             reason=reason,
             waiting=JobWaiting.model_validate(wait) if wait else None,

@@ -13,7 +13,7 @@ from app.cluster.tables import Device
 from app.datasets import service as datasets
 from app.db import new_id
 from app.errors import N_, Conflict, Invalid, NotFound
-from app.jobs import data, evaluating, forecast, methods, priorities, starts, webhook
+from app.jobs import data, evaluating, forecast, methods, priorities, resuming, starts, webhook
 from app.jobs.schemas import NAME, JobCreate
 from app.jobs.states import FINAL, MESSAGES, note, switch
 from app.jobs.tables import Job
@@ -71,6 +71,7 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
         spec=body.hyperparameters.model_dump(),
         devices=body.devices,
         device_model=body.device_model or None,
+        labels=body.labels,
         priority=priorities.check(db, who, body.priority),
         report_to=list(body.report_to),
         deploy=body.deploy,
@@ -185,12 +186,13 @@ def reserve(db: Session, job: Job) -> None:
 
 def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
     """Request the job's devices, at its former `place` in the queue if it had one. One that has
-    checkpoints goes back to the node that has them, as long as that node may be expected to work.
+    checkpoints goes back to the node that has them, as long as that node may be expected to work and
+    the newest is not in the store.
     One that waits for a checkpoint has no use for devices yet. Raises Invalid, and what `starts.ready` raises.
     """
     if not starts.ready(db, job):
         return
-    memory = None
+    home, memory = home_of(db, job), None
     if job.stage in STREAMED:
         model = db.get_one(Model, job.model_id)
         base = db.get_one(Model, model.base_id) if model.kind == "adapter" else model
@@ -205,7 +207,8 @@ def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
         memory=memory,
         kind=methods.device_kind(job.stage, job.method),
         model=job.device_model,
-        node_id=home_of(db, job),
+        node_id=home,
+        labels={} if home else job.labels,  # it was placed by them before
         priority=job.priority,
         preemptible=job.stage not in STREAMED,
         seconds=left(job),
@@ -216,7 +219,7 @@ def ask(db: Session, job: Job, place: cluster.Place | None = None) -> None:
 
 def home_of(db: Session, job: Job) -> str | None:
     """The node on which it has to run: that of its checkpoints, or of a benchmark's files."""
-    if job.step and cluster.usable(db, job.node_id):
+    if job.step and cluster.usable(db, job.node_id) and not resuming.is_free(db, job.id):
         return job.node_id
     return job.spec.get("node") if job.stage == "evaluate" else None
 
@@ -386,6 +389,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "priority": priorities.PRIORITIES[job.priority],
         **({"device_model": job.device_model} if job.device_model else {}),
         "hyperparameters": job.spec,
+        **({"labels": job.labels} if job.labels else {}),
         **({"report_to": job.report_to} if job.report_to else {}),
         **({"evaluation": job.evaluation} if job.evaluation else {}),
     }

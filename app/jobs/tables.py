@@ -53,6 +53,7 @@ class Job(Base):
     spec: Mapped[dict[str, Any]]  # app.jobs.spec: the hyperparameters, complete
     devices: Mapped[int] = mapped_column(default=1)
     device_model: Mapped[str | None]  # as the devices call themselves; None: any
+    labels: Mapped[dict[str, Any]] = mapped_column(default=dict)  # that its node must have
     priority: Mapped[int] = mapped_column(default=1)  # 0..3: low, normal, high, urgent
 
     state: Mapped[str] = mapped_column(default="queued")  # see states.py
@@ -124,6 +125,17 @@ class JobCheckpoint(Base):
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))  # who asked for that
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
     error: Mapped[dict[str, Any] | None]  # {code, message, params}
+    created_at: Mapped[Created]
+
+
+class StoredCheckpoint(Base):
+    """The newest checkpoint of a job that stands in the store, for whichever node goes on."""
+
+    __tablename__ = "stored_checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int]
+    fence: Mapped[int]  # of the attempt that wrote it
     created_at: Mapped[Created]
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.cluster import service as cluster
+from app.cluster.labels import written
 from app.cluster.tables import Lease, Node, Request
 from app.db import now
 from app.errors import N_
@@ -17,6 +18,8 @@ from app.jobs.tables import Job
 from app.quotas import service as quotas
 
 UNREACHABLE = "unreachable"
+LABELS = "labels"
+PLACES = ("devices", "memory", "node")  # reasons that say there is no room anywhere
 
 SENTENCES = {
     "quota": N_(
@@ -66,6 +69,10 @@ SENTENCES = {
     "checkpoint": N_(
         "Waiting for the checkpoint that it starts from: its files are being put into the store. "
         "The job starts by itself when they are there."
+    ),
+    LABELS: N_(
+        "Waiting for a node with the labels %(labels)s: none that could run this job is free. "
+        "The job starts by itself when there is one."
     ),
     UNREACHABLE: N_(
         "Node %(node)s has not been heard of for %(minutes)s minutes. What runs there may well go "
@@ -144,6 +151,8 @@ def sentence(db: Session, job: Job, reason: str) -> tuple[str, dict[str, Any]] |
     """The msgid and its params for a reason of `reasons`; None if it needs no explaining."""
     if reason not in SENTENCES:
         return None
+    if reason in PLACES and job.labels:
+        return SENTENCES[LABELS], {"labels": written(job.labels)}
     params: dict[str, Any] = {}
     if reason == "quota":
         params["limit"] = quotas.limit(db, job.workspace_id)

@@ -19,12 +19,12 @@ from app.queue import node_keys, redis
 
 log = structlog.get_logger()
 
-# what Celery's worker says to take from one queue; found with ACL LOG
+# what Celery's worker and the next versions of its client say to take from one queue: all that works
+# on a key, since its keys are the node's own; found with ACL LOG
 COMMANDS = (
-    "+@connection +multi +exec +discard +watch +unwatch +brpop +rpop +lpush +rpush +llen +lrem "
-    "+hset +hget +hdel +hlen +zadd +zrem +zrevrangebyscore +zrangebyscore +sadd +srem +smembers "
-    "+sismember +scard +set +setnx +get +del +exists +expire +pexpire +eval +evalsha "
-    "+script|load +info +type -client|kill -client|list -client|pause -client|no-evict"
+    "+@connection +@list +@hash +@set +@sortedset +@string +multi +exec +discard +watch +unwatch "
+    "+del +exists +expire +pexpire +eval +evalsha +script|load +info +type "
+    "-client|kill -client|list -client|pause -client|no-evict"
 )
 
 

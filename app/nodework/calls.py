@@ -18,7 +18,17 @@ from app.datasets.tables import DatasetMeasure
 from app.deployments import carrying, metrics, replicas, results
 from app.deployments.tables import AdapterLoad, Deployment, Replica
 from app.errors import N_, Forbidden, NotFound
-from app.jobs import benchmarks, checkpoints, exports, history, loads, reporters, retention, runs
+from app.jobs import (
+    benchmarks,
+    checkpoints,
+    exports,
+    history,
+    loads,
+    reporters,
+    retention,
+    runs,
+    storing,
+)
 from app.jobs.tables import Job, JobCheckpoint
 from app.nodework.asking import name_of, shapes
 
@@ -40,6 +50,8 @@ FUNCTIONS: tuple[Callable[..., Any], ...] = (
     checkpoints.base_of,
     checkpoints.refuse,
     checkpoints.published,
+    storing.due,
+    storing.note,
     replicas.start_facts,
     replicas.mark,
     replicas.mark_started,
@@ -81,7 +93,7 @@ def check(db: Session, node_id: str, name: str, taken: Taken) -> None:
     """Raises Forbidden for what is not this node's."""
     asked = (
         taken.get("node_id", node_id) == node_id
-        and ("job_id" not in taken or had_job(db, node_id, taken["job_id"]))
+        and (taken.get("job_id") is None or had_job(db, node_id, taken["job_id"]))
         and (name != TOKENS or owner(db, Job, taken["job_id"]) == node_id)
         and ("replica_id" not in taken or owner(db, Replica, taken["replica_id"]) == node_id)
         and ("measure_id" not in taken or owner(db, DatasetMeasure, taken["measure_id"]) == node_id)

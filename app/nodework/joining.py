@@ -62,6 +62,12 @@ class Token:
         name = f" --name {self.node}" if self.node else ""
         return f"danlu node join {settings.url} --token {self.secret}{name}"
 
+    @property
+    def environment(self) -> str:
+        """The same for a container, as lines of `.env`."""
+        name = f"\nDANLU_JOIN_NAME={self.node}" if self.node else ""
+        return f"DANLU_JOIN_URL={settings.url}\nDANLU_JOIN_TOKEN={self.secret}{name}"
+
 
 def invite(db: Session, who: Principal, node_id: str = "", minutes: int = HOUR) -> Token:
     """A token that lets one machine join, once. Raises Invalid, and Conflict where none could."""

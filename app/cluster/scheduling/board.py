@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from app.cluster.scheduling.index import Index
-from app.cluster.scheduling.picture import Device, Holder, Node, Pool, Waiting
+from app.cluster.scheduling.picture import Device, Holder, Labels, Node, Pool, Waiting
 
 HALF_LIFE = 24 * 3600.0  # seconds, after which a device-second counts half in the fair share
 KEY = attrgetter("key")
@@ -96,6 +96,13 @@ class Board:
         for node in self.nodes.values():
             if node.usable == (node.id in unusable):
                 node.usable = not node.usable
+                self.rearranged()
+
+    def label(self, labels: dict[str, Labels]) -> None:
+        """These nodes have labels, the others none."""
+        for node in self.nodes.values():
+            if node.labels != (found := labels.get(node.id, frozenset())):
+                node.labels = found
                 self.rearranged()
 
     def rearranged(self) -> None:

@@ -212,7 +212,7 @@ class Deciding:
         models = {model for node in self.fit.of(shape.pool) for _, model in node.pools} - banned
         for model in sorted(models):
             kind, on = shape.pool.kind, shape.pool.node
-            other = picture.shape(shape.devices, shape.memory, kind, model, on)
+            other = picture.shape(shape.devices, shape.memory, kind, model, on, shape.pool.labels)
             found = self.fit.whole(other) if shape.memory is None else self.fit.share(other)
             if found:
                 return found

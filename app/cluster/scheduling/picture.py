@@ -8,6 +8,7 @@ from functools import lru_cache
 from math import inf
 
 NEVER = inf
+Labels = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -17,6 +18,7 @@ class Pool:
     kind: str | None = None  # cpu or cuda
     model: str | None = None
     node: str | None = None
+    labels: Labels = frozenset()  # that the node must have
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -31,8 +33,13 @@ class Shape:
 
 
 @lru_cache(maxsize=65536)
-def pool(kind: str | None = None, model: str | None = None, node: str | None = None) -> Pool:
-    return Pool(kind, model, node)
+def pool(
+    kind: str | None = None,
+    model: str | None = None,
+    node: str | None = None,
+    labels: Labels = frozenset(),
+) -> Pool:
+    return Pool(kind, model, node, labels)
 
 
 @lru_cache(maxsize=65536)
@@ -42,8 +49,9 @@ def shape(
     kind: str | None = None,
     model: str | None = None,
     node: str | None = None,
+    labels: Labels = frozenset(),
 ) -> Shape:
-    return Shape(devices, memory, pool(kind, model, node))
+    return Shape(devices, memory, pool(kind, model, node, labels))
 
 
 @dataclass(eq=False, slots=True)
@@ -159,9 +167,17 @@ def matches(device: Device, pool: Pool) -> bool:
 class Node:
     """A node that may be given work, or not (`usable`)."""
 
-    def __init__(self, id: str, devices: list[Device], *, usable: bool = True) -> None:  # noqa: A002
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        devices: list[Device],
+        *,
+        usable: bool = True,
+        labels: Labels = frozenset(),
+    ) -> None:
         self.id = id
         self.usable = usable
+        self.labels = labels
         self.devices = sorted(devices, key=lambda one: (one.memory, one.name))
         self.holders: dict[str, Holder] = {}
         self.pools = {(one.kind, one.model) for one in devices}
@@ -236,6 +252,7 @@ class Node:
         return (
             self.usable
             and (pool.node is None or pool.node == self.id)
+            and pool.labels <= self.labels
             and any(
                 (pool.kind is None or pool.kind == kind)
                 and (pool.model is None or pool.model == model)
