@@ -20,7 +20,8 @@ import psycopg
 from sqlalchemy import text
 
 import app.tables  # noqa: F401 - migrations know every table
-from app import embedded
+from app import embedded, sealing
+from app.accounts import resealing
 from app.backups import making, restoring, schema
 from app.backups.archive import SUFFIX, Reader
 from app.backups.making import Wanted
@@ -28,6 +29,7 @@ from app.cli.text import _
 from app.config import settings
 from app.db import engine
 from app.errors import N_, DomainError
+from app.queue import transaction
 from app.seed import wait_for_database
 from app.supervise import Refused, claim, say
 from app.up import PARTS, make_home
@@ -35,6 +37,7 @@ from app.up import PARTS, make_home
 UPGRADING = 0x7570677261  # "upgra": two machines that start at once do this one after the other
 UPGRADE = "upgrade-from-"  # begins the names of backups made before a migration
 KEPT = 3  # of those
+SETTLES = 2.0  # seconds in which others have read a key that was changed
 
 
 def main() -> int:
@@ -61,7 +64,12 @@ def main() -> int:
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="danlu")
     verbs = parser.add_subparsers(required=True)
-    for name, run in (("backup", backup), ("restore", restore), ("upgrade", upgrade)):
+    for name, run in (
+        ("backup", backup),
+        ("restore", restore),
+        ("reseal", reseal),
+        ("upgrade", upgrade),
+    ):
         verb = verbs.add_parser(name)
         verb.set_defaults(run=run)
         if name == "backup":
@@ -75,6 +83,28 @@ def arguments() -> argparse.ArgumentParser:
             verb.add_argument("--home", type=Path)
             verb.add_argument("--key-file", type=Path)
     return parser
+
+
+# -- another secret key ------------------------------------------------------------------
+
+
+def reseal(_options: argparse.Namespace) -> None:
+    """See `app.accounts.resealing`. Again until nothing is left that somebody sealed meanwhile."""
+    with database():
+        resealing.begin()
+        changed = 0
+        while True:
+            with transaction() as db:
+                found = resealing.reseal(db)
+            changed += found
+            if not found:
+                break
+            time.sleep(SETTLES)
+        finish(_("Sealed anew: %(count)s values.", count=changed))
+        if resealing.finish():
+            say(_("The old key is gone from %(file)s.", file=settings.home / sealing.NAME))
+        else:
+            say(_("The other keys in DANLU_SECRET_KEY are not needed any more."))
 
 
 # -- backup ------------------------------------------------------------------------------

@@ -73,24 +73,57 @@ def looks_sealed(value: object) -> bool:
     return isinstance(value, str) and value.startswith(BEGINS) and len(value) >= 100
 
 
+def newest() -> Fernet:
+    """The first key: the one that seals. Raises WrongKey."""
+    return parsed(text_of_keys())[0]
+
+
+def is_of(key: Fernet, sealed: str) -> bool:
+    """Whether it was sealed with this key."""
+    try:
+        key.decrypt(sealed.encode())
+    except InvalidToken:
+        return False
+    return True
+
+
 def keys() -> MultiFernet:
-    return parsed(settings.secret_key or from_file(settings.home / NAME))
+    return MultiFernet(parsed(text_of_keys()))
+
+
+def text_of_keys() -> str:
+    """As they stand now: a file that was changed meanwhile is read again."""
+    if settings.secret_key:
+        return settings.secret_key
+    file = settings.home / NAME
+    try:
+        facts = file.stat()
+    except FileNotFoundError:
+        return from_file(file)
+    return read_file(file, facts.st_ino, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
-def parsed(text: str) -> MultiFernet:
+def read_file(path: Path, _inode: int, _changed: int) -> str:
+    return path.read_text()
+
+
+@lru_cache(maxsize=4)
+def parsed(text: str) -> list[Fernet]:
+    """The keys in a text, at least one."""
     found = [part for line in text.splitlines() for part in line.replace(",", " ").split()]
     try:
-        return MultiFernet([Fernet(key) for key in found])
+        made = [Fernet(key) for key in found]
+        MultiFernet(made)  # refuses an empty list
     except ValueError as error:
         raise WrongKey(
             N_(
                 "The key in secret.key or DANLU_SECRET_KEY is none: 32 bytes in URL-safe base64 are needed: openssl rand -base64 32 | tr '+/' '-_'"
             )
         ) from error
+    return made
 
 
-@lru_cache(maxsize=4)
 def from_file(path: Path) -> str:
     """The keys in the file, which is made if there is none. Whoever comes second gets the first's."""
     with contextlib.suppress(FileNotFoundError):

@@ -4,6 +4,7 @@ A message is only a nudge: each function looks at the row, and finds nothing to 
 message was late or doubled.
 """
 
+from app.accounts import letters
 from app.alerts import delivering
 from app.backups import service as backups
 from app.datasets import work
@@ -93,6 +94,11 @@ def change_draft(act_id: str) -> None:
 @celery.task(name="workers.compare_versions")
 def compare_versions(comparison_id: str) -> None:
     comparing.compare_versions(comparison_id)
+
+
+@celery.task(name="workers.send_letter")
+def send_letter(sealed: str) -> None:
+    letters.deliver(sealed)
 
 
 @celery.task(name="workers.deliver_alert")

@@ -29,7 +29,7 @@ class Acting:
 
     kind: str = SYSTEM
     user_id: str | None = None
-    name: str = ""  # the user's address, as it is now
+    name: str = ""  # the user's address, as it is now; of a service account its name
     api_key_id: str | None = None
     workspace_id: str | None = None  # in view, or the key's
     ip: str = ""
@@ -37,8 +37,8 @@ class Acting:
     request_id: str = ""
 
     def become(self, who: "Principal") -> None:
-        self.kind = KEY if who.api_key_id else USER
-        self.user_id, self.name = who.user_id, who.email
+        self.kind = SERVICE if who.is_service else KEY if who.api_key_id else USER
+        self.user_id, self.name = who.user_id, who.name if who.is_service else who.email
         self.api_key_id, self.workspace_id = who.api_key_id, who.workspace_id
 
 

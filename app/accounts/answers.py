@@ -175,9 +175,12 @@ class InvitationOut(BaseModel):
 
 
 class InvitationMade(InvitationOut):
-    """An invitation with its link, which is in this answer and nowhere else."""
+    """An invitation with its link, which is in this answer and nowhere else, but for the mail to
+    whom it invites where the platform has a mail server (`mailed`).
+    """
 
     url: str
+    mailed: bool
 
 
 class InvitationList(BaseModel):
@@ -196,11 +199,14 @@ class Joined(BaseModel):
 
 
 class ResetMade(BaseModel):
-    """A one-time link to set a new password, which is in this answer and nowhere else."""
+    """A one-time link to set a new password, which is in this answer and nowhere else, but for the
+    mail to its owner where the platform has a mail server (`mailed`).
+    """
 
     user_id: str
     email: str
     url: str
+    mailed: bool
     expires_at: datetime
 
 

@@ -61,6 +61,7 @@ class Principal:
     scopes: tuple[str, ...] = SCOPES
     language: str | None = None
     limits: Limits = NO_LIMITS  # of the API key
+    is_service: bool = False  # a program's account
 
     def may(self, role: str) -> bool:
         """Whether this role, or more, is held. Templates ask it to hide what would be refused."""
@@ -106,6 +107,7 @@ def principal_of(db: Session, workspace_id: str, user_id: str) -> Principal:
         role=member.role,
         is_platform_admin=False,
         language=user.language,
+        is_service=user.is_service,
     )
 
 
@@ -151,6 +153,7 @@ def principal_of_key(db: Session, secret: str) -> Principal:
         scopes=tuple(key.scopes),
         language=user.language,
         limits=limits.of(key),
+        is_service=user.is_service,
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request
 
-from app.accounts import invitations, resets, service
+from app.accounts import invitations, letters, resets, service
 from app.accounts.answers import InvitationList, InvitationMade, InvitationOut, Joined, UserOut
 from app.accounts.auth import PLATFORM, Principal, identify, public, requires
 from app.accounts.routes import link
@@ -12,6 +12,7 @@ from app.accounts.schemas import InvitationCreate, Joining, NewPassword, PersonI
 from app.accounts.tables import Invitation
 from app.paging import After, Limit, page
 from app.queue import Db
+from app.web import language_of
 
 router = APIRouter(prefix="/api/v1", tags=["accounts"])
 Anybody = Annotated[None, public()]
@@ -20,10 +21,12 @@ Writer = Annotated[Principal, requires("viewer", "members:write")]
 Admin = Annotated[Principal, requires(PLATFORM, "admin")]
 
 
-def made(request: Request, row: Invitation, token: str) -> InvitationMade:
+def made(request: Request, db: Db, who: Principal, row: Invitation, token: str) -> InvitationMade:
     request.state.secret = True
     whole = InvitationOut.model_validate(row).model_dump()
-    return InvitationMade(**whole, url=link(request, "invitations:show", token=token))
+    url = link(request, "invitations:show", token=token)
+    mailed = letters.invitation(db, who, row, url, language_of(request))
+    return InvitationMade(**whole, url=url, mailed=mailed)
 
 
 # -- to a workspace ----------------------------------------------------------------------
@@ -47,10 +50,8 @@ def invite(
     address stops working.
     """
     acting = service.administered(db, who, workspace_id)
-    return made(
-        request,
-        *invitations.invite(db, acting, workspace_id=workspace_id, **body.model_dump()),
-    )
+    found = invitations.invite(db, acting, workspace_id=workspace_id, **body.model_dump())
+    return made(request, db, who, *found)
 
 
 @router.post("/workspaces/{workspace_id}/invitations/{invitation_id}/resend")
@@ -59,7 +60,7 @@ def resend(
 ) -> InvitationMade:
     """A new link for the same invitation; the old one stops working."""
     acting = service.administered(db, who, workspace_id)
-    return made(request, *invitations.resend(db, acting, workspace_id, invitation_id))
+    return made(request, db, who, *invitations.resend(db, acting, workspace_id, invitation_id))
 
 
 @router.delete("/workspaces/{workspace_id}/invitations/{invitation_id}", status_code=204)
@@ -84,13 +85,13 @@ def list_platform_invitations(
 @router.post("/invitations", status_code=201)
 def invite_person(request: Request, body: PersonInvited, who: Admin, db: Db) -> InvitationMade:
     """Invite an address to the platform. The link is in this answer and nowhere else."""
-    return made(request, *invitations.invite(db, who, workspace_id=None, email=body.email))
+    return made(request, db, who, *invitations.invite(db, who, workspace_id=None, email=body.email))
 
 
 @router.post("/invitations/{invitation_id}/resend")
 def resend_to_person(request: Request, invitation_id: str, who: Admin, db: Db) -> InvitationMade:
     """A new link for the same invitation; the old one stops working."""
-    return made(request, *invitations.resend(db, who, None, invitation_id))
+    return made(request, db, who, *invitations.resend(db, who, None, invitation_id))
 
 
 @router.delete("/invitations/{invitation_id}", status_code=204)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.accounts import invitations, resets, signin
+from app.accounts import invitations, platform, resets, signin
 from app.accounts.auth import identify, public
 from app.accounts.routes import browser_of, entered
 from app.accounts.schemas import Joining, NewPassword
@@ -37,6 +37,7 @@ def invitation_page(
         invitation=row,
         token=token,
         known=invitations.has_account(db, row),
+        oidc=platform.read(db).oidc,
         mine=who is not None and who.email == row.email,
         form=form,
         why=sentence(request, error) if error else "",

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request
 
-from app.accounts import people, resets, service, signin
+from app.accounts import letters, people, resets, service, signin
 from app.accounts.answers import (
     ResetMade,
     SignInList,
@@ -19,6 +19,7 @@ from app.accounts.schemas import LanguageChange, PasswordChange, UserCreate
 from app.accounts.tables import User
 from app.paging import After, Limit, page
 from app.queue import Db
+from app.web import language_of
 
 router = APIRouter(prefix="/api/v1", tags=["accounts"])
 Who = Annotated[Principal, requires("viewer", "account")]
@@ -110,7 +111,10 @@ def make_reset_link(request: Request, user_id: str, who: Admin, db: Db) -> Reset
     request.state.secret = True
     row, user, token = resets.issue(db, who, user_id)
     url = link(request, "resets:show", token=token)
-    return ResetMade(user_id=user.id, email=user.email, url=url, expires_at=row.expires_at)
+    mailed = letters.reset(db, user, row.expires_at, url, language_of(request))
+    return ResetMade(
+        user_id=user.id, email=user.email, url=url, mailed=mailed, expires_at=row.expires_at
+    )
 
 
 def made(user: User, password: str) -> UserMade:

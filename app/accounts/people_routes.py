@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.accounts import invitations, people, resets, service
+from app.accounts import invitations, letters, people, resets, service
 from app.accounts.auth import PLATFORM, Principal, requires
 from app.accounts.routes import link
 from app.accounts.schemas import PersonInvited
 from app.errors import DomainError
 from app.queue import Db
-from app.web import Parsed, parsed, redirect, render
+from app.web import Parsed, language_of, parsed, redirect, render
 
 router = APIRouter(prefix="/admin/people", include_in_schema=False)
 Admin = Annotated[Principal, requires(PLATFORM, "admin")]
@@ -27,7 +27,7 @@ def page(
     form: Any = None,
     handed: Any = None,
 ) -> Response:
-    """`handed` is (an address, what the link is for, a one-time link)."""
+    """`handed` is (an address, what the link is for, a one-time link, whether it is mailed)."""
     rows, total = people.search(db, text=text, state=state, offset=offset, limit=PAGE)
     return render(
         request,
@@ -74,7 +74,8 @@ def invite(
         form.refuse(error)
         return page(request, db, form=form)
     url = link(request, "invitations:show", token=token)
-    return page(request, db, handed=(row.email, "invitation", url))
+    mailed = letters.invitation(db, who, row, url, language_of(request))
+    return page(request, db, handed=(row.email, "invitation", url, mailed))
 
 
 @router.post("/invitations/{invitation_id}/resend", name="people:reinvite")
@@ -82,7 +83,8 @@ def resend(request: Request, invitation_id: str, who: Admin, db: Db) -> Response
     """Answers with the page itself: the link is in this one answer only."""
     row, token = invitations.resend(db, who, None, invitation_id)
     url = link(request, "invitations:show", token=token)
-    return page(request, db, handed=(row.email, "invitation", url))
+    mailed = letters.invitation(db, who, row, url, language_of(request))
+    return page(request, db, handed=(row.email, "invitation", url, mailed))
 
 
 @router.post("/invitations/{invitation_id}/revoke", name="people:uninvite")
@@ -118,6 +120,7 @@ def unmake_admin(request: Request, user_id: str, who: Admin, db: Db) -> Response
 @router.post("/{user_id}/reset-link", name="people:reset")
 def reset(request: Request, user_id: str, who: Admin, db: Db) -> Response:
     """Answers with the page itself: the link is in this one answer only."""
-    _, user, token = resets.issue(db, who, user_id)
+    row, user, token = resets.issue(db, who, user_id)
     url = link(request, "resets:show", token=token)
-    return page(request, db, handed=(user.email, "reset", url))
+    mailed = letters.reset(db, user, row.expires_at, url, language_of(request))
+    return page(request, db, handed=(user.email, "reset", url, mailed))

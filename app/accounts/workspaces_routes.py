@@ -4,13 +4,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.accounts import invitations, service, workspaces
+from app.accounts import invitations, letters, service, workspaces
 from app.accounts.auth import Principal, requires
 from app.accounts.routes import link
 from app.accounts.schemas import InvitationCreate, MemberChoice, RoleChange, WorkspaceName
+from app.accounts.tables import Invitation
 from app.errors import DomainError
 from app.queue import Db
-from app.web import Parsed, parsed, redirect, render
+from app.web import Parsed, language_of, parsed, redirect, render
 
 router = APIRouter(prefix="/workspaces", include_in_schema=False)
 Reader = Annotated[Principal, requires("viewer", "members:read")]
@@ -164,6 +165,14 @@ def remove_member(
 # -- invitations -------------------------------------------------------------------------
 
 
+def handed(
+    request: Request, db: Db, who: Principal, row: Invitation, token: str
+) -> tuple[Invitation, str, bool]:
+    """The invitation, its link, and whether it is mailed."""
+    url = link(request, "invitations:show", token=token)
+    return row, url, letters.invitation(db, who, row, url, language_of(request))
+
+
 @router.post("/{workspace_id}/invitations", name="workspaces:invite")
 def invite(
     request: Request,
@@ -183,8 +192,7 @@ def invite(
     except DomainError as error:
         form.refuse(error)
         return members_page(request, db, acting, form)
-    made = (row, link(request, "invitations:show", token=token))
-    return members_page(request, db, acting, invited=made)
+    return members_page(request, db, acting, invited=handed(request, db, who, row, token))
 
 
 @router.post("/{workspace_id}/invitations/{invitation_id}/resend", name="workspaces:reinvite")
@@ -194,8 +202,7 @@ def resend(
     """Answers with the page itself: the link is in this one answer only."""
     acting = service.administered(db, who, workspace_id)
     row, token = invitations.resend(db, acting, workspace_id, invitation_id)
-    made = (row, link(request, "invitations:show", token=token))
-    return members_page(request, db, acting, invited=made)
+    return members_page(request, db, acting, invited=handed(request, db, who, row, token))
 
 
 @router.post("/{workspace_id}/invitations/{invitation_id}/revoke", name="workspaces:uninvite")

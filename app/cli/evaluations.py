@@ -51,6 +51,9 @@ def evaluate(
         typer.Option(help=_("What the judge looks at; left out: the five presets.")),
     ] = None,
     scale: Annotated[int, typer.Option(help=_("The judge's best mark: 5 or 10."))] = 5,
+    embedder: Annotated[
+        str, typer.Option(help=_("An embedding model: how near answers are to references."))
+    ] = "",
     limit: Annotated[
         int | None, typer.Option(min=1, help=_("So many rows, drawn at random."))
     ] = None,
@@ -71,7 +74,8 @@ def evaluate(
             "dataset": dataset_of(api, dataset),
             "candidates": [candidate(one, served) for one in candidates],
             "scorers": judges(judge, judge_pairs, judge_prompt, dimension, scale)
-            + [{"kind": one} for one in scorer],
+            + [{"kind": one} for one in scorer]
+            + ([{"kind": "embedding", "model": embedder}] if embedder else []),
             "settings": {"max_tokens": max_tokens} | ({"limit": limit} if limit else {}),
         },
     )

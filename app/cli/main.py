@@ -114,6 +114,13 @@ def backup(
     run_backup("backup", *(flag for flag, given in flags.items() if given), "--", str(place))
 
 
+@app.command(
+    help=_("A new secret key: all that is sealed in the database is sealed anew, while Danlu runs.")
+)
+def reseal() -> None:
+    run_backup("reseal")
+
+
 @app.command(help=_("A backup into an empty home (and an empty DATABASE_URL, if one is set)."))
 def restore(
     file: Path,

@@ -28,6 +28,11 @@ def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
      waiting: [{owner_kind, owner_id, workspace_id, workspace, devices, memory, reason, starts_at,
        since}]}
     """
+    return {"nodes": nodes(db), "waiting": waiting(db)}
+
+
+def nodes(db: Session) -> list[dict[str, Any]]:
+    """As `overview` has them."""
     names = dict(db.execute(select(Workspace.id, Workspace.name)).all())
     holders: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for lease in db.scalars(held().order_by(Lease.created_at)):
@@ -67,42 +72,44 @@ def overview(db: Session) -> dict[str, list[dict[str, Any]]]:
                 "holders": holders[device.id],
             }
         )
-    return {
-        "nodes": [
-            {
-                "id": node.id,
-                "host": node.host,
-                "state": node_state(node, devices[node.id]),
-                "seen_at": node.seen_at,
-                "facts": node.facts,
-                "labels": node.labels,
-                "cordoned": node.cordoned,
-                "drain_since": node.drain_since,
-                "drain_until": node.drain_until,
-                "devices": devices[node.id],
-            }
-            for node in db.scalars(select(Node).where(Node.removed_at.is_(None)).order_by(Node.id))
-        ],
-        "waiting": [
-            {
-                "owner_kind": request.owner_kind,
-                "owner_id": request.owner_id,
-                "workspace_id": request.workspace_id,
-                "workspace": names[request.workspace_id],
-                "devices": request.devices,
-                "memory": request.memory,
-                "reason": request.reason,
-                "position": request.position,
-                "starts_at": request.starts_at,
-                "since": request.created_at,
-            }
-            for request in db.scalars(
-                select(Request)
-                .where(Request.granted_at.is_(None))
-                .order_by(Request.created_at, Request.id)
-            )
-        ],
-    }
+    return [
+        {
+            "id": node.id,
+            "host": node.host,
+            "state": node_state(node, devices[node.id]),
+            "seen_at": node.seen_at,
+            "facts": node.facts,
+            "labels": node.labels,
+            "cordoned": node.cordoned,
+            "drain_since": node.drain_since,
+            "drain_until": node.drain_until,
+            "devices": devices[node.id],
+        }
+        for node in db.scalars(select(Node).where(Node.removed_at.is_(None)).order_by(Node.id))
+    ]
+
+
+def waiting(db: Session) -> list[dict[str, Any]]:
+    """As `overview` has it."""
+    names = dict(db.execute(select(Workspace.id, Workspace.name)).all())
+    query = (
+        select(Request).where(Request.granted_at.is_(None)).order_by(Request.created_at, Request.id)
+    )
+    return [
+        {
+            "owner_kind": request.owner_kind,
+            "owner_id": request.owner_id,
+            "workspace_id": request.workspace_id,
+            "workspace": names[request.workspace_id],
+            "devices": request.devices,
+            "memory": request.memory,
+            "reason": request.reason,
+            "position": request.position,
+            "starts_at": request.starts_at,
+            "since": request.created_at,
+        }
+        for request in db.scalars(query)
+    ]
 
 
 def node(db: Session, node_id: str) -> dict[str, Any]:

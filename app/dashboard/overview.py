@@ -131,6 +131,18 @@ def overview(db: Session) -> Overview:
     )
 
 
+def listed(db: Session, name: str) -> dict[str, Any]:
+    """One list, whole, and nothing else: its `rows`, and `owners` of what waits."""
+    if name == "use":
+        return {"rows": use(db)}
+    if name == "failed":
+        return {"rows": failed(db)}
+    if name == "waiting":
+        rows = cluster.waiting(db)
+        return {"rows": rows, "owners": devices.owners(db, (item["owner_id"] for item in rows))}
+    return {"rows": idle(db, devices.gathered(db, cluster.nodes(db)))}
+
+
 def firing(db: Session) -> int:
     found = db.scalar(select(func.count()).where(Alert.resolved_at.is_(None)))
     return found or 0

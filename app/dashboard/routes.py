@@ -70,7 +70,7 @@ def admin_list(
     show: Literal["waiting", "use", "failed", "idle"] = "waiting",
 ) -> Response:
     """One of the overview's lists, whole."""
-    return render(request, "dashboard/admin_list.html", name=show, admin=overview.overview(db))
+    return render(request, "dashboard/admin_list.html", name=show, **overview.listed(db, show))
 
 
 def workspaces_page(

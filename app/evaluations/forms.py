@@ -28,6 +28,7 @@ OPTIONS = {  # of a scorer: the form's field and the scorer's own
     "numeric": {"absolute": "absolute", "relative": "relative"},
     "contains": {"texts": "texts"},
     "json": {"json_schema": "schema"},
+    "embedding": {"embedding_model": "model"},
     "judge": {
         "judge_model": "model",
         "judge_prompt": "prompt",
@@ -146,12 +147,14 @@ def offered(db: Session, who: Principal) -> dict[str, Any]:
     versions = [
         one for one in datasets.list_published(db, who.workspace_id) if one.kind in ROW_KINDS
     ]
-    names = [one.name for one in deployments.names(db, who.workspace_id) if not one.embeds]
+    known = deployments.names(db, who.workspace_id)
+    names = [one.name for one in known if not one.embeds]
     registry = models.visible(db, who.workspace_id, limit=200)
     return {
         "versions": versions,
         "deployments": names,
         "judges": [(one, one) for one in names],
+        "embedders": [(one.name, one.name) for one in known if one.embeds],
         "models": [one for one in registry if not one.scores],
         "checkpoints": [
             (starts.name_of(row), f"{job.name} · {row.step}")

@@ -151,18 +151,20 @@ def page(
 
 
 def judged(one: Evaluation) -> list[dict[str, Any]]:
-    """The judges, each with its dimensions, as their names are read in its language."""
+    """The models that were asked; judges with their dimensions, named in their language."""
     return [
         {
             "key": each["key"],
             "kind": each["kind"],
             "model": each["model"],
             "scale": each.get("scale", 0),
-            "dimensions": prompts.dimensions(each["dimensions"], each["language"]),
+            "dimensions": prompts.dimensions(each["dimensions"], each["language"])
+            if "dimensions" in each
+            else [],
             "error": one.judging.get("errors", {}).get(each["key"]),
         }
         for each in one.scorers
-        if each["kind"] in ("judge", "pairwise")
+        if each["kind"] in ("judge", "pairwise", "embedding")
     ]
 
 

@@ -10,7 +10,6 @@ import copy
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,16 @@ from sqlalchemy.orm import Session
 from app import addresses, hubs, storage
 from app.config import settings
 from app.db import now
-from app.errors import N_, DomainError, Unavailable, disk_full
+from app.errors import N_, DomainError, disk_full
 from app.models import arriving, sources
 from app.models.states import FAILED, IMPORTING, SUCCEEDED, switch
 from app.models.tables import ModelImport
-from app.pulling import WAIT, alone, digest, pour, pull
+from app.pulling import Stopped, Stretch, alone, digest, pour, pull
 from app.queue import CONTROL, node_queue, send, transaction
 
 log = structlog.get_logger()
 
 STRETCH = 5.0  # seconds, after which a fetch that can be taken up again lets others have a turn
-BEAT = 1.0  # seconds between two looks at whether anybody still wants it
 STALE = timedelta(minutes=5)  # of silence, after which whoever claimed it is dead
 MAX_ATTEMPTS = 5
 GIVEN_UP: dict[str, Any] = {
@@ -43,10 +41,6 @@ GIVEN_UP: dict[str, Any] = {
     ),
     "params": {},
 }
-
-
-class Stopped(Exception):
-    """Nobody wants it any more, or somebody else is at it."""
 
 
 def nudge(db: Session, one: ModelImport) -> None:
@@ -70,16 +64,7 @@ def import_model(import_id: str) -> None:
         if one is None:
             return
         place(one.id).mkdir(exist_ok=True, mode=0o700)
-        stretch = Stretch(one, copy.deepcopy(one.cursor), time.monotonic() + STRETCH)
-        try:
-            if stretch.go():
-                stretch.finish()
-        except Stopped:
-            log.info("an import was stopped", model_import=one.id)
-        except Unavailable as error:  # also Interrupted
-            stretch.rest(error)
-        except DomainError as error:
-            stretch.fail(error)
+        Import(one, copy.deepcopy(one.cursor), time.monotonic() + STRETCH, STALE).take()
     with transaction() as db:
         nudge_next(db)
 
@@ -113,14 +98,8 @@ def nudge_next(db: Session) -> None:
         nudge(db, one)
 
 
-@dataclass
-class Stretch:
-    """The import as it was claimed, its cursor as it now is, and when others may go on."""
-
-    one: ModelImport
-    cursor: dict[str, Any]
-    until: float  # on the monotonic clock
-    beaten: float = 0.0
+class Import(Stretch[ModelImport]):
+    """A model's files, fetched into one directory."""
 
     @property
     def directory(self) -> Path:
@@ -129,7 +108,6 @@ class Stretch:
     # -- fetching
 
     def go(self) -> bool:
-        """Fetch until all is here, or the time is over: False. Raises DomainError or Stopped."""
         with suppress(FileNotFoundError):
             storage.fetch(arriving.artefact(self.one.id))  # only what comes after was not done
             return True
@@ -147,8 +125,7 @@ class Stretch:
                 have = -1
             self.cursor["at"] = number
             if not self.fetch(file, path, max(have, 0)):
-                self.cursor["turn"] = now().isoformat()
-                self.save(claimed_at=None, attempts=0)
+                self.later()
                 return False
             file["sha256"] = file.get("sha256") or digest(path, self.beat)
             file["done"] = path.stat().st_size
@@ -191,67 +168,17 @@ class Stretch:
         return came
 
     def received(self) -> int:
-        """Bytes that are here, of all files."""
         if not self.directory.is_dir():  # they are in the store already
             return int(self.cursor.get("received", 0))
         return sum(path.stat().st_size for path in self.directory.iterdir())
 
-    # -- saying so
-
-    def beat(self) -> bool:
-        """Now and then, say how far it is. True if it was time to."""
-        if time.monotonic() < self.beaten + BEAT:
-            return False
-        self.save()
-        return True
-
-    def save(self, **columns: Any) -> None:
-        """Write the cursor and keep the claim. Raises Stopped if the import is not ours now."""
-        self.beaten = time.monotonic()
-        if self.count():
-            columns.setdefault("attempts", 1)
-        with transaction() as db:
-            one = self.ours(db)
-            one.cursor = copy.deepcopy(self.cursor)
-            one.claimed_at = now()
-            for name, value in columns.items():
-                setattr(one, name, value)
-        self.one = one
-
-    def count(self) -> bool:
-        """Whether there is more than ever before; if so, what failed until now is forgotten."""
-        got = self.cursor["received"] = self.received()
-        if got <= self.cursor.get("best", 0):
-            return False
-        self.cursor |= {"best": got, "tries": 0, "waits": None}
-        return True
-
     def ours(self, db: Session, *, claimed: bool = True) -> ModelImport:
-        """The import, locked. Raises Stopped."""
         one = db.get(ModelImport, self.one.id, with_for_update=True)
         if one is None or one.state != IMPORTING:
             raise Stopped
         if claimed and one.claimed_at != self.one.claimed_at:  # silent for too long: taken over
             raise Stopped
         return one
-
-    def rest(self, error: DomainError) -> None:
-        """Wait before the next try; a full disk is waited out, whatever the number of tries."""
-        self.count()
-        full = error.code == "disk_full"
-        tries = self.cursor.get("tries", 0) + (0 if full else 1)
-        log.info(
-            "an import was interrupted", model_import=self.one.id, code=error.code, tries=tries
-        )
-        if tries > len(WAIT):
-            self.fail(error)
-            return
-        waits = {"message": error.message, "params": error.params}
-        self.cursor |= {"tries": tries, "waits": waits}
-        later = now() - STALE + timedelta(seconds=WAIT[-1] if full else WAIT[tries - 1])
-        with suppress(Stopped), transaction() as db:
-            one = self.ours(db)
-            one.cursor, one.claimed_at, one.attempts = copy.deepcopy(self.cursor), later, 0
 
     def fail(self, error: DomainError) -> None:
         """Its bytes stay for a day."""

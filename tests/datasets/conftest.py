@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy.orm import Session
 
+from app import pulling
 from app.accounts.auth import Principal
 from app.config import settings
-from app.datasets.intake import importing
 from tests.datasets.files import many
 from tests.factories import make_principal, make_user, make_workspace
 from tests.stand_in_hub import Hub, serving
@@ -29,7 +29,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(settings, "fetch_allow", f"127.0.0.1:{hub.port}")
         monkeypatch.setattr(settings, "hf_endpoint", hub.url)
         monkeypatch.setattr(settings, "modelscope_endpoint", hub.url)
-        monkeypatch.setattr(importing, "BEAT", 0.05)
+        monkeypatch.setattr(pulling, "BEAT", 0.05)
         hub.files = {
             "README.md": b"# Reviews",
             ".gitattributes": b"*.jsonl filter=lfs",

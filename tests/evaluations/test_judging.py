@@ -2,16 +2,19 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 
+from app.db import now
 from app.errors import Invalid, NotFound
 from app.evaluations import rows, runner
+from app.evaluations.judging.asking import cosine
 from app.evaluations.tables import EvaluationJudgement
 from app.gateway import ledger
 from app.gateway.batches import asking
 from app.quotas.tables import Usage
-from tests.evaluations.judges import Wise
+from tests.evaluations.judges import Embedder, Wise, vector
 from tests.evaluations.people import (
     Mood,
     candidates,
@@ -218,11 +221,47 @@ def test_a_judge_that_is_gone_says_why(db, workspace, who):
     asyncio.run(test())
 
 
+def test_closeness_of_meaning(db, workspace, who):
+    version = published(who, reviews(12))
+    near = {"kind": "embedding", "model": "vectors"}
+
+    async def test() -> None:
+        async with Mood({1, 2, 3}) as base, Embedder() as vectors:
+            deploy(db, workspace, base)
+            deploy(db, workspace, vectors, name="vectors", arguments={"runner": "pooling"})
+            async with working():
+                done = await ended(create(who, version, "deployment:mood", scorers=[near]))
+            assert (done.state, done.error) == ("succeeded", None)
+            (one,) = candidates(done)
+            expected = [
+                np.dot(vector(ours), vector(theirs))
+                / (np.linalg.norm(vector(ours)) * np.linalg.norm(vector(theirs)))
+                for ours, theirs in vectors.pairs
+            ]
+            assert one.figures["embedding"]["value"] == pytest.approx(np.mean(expected), abs=1e-6)
+            assert (len(vectors.pairs), done.judging["prompt_tokens"]) == (12, 72)
+            found, _, _ = rows.page(db, done, [one], order="worst", limit=3)
+            assert {each.number for each in found} == {1, 2, 3}
+
+    asyncio.run(test())
+
+
+def test_a_cosine():
+    assert cosine([1, 0], [0, 2]) == 0
+    assert cosine([3, 4], [6, 8]) == pytest.approx(1)
+    assert cosine([1, 0], [-5, 0]) == -1
+    assert cosine([0, 0], [1, 1]) == 0
+    for wrong in ([1], [[1, 2]], [1, float("nan")], ["x", "y"]):
+        with pytest.raises((ValueError, TypeError)):
+            cosine([1, 2], wrong)
+
+
 @pytest.mark.parametrize(
     ("scorer", "error", "field"),
     [
         ({"kind": "judge", "model": "nobody"}, NotFound, "scorers.0.model"),
         ({"kind": "pairwise", "model": "mood"}, Invalid, "scorers.0"),
+        ({"kind": "embedding", "model": "mood"}, Invalid, "scorers.0.model"),
     ],
 )
 def test_judges_that_cannot_be(db, workspace, who, scorer, error, field):
@@ -230,7 +269,7 @@ def test_judges_that_cannot_be(db, workspace, who, scorer, error, field):
 
     async def test() -> None:
         async with Mood() as engine:
-            deploy(db, workspace, engine)
+            deploy(db, workspace, engine, ready_at=now())
             with pytest.raises(error) as caught:
                 create(who, version, "answers:last", scorers=[scorer])
             assert caught.value.field == field

@@ -129,14 +129,14 @@ def test_ranks_share_their_places():
 
 def test_marks_from_the_first_to_the_results(db, api):
     done = finished(db, api)
-    made = api.post(f"/api/v1/evaluations/{done.id}/ratings", json={"rows": 6, "name": "by us"})
+    made = api.post(f"/api/v1/evaluations/{done.id}/ratings", json={"rows": 4, "name": "by us"})
     assert made.status_code == 201, made.text
     one = made.json()
     base = f"/api/v1/ratings/{one['id']}"
-    assert (one["rows"], one["items"], one["state"], one["raters"]) == (6, 12, "open", [])
+    assert (one["rows"], one["items"], one["state"], one["raters"]) == (4, 8, "open", [])
     assert api.post(f"{base}/close").status_code == 409
     assert api.get(f"{base}/export").status_code == 409
-    for at in range(12):
+    for at in range(8):
         shown = api.get(f"{base}/items/{at}").json()
         assert set(shown) == {
             "at", "items", "done", "messages", "reference", "answers", "value",
@@ -145,10 +145,10 @@ def test_marks_from_the_first_to_the_results(db, api):
             f"{base}/items/{at}", json={"value": 5 if right(shown, shown["answers"][0]) else 2}
         )
         assert (said.status_code, said.json()["done"]) == (200, at + 1)
-    assert api.get(f"{base}/items/12").status_code == 404
+    assert api.get(f"{base}/items/8").status_code == 404
     assert api.put(f"{base}/items/0", json={"value": 6}).status_code == 422
     told = api.get(base).json()
-    assert (told["raters"][0]["done"], told["results"]) == (12, {})
+    assert (told["raters"][0]["done"], told["results"]) == (8, {})
     other = make.make_user(db)
     make.make_membership(db, api.workspace, other, "member")
     db.commit()
@@ -162,7 +162,7 @@ def test_marks_from_the_first_to_the_results(db, api):
     assert closed == api.post(f"{base}/close").json()
     assert closed["state"] == "closed"
     assert closed["results"]["agreement"]["items"] == 4
-    assert closed["results"]["scorers"]["accuracy"]["items"] == 12
+    assert closed["results"]["scorers"]["accuracy"]["items"] == 8
     assert closed["results"]["scorers"]["accuracy"]["spearman"] > 0.5
     (before, after) = api.get(f"/api/v1/evaluations/{done.id}").json()["candidates"]
     told = closed["results"]["candidates"]
@@ -171,9 +171,9 @@ def test_marks_from_the_first_to_the_results(db, api):
     assert closed["results"]["verdicts"][after["id"]]["difference"] > 0
     assert api.put(f"{base}/items/0", json={"value": 1}).status_code == 409
     lines = list(csv.DictReader(io.StringIO(api.get(f"{base}/export?format=csv").text[1:])))
-    assert len(lines) == 16
+    assert len(lines) == 12
     assert {line["candidate"] for line in lines} == {"before", "after"}
-    assert len(api.get(f"{base}/export").json()["ratings"]) == 16
+    assert len(api.get(f"{base}/export").json()["ratings"]) == 12
     listed = api.get("/api/v1/ratings", params={"evaluation": done.id}).json()
     assert [each["id"] for each in listed["data"]] == [one["id"]]
     assert api.get("/api/v1/ratings", params={"after": one["id"]}).json()["data"] == []
@@ -188,11 +188,11 @@ def test_pairs_on_the_pages(db, client):
     wrong = client.post(f"/evaluations/{done.id}/ratings", data={"rows": "0"})
     assert wrong.status_code == 422
     assert BeautifulSoup(wrong.text, "html.parser").find(id="e-rows")
-    made = client.post(f"/evaluations/{done.id}/ratings", data={"kind": "pairs", "rows": "12"})
+    made = client.post(f"/evaluations/{done.id}/ratings", data={"kind": "pairs", "rows": "4"})
     assert made.status_code == 303, made.text
     address = made.headers["location"]
     firsts = []
-    for at in range(12):
+    for at in range(4):
         page = soup(client.get(f"{address}/rate"))
         assert "before" not in page.main.text
         assert "after" not in page.main.text
@@ -205,7 +205,7 @@ def test_pairs_on_the_pages(db, client):
         value = "2" if first == second else "1" if firsts[-1] else "3"
         form = page.select_one("[data-testid=rating-buttons]")["action"]
         got = client.post(form, data={"value": value})
-        assert got.headers["location"] == (address if at == 11 else f"{address}/rate?at={at + 1}")
+        assert got.headers["location"] == (address if at == 3 else f"{address}/rate?at={at + 1}")
     assert any(firsts)
     assert client.get(f"{address}/rate").headers["location"] == address
     again = soup(client.get(f"{address}/rate?at=3"))
@@ -213,12 +213,12 @@ def test_pairs_on_the_pages(db, client):
     assert client.post(f"{address}/items/3").status_code == 422
     open_page = soup(client.get(address))
     assert not open_page.select("[data-testid=rating-results]")
-    assert "12 / 12" in open_page.select_one("[data-testid=rater]").text
+    assert "4 / 4" in open_page.select_one("[data-testid=rater]").text
     assert client.post(f"{address}/close").status_code == 303
     page = soup(client.get(address))
     figures = [" ".join(one.text.split()) for one in page.select("[data-testid=human-figure]")]
-    # six rows are equal, six are won: nine of twelve
-    assert any("after 75.0%" in one for one in figures), figures
+    # three of the four rows are won, and one is a tie
+    assert any("after 87.5%" in one for one in figures), figures
     assert "One rater alone" in page.select_one("[data-testid=agreement]").text
     beside = soup(client.get(f"/evaluations/{done.id}/ratings"))
     assert beside.select("[data-testid=human-figure]")

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from app import pulling
 from app.config import settings
-from app.models import importing
 from tests.stand_in_hub import Hub, serving
 
 
@@ -15,5 +15,5 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with serving() as hub:
         monkeypatch.setattr(settings, "hf_endpoint", hub.url)
         monkeypatch.setattr(settings, "modelscope_endpoint", hub.url)
-        monkeypatch.setattr(importing, "BEAT", 0.02)
+        monkeypatch.setattr(pulling, "BEAT", 0.02)
         yield hub

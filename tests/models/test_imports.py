@@ -193,15 +193,15 @@ def test_an_import_stops_while_it_runs(
 ) -> None:
     hub.models["lin/qwen"] = files(tmp_path)
     made = begin(api, hub="huggingface", repository="lin/qwen")
-    real, cancelled = importing.Stretch.beat, []
+    real, cancelled = importing.Import.beat, []
 
-    def beat(self: importing.Stretch) -> bool:
+    def beat(self: importing.Import) -> bool:
         if not cancelled:
             cancelled.append(api.post(f"{URL}/imports/{made}/cancel").json()["state"])
         self.beaten = 0.0
         return real(self)
 
-    monkeypatch.setattr(importing.Stretch, "beat", beat)
+    monkeypatch.setattr(importing.Import, "beat", beat)
     importing.import_model(made)
     assert cancelled == ["cancelled"]
     assert fresh(db, made).state == "cancelled"

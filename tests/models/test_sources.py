@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from app import storage
+from app import pulling, storage
 from app.config import settings
 from app.models import importing, sources, sweep
 from app.models.tables import Model
@@ -33,7 +33,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory that an administrator opened, with a model in it."""
     write_model(tmp_path / "open" / "qwen")
     monkeypatch.setattr(settings, "model_directories", f" {tmp_path / 'open'} , /nowhere")
-    monkeypatch.setattr(importing, "BEAT", 0.02)
+    monkeypatch.setattr(pulling, "BEAT", 0.02)
     return tmp_path / "open"
 
 
@@ -78,14 +78,14 @@ def test_what_leaves_the_directory_meanwhile(api: Client, db: Session, root: Pat
     made = begin(api, path=str(root / "qwen"))
     importing.claim(made)
     rested(db)
-    real = importing.Stretch.room
+    real = importing.Import.room
 
-    def gone(self: importing.Stretch) -> None:
+    def gone(self: importing.Import) -> None:
         (root / "qwen" / "model.safetensors").unlink()
         real(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importing.Stretch, "room", gone)
+        patch.setattr(importing.Import, "room", gone)
         importing.import_model(made)
     one = finish(db, made)
     assert [one.state, one.error["code"]] == ["failed", "import.gone"]

@@ -9,8 +9,6 @@ import copy
 import shutil
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +24,14 @@ from app.datasets.intake import hubs
 from app.datasets.intake.upload import MAX_FILES, joined, part, partial
 from app.datasets.states import FAILED, IMPORTING, VALIDATING, switch
 from app.datasets.tables import Dataset, DatasetVersion
-from app.db import now
-from app.errors import N_, DomainError, Invalid, Unavailable
-from app.pulling import WAIT, alone, pull
+from app.errors import N_, DomainError, Invalid
+from app.pulling import Stopped, Stretch, alone, pull
 from app.queue import transaction
 from app.uploads.service import display_name
 
 log = structlog.get_logger()
 
 STRETCH = 5.0  # seconds, after which a fetch that can be taken up again lets others have a turn
-BEAT = 1.0  # seconds between two looks at whether anybody still wants it
-
-
-class Stopped(Exception):
-    """Nobody wants it any more, or somebody else is at it."""
 
 
 def import_version(version_id: str) -> None:
@@ -52,28 +44,14 @@ def import_version(version_id: str) -> None:
         if one is None:
             return
         partial(one.id).mkdir(exist_ok=True, mode=0o700)
-        stretch = Stretch(one, dict(one.cursor), time.monotonic() + STRETCH)
-        try:
-            if stretch.go():
-                stretch.finish()
-        except Stopped:
-            log.info("an import was stopped", version=one.id)
-        except Unavailable as error:  # also Interrupted
-            stretch.rest(error)
-        except DomainError as error:
-            stretch.fail(error)
+        until = time.monotonic() + STRETCH
+        Import(one, copy.deepcopy(one.cursor), until, service.STALE).take()
     with transaction() as db:
         nudge_next(db)
 
 
-@dataclass
-class Stretch:
-    """The version as it was claimed, its cursor as it now is, and when others may go on."""
-
-    one: DatasetVersion
-    cursor: dict[str, Any]
-    until: float  # on the monotonic clock
-    beaten: float = 0.0
+class Import(Stretch[DatasetVersion]):
+    """A version's files, fetched into the parts of an upload."""
 
     @property
     def directory(self) -> Path:
@@ -82,7 +60,6 @@ class Stretch:
     # -- fetching
 
     def go(self) -> bool:
-        """Fetch until all is here, or the time is over: False. Raises DomainError or Stopped."""
         with suppress(FileNotFoundError):
             storage.fetch(self.one.upload)  # only what comes after was not done
             return True
@@ -96,8 +73,7 @@ class Stretch:
                 continue
             self.cursor["at"] = number
             if not self.fetch(file, path, have):
-                self.cursor["turn"] = now().isoformat()
-                self.save(claimed_at=None, attempts=0)
+                self.later()
                 return False
             file["done"] = path.stat().st_size
             self.save()
@@ -137,65 +113,16 @@ class Stretch:
             self.cursor["total"] = answer.size
 
     def received(self) -> int:
-        """Bytes that are here, of all files."""
         return sum(path.stat().st_size for path in self.directory.iterdir())
 
-    # -- saying so
-
-    def beat(self) -> bool:
-        """Now and then, say how far it is. True if it was time to."""
-        if time.monotonic() < self.beaten + BEAT:
-            return False
-        self.save()
-        return True
-
-    def save(self, **columns: Any) -> None:
-        """Write the cursor and keep the claim. Raises Stopped if the version is not ours now."""
-        self.beaten = time.monotonic()
-        if self.count():
-            columns.setdefault("attempts", 1)
-        with transaction() as db:
-            one = self.ours(db)
-            one.cursor = copy.deepcopy(self.cursor)
-            one.claimed_at = now()
-            for name, value in columns.items():
-                setattr(one, name, value)
-        self.one = one
-
-    def count(self) -> bool:
-        """Whether there is more than ever before; if so, what failed until now is forgotten."""
-        got = self.cursor["received"] = self.received()
-        if got <= self.cursor.get("best", 0):
-            return False
-        self.cursor |= {"best": got, "tries": 0, "waits": None}
-        return True
-
     def ours(self, db: Session, *, claimed: bool = True) -> DatasetVersion:
-        """The version, locked. Raises Stopped."""
         one = db.get(DatasetVersion, self.one.id, with_for_update=True)
         if one is None or one.status != IMPORTING:
             shutil.rmtree(self.directory, ignore_errors=True)
             raise Stopped
-        if (
-            claimed and one.claimed_at != self.one.claimed_at
-        ):  # silent for too long, so somebody else took it
+        if claimed and one.claimed_at != self.one.claimed_at:  # silent for too long: taken over
             raise Stopped
         return one
-
-    def rest(self, error: DomainError) -> None:
-        """Wait before the next try. The last try's error is the version's."""
-        self.count()
-        tries = self.cursor.get("tries", 0) + 1
-        log.info("an import was interrupted", version=self.one.id, code=error.code, tries=tries)
-        if tries > len(WAIT):
-            self.fail(error)
-            return
-        waits = {"message": error.message, "params": error.params}
-        self.cursor |= {"tries": tries, "waits": waits}
-        later = now() - service.STALE + timedelta(seconds=WAIT[tries - 1])
-        with suppress(Stopped), transaction() as db:
-            one = self.ours(db)
-            one.cursor, one.claimed_at, one.attempts = copy.deepcopy(self.cursor), later, 0
 
     def fail(self, error: DomainError) -> None:
         with suppress(Stopped), transaction() as db:

@@ -1,8 +1,10 @@
 """Answers on their way to a judge, by the gateway's own path."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from app.errors import N_, DomainError
 from app.evaluations import answers
@@ -10,13 +12,14 @@ from app.evaluations.asking import HeldEvaluation
 from app.evaluations.judging import keeping, prompts, replies
 from app.evaluations.judging.keeping import Judgement
 from app.evaluations.prompts import Question, thoughtless
-from app.evaluations.scorers.schemas import Judge, Judging
+from app.evaluations.scorers.schemas import Asked, Judge, Judging
 from app.evaluations.tables import Candidate
 from app.gateway.batches.asking import Asking
 from app.gateway.batches.lines import Line
 
 AGAIN_TEMPERATURE = 0.7  # of the second and third try, which else would say the same
 UNREADABLE = N_("No verdict could be read from the judge's reply: %(said)s")
+NO_EMBEDDING = N_("The engine gave no embeddings.")
 CUT = N_("The judge's reply was cut off at %(most)s tokens. Allow it more.")
 
 
@@ -40,32 +43,63 @@ class Again:
     line: Line
 
 
-class JudgeAsking(Asking):
-    """All that one judge has not said of one candidate yet."""
+class PieceAsking(Asking):
+    """All that one model has not said of one candidate yet. What it is asked, and what is made of
+    its answer, a class of its own says: `asked`, `answered`.
+    """
+
+    endpoint_asked = ""
 
     def __init__(
         self,
         hold: HeldEvaluation,
-        scorer: Judging,
+        scorer: Asked,
         candidate: Candidate,
         base_id: str,
         pieces: Iterator[Piece],
         *,
         fresh: bool,
     ) -> None:
-        self.evaluation, self.scorer = hold.evaluation, scorer
+        self.evaluation, self.settled_by = hold.evaluation, scorer
         self.candidate, self.base_id = candidate, base_id
-        self.dimensions = prompts.dimensions(scorer.dimensions, scorer.language)
-        self.scale = scorer.scale if isinstance(scorer, Judge) else 0
-        self.structured = True  # until an engine refuses to hold the model to a form
         self.spent: dict[int, tuple[int, int]] = {}  # tokens of tries that led nowhere
         super().__init__(
             hold,
             (self.asked(one) for one in pieces),
-            endpoint="chat/completions",
+            endpoint=self.endpoint_asked,
             name=scorer.model,
             fresh=fresh,
         )
+
+    def asked(self, piece: Piece) -> Line:
+        raise NotImplementedError
+
+    def judgement(self, line: Line) -> Judgement:
+        return Judgement(line.number // 2, swapped=bool(line.number % 2))
+
+    def unasked(self, line: Line, error: DomainError) -> Judgement:
+        made = self.judgement(line)
+        made.prompt_tokens, made.completion_tokens = self.spent.get(line.number, (0, 0))
+        made.error = error.kept()
+        return made
+
+    def store(self, outcomes: list[Any]) -> None:
+        keeping.store(self.evaluation, self.settled_by, self.candidate.id, self.base_id, outcomes)
+        for one in outcomes:
+            self.spent.pop(2 * one.number + one.swapped, None)
+
+
+class JudgeAsking(PieceAsking):
+    """A judge, asked for marks or for the better of two."""
+
+    endpoint_asked = "chat/completions"
+
+    def __init__(self, hold: HeldEvaluation, scorer: Judging, *of: Any, fresh: bool) -> None:
+        self.scorer = scorer
+        self.dimensions = prompts.dimensions(scorer.dimensions, scorer.language)
+        self.scale = scorer.scale if isinstance(scorer, Judge) else 0
+        self.structured = True  # until an engine refuses to hold the model to a form
+        super().__init__(hold, scorer, *of, fresh=fresh)
 
     def asked(self, piece: Piece) -> Line:
         kind, question = str(getattr(self.scorer, "kind", "")), piece.question
@@ -142,22 +176,41 @@ class JudgeAsking(Asking):
         params = {"said": text[:300]}
         return {"code": "judge_unreadable", "message": UNREADABLE, "params": params}
 
-    def judgement(self, line: Line) -> Judgement:
-        return Judgement(line.number // 2, swapped=bool(line.number % 2))
-
-    def unasked(self, line: Line, error: DomainError) -> Judgement:
-        made = self.judgement(line)
-        made.prompt_tokens, made.completion_tokens = self.spent.get(line.number, (0, 0))
-        made.error = error.kept()
-        return made
-
     def finish(self, outcome: Any) -> None:
         if isinstance(outcome, Again):
             self.ahead.append(outcome.line)
         else:
             super().finish(outcome)
 
-    def store(self, outcomes: list[Any]) -> None:
-        keeping.store(self.evaluation, self.scorer, self.candidate.id, self.base_id, outcomes)
-        for one in outcomes:
-            self.spent.pop(2 * one.number + one.swapped, None)
+
+class EmbeddingAsking(PieceAsking):
+    """The embeddings of an answer and its reference."""
+
+    endpoint_asked = "embeddings"
+
+    def asked(self, piece: Piece) -> Line:
+        texts = [thoughtless(piece.ours), piece.question.reference]
+        body = {"model": self.settled_by.model, "input": texts, "encoding_format": "float"}
+        return Line(piece.line, "", body)
+
+    def answered(self, line: Line, status: int, request_id: str, answer: Any) -> Judgement:  # noqa: ARG002 - a batch's has it
+        made = self.judgement(line)
+        if not 200 <= status < 300:
+            made.error = answers.of_chat(line.number, status, answer).error
+            return made
+        try:
+            data = sorted(answer["data"], key=lambda one: one["index"])
+            made.scores = {"cosine": cosine(*(one["embedding"] for one in data))}
+            made.prompt_tokens = int((answer.get("usage") or {}).get("prompt_tokens") or 0)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            made.error = {"code": "no_embedding", "message": NO_EMBEDDING, "params": {}}
+        return made
+
+
+def cosine(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Of the angle between two vectors (d,), (d,); 0 where one has no direction. Raises ValueError."""
+    one, other = (np.asarray(each, dtype=np.float64) for each in (ours, theirs))
+    if one.ndim != 1 or one.shape != other.shape or not np.isfinite([one, other]).all():
+        raise ValueError("not two vectors")
+    length = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / length if length else 0.0

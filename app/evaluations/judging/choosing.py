@@ -12,7 +12,7 @@ from app.errors import N_, DomainError, Invalid
 from app.evaluations import engines, estimates
 from app.evaluations.judging.work import orders
 from app.evaluations.schemas import EvaluationCreate
-from app.evaluations.scorers.schemas import Judging, Pairwise
+from app.evaluations.scorers.schemas import Asked, Embedding, Judging, Pairwise
 from app.evaluations.tables import Evaluation
 from app.gateway import metering
 
@@ -22,16 +22,25 @@ LETTERS = {"zh": 1.6, "en": 4.0}  # characters of a token, roughly
 
 def check(db: Session, workspace_id: str, body: EvaluationCreate) -> None:
     """Raises NotFound and Invalid, naming the field: no such judge, or nothing to compare."""
-    embedding = {one.name for one in deployments.names(db, workspace_id) if one.embeds}
+    known = deployments.names(db, workspace_id)
+    embedding = {one.name for one in known if one.embeds}
+    writing = {one.name for one in known if not one.embeds}
     for at, one in enumerate(body.scorers):
-        if not isinstance(one, Judging):
+        if not isinstance(one, Asked):
             continue
         try:
             engines.served(db, workspace_id, one.model)
         except DomainError as error:
             error.field = f"scorers.{at}.model"
             raise
-        if one.model in embedding:
+        if isinstance(one, Embedding) and one.model in writing:
+            raise Invalid(
+                N_("%(name)s writes answers and gives no embeddings. Name an embedding model."),
+                code="no_embeddings",
+                field=f"scorers.{at}.model",
+                name=one.model,
+            )
+        if one.model in embedding and not isinstance(one, Embedding):
             raise Invalid(
                 N_("%(name)s gives embeddings and writes no answers, so it cannot judge."),
                 code="not_a_judge",
@@ -55,7 +64,7 @@ def add(
     rows: int,
 ) -> dict[str, Any]:
     """The estimate with what judges will take: {judge: {calls, tokens, seconds}}, and in its sums."""
-    judges = [one for one in body.scorers if isinstance(one, Judging)]
+    judges = [one for one in body.scorers if isinstance(one, Asked)]
     if not judges:
         return found
     prompt = version.tokens / version.rows if version.tokens and version.rows else estimates.UNKNOWN
@@ -66,12 +75,13 @@ def add(
         asked = rows * (each * len(body.candidates) + others * (len(body.candidates) - 1))
         ids = estimates.deployments(db, workspace_id, "deployment", one.model, None)
         took, _ = estimates.speed(db, ids)
-        reply = min(REPLY, one.max_tokens)
-        own = took if took is not None else reply / metering.UNKNOWN_SPEED
+        reply, question = 0, float(answer)
+        if isinstance(one, Judging):
+            reply = min(REPLY, one.max_tokens)
+            question = len(one.prompt) / LETTERS[one.language] + prompt
+        own = took if took is not None else max(reply, 1) / metering.UNKNOWN_SPEED
         calls += asked
-        tokens += asked * (
-            len(one.prompt) / LETTERS[one.language] + prompt + answer * (2 if others else 1) + reply
-        )
+        tokens += asked * (question + answer * (2 if others else 1) + reply)
         seconds += asked * own / min(platform.batch_concurrency, max(asked, 1))
         found["measured"] = found["measured"] and took is not None
     found["tokens"] += round(tokens)
@@ -85,5 +95,6 @@ def expected(one: Evaluation, candidates: int) -> int:
     """How often judges are asked in all."""
     kinds: Sequence[str] = [each["kind"] for each in one.scorers]
     return one.rows * (
-        kinds.count("judge") * candidates + 2 * kinds.count("pairwise") * (candidates - 1)
+        (kinds.count("judge") + kinds.count("embedding")) * candidates
+        + 2 * kinds.count("pairwise") * (candidates - 1)
     )

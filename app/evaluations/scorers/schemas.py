@@ -158,11 +158,17 @@ class Pairwise(Judging):
     kind: Literal["pairwise"]
 
 
+class Embedding(Asked):
+    """How near the answer is to the reference in meaning: the cosine of their embeddings."""
+
+    kind: Literal["embedding"]
+
+
 Scorer = Annotated[
-    Exact | Contains | Regex | Numeric | JsonMatch | Label | Overlap | Judge | Pairwise,
+    Exact | Contains | Regex | Numeric | JsonMatch | Label | Overlap | Judge | Pairwise | Embedding,
     Field(discriminator="kind"),
 ]
 KINDS = (
     "exact", "contains", "regex", "numeric", "json", "accuracy", "f1",
-    "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf", "judge", "pairwise",
+    "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf", "embedding", "judge", "pairwise",
 )  # fmt: skip

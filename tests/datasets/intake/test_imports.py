@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import pulling
 from app.config import settings
 from app.datasets import work
 from app.datasets.intake import importing
@@ -108,7 +109,7 @@ def test_imports_take_turns(
     api: Client, db: Session, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importing, "STRETCH", 0.0)
-    monkeypatch.setattr(importing, "BEAT", 0.0)
+    monkeypatch.setattr(pulling, "BEAT", 0.0)
     hub.plain |= {"/a.jsonl": SLOW, "/b.jsonl": SLOW}
     ones = [begin(api, url=f"{hub.url}/{name}.jsonl")["version_id"] for name in "ab"]
     sent: list[str] = []
@@ -125,7 +126,7 @@ def test_a_server_that_stays_away_fails_it_after_some_tries(
 ) -> None:
     hub.statuses["/a.jsonl"] = 503
     assert failed(api, db, url=f"{hub.url}/a.jsonl") == "address.status"
-    assert len(hub.asked("/a.jsonl")) == len(importing.WAIT) + 1
+    assert len(hub.asked("/a.jsonl")) == len(pulling.WAIT) + 1
 
 
 @pytest.mark.parametrize(
@@ -213,15 +214,15 @@ def test_an_import_stops_while_it_runs(
     """Its dataset is deleted; the worker finds out with the next beat."""
     hub.plain["/a.jsonl"] = SLOW
     made = begin(api, url=f"{hub.url}/a.jsonl")
-    real, deleted = importing.Stretch.beat, []
+    real, deleted = importing.Import.beat, []
 
-    def beat(self: importing.Stretch) -> bool:
+    def beat(self: importing.Import) -> bool:
         if not deleted:
             deleted.append(api.delete(f"{URL}/{made['id']}").status_code)
         self.beaten = 0.0
         return real(self)
 
-    monkeypatch.setattr(importing.Stretch, "beat", beat)
+    monkeypatch.setattr(importing.Import, "beat", beat)
     importing.import_version(made["version_id"])
     assert deleted == [204]
     assert fresh(db, made["version_id"]).status == "failed"
