@@ -5,6 +5,7 @@ import math
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from app.cluster.scheduling import decision
 from app.cluster.scheduling.board import HALF_LIFE, Use, decayed
 from app.cluster.scheduling.foresight import foresee
 from app.cluster.scheduling.order import RISE, Share
@@ -261,7 +262,7 @@ def test_whatever_happens_the_invariants_hold(acts: list[object]) -> None:
         for id_ in list(made.holders):
             made.leave(id_)
     for one in made.waiting.values():  # nothing is stuck but what can never be
-        assert one.reason in ("node", "quota", "member_quota")
+        assert one.reason == "node" or one.reason in decision.LIMITS
     check(made, LIMITS)
 
 

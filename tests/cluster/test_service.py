@@ -300,6 +300,8 @@ def test_the_overview_tells_who_holds_and_who_waits(db: Session) -> None:
         "limit": None,
         "held": 0,
         "waiting": 1,
+        "weight": 1.0,
+        "priority": 1,
     }
     assert overview.devices(db, team.id)[0]["holders"]
     assert not overview.devices(db, other.id)[0]["holders"]
