@@ -254,11 +254,11 @@ def exchange(
     *,
     limit: int,
     seconds: float = 15.0,
-    silence: float = SILENCE,
+    silence: float | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> tuple[int, bytes]:
     """POST `content` to `url`: the status and the body of the answer, at most `limit` bytes. No
-    redirect is followed. `silence`: seconds without a byte, at most. Raises Refused, Interrupted or TooLarge.
+    redirect is followed. `silence`: seconds without a byte, at most (SILENCE). Raises Refused, Interrupted or TooLarge.
     """
     own = {"user-agent": "danlu", "accept": "*/*", "content-length": str(len(content))}
     head = own | {"accept-encoding": "identity"} | dict(headers or {})
@@ -277,13 +277,20 @@ def request(
     *,
     method: str = "GET",
     content: bytes | None = None,
-    silence: float = SILENCE,
+    silence: float | None = None,
 ) -> Iterator[httpcore.Response]:
     """One request on a connection of its own. Raises Interrupted."""
     where = httpcore.URL(
         scheme=target.scheme, host=target.host, port=target.port, target=target.path
     )
-    times = {"timeout": {"connect": CONNECT, "read": silence, "write": SILENCE, "pool": CONNECT}}
+    times = {
+        "timeout": {
+            "connect": CONNECT,
+            "read": silence or SILENCE,
+            "write": SILENCE,
+            "pool": CONNECT,
+        }
+    }
     head = [("host", target.authority), ("connection", "close"), *headers.items()]
     pool = httpcore.ConnectionPool(ssl_context=tls(), network_backend=Guarded(allow, end))
     with pool, ExitStack() as stack:

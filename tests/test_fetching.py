@@ -312,6 +312,7 @@ def test_silence_and_dripping_end(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
         fetching.read(f"{hub.url}/a", limit=MIB, seconds=0.7)
     assert error.value.code == "address.timeout"
     assert time.monotonic() - started < 1.5
+    hub.pause = 1.0
     monkeypatch.setattr(fetching, "SILENCE", 0.1)
     with pytest.raises(Interrupted):
         fetching.read(f"{hub.url}/a", limit=MIB)

@@ -225,8 +225,9 @@ def test_batches_wait_for_the_month(db, workspace, monkeypatch):
         async with Engine() as engine, working():
             deploy(db, workspace, engine)
             batch = start(db, who, jsonl([line(n, max_tokens=3) for n in range(40)]))
-            await until(lambda: bool(now_of(batch).waits))
-            assert "tokens a month" in now_of(batch).waits["message"]
+            told: list[dict[str, str] | None] = []  # it looks again all the time
+            await until(lambda: told.append(now_of(batch).waits) or bool(told[-1]))
+            assert "tokens a month" in told[-1]["message"]
             assert 2 <= len(engine.asked) <= 10
             assert used(db, workspace) <= 10 * TOKENS
             allow(db, workspace, tokens_month=10**6)
@@ -240,12 +241,12 @@ def test_alone_counts_as_the_script_does(db, workspace):
 
     async def test() -> None:
         mine = (
-            scopes.Scope("key_q", scopes.KEY, 6, 500, 4, 10**6, None, 5000),
+            scopes.Scope("key_q", scopes.KEY, 6, 460, 4, 10**6, None, 5000),
             scopes.Scope(
                 workspace.id,
                 scopes.WORKSPACE,
-                tpm=450,
-                monthly_tokens=600,
+                tpm=460,
+                monthly_tokens=450,
                 workspace_id=workspace.id,
             ),
         )

@@ -136,7 +136,7 @@ def look(job_id: str) -> Job:
         return db.get_one(Job, job_id)
 
 
-def tick_until(condition: Callable[[], object], seconds: float = 30) -> None:
+def tick_until(condition: Callable[[], object], seconds: float = 90) -> None:
     """Be the node's loop until `condition` holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -59,7 +59,7 @@ def look(measure_id) -> DatasetMeasure | None:
         return db.get(DatasetMeasure, measure_id)
 
 
-def tick_until(condition, seconds=30):
+def tick_until(condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -5,7 +5,6 @@
 import shutil
 import threading
 import time
-from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
@@ -18,7 +17,6 @@ from app.db import now
 from app.jobs import runs as jobs
 from app.jobs import service
 from app.queue import transaction
-from tests import factories
 from tests.workers import stand_in
 from tests.workers.stand_in import SUCCEEDS, TRAINS, has_status, is_in, look, start, tick_until
 from tests.workers.test_runs import held, nothing_is_left, owner, stage, steps, text_of  # noqa: F401
@@ -286,22 +284,6 @@ def test_one_troubled_run_does_not_stop_the_others(db, owner, stage, monkeypatch
     assert look(troubled).state == "running"
     monkeypatch.setattr(outbox.Outbox, "ship", ship)
     tick_until(is_in(troubled, "succeeded"))
-
-
-def test_old_run_directories_go(db, owner):
-    workspace, user = owner
-    over = factories.make_job(
-        db, workspace, user, state="succeeded", finished_at=now() - timedelta(days=2)
-    )
-    fresh = factories.make_job(db, workspace, user, state="failed", finished_at=now())
-    paused = factories.make_job(db, workspace, user, state="paused")
-    db.commit()
-    for job in (over, fresh, paused):
-        directory_of(job.id, 1).mkdir(parents=True)
-    (settings.runs / "job_unknown-1").mkdir()
-    runs.clear()
-    left = {path.name for path in settings.runs.iterdir()}
-    assert left == {f"{fresh.id}-1", f"{paused.id}-1", "job_unknown-1"}
 
 
 # -- the sweep ---------------------------------------------------------------------------

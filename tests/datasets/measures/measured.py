@@ -49,7 +49,7 @@ def dataset(
     return version
 
 
-def be_the_node(seconds: float = 30) -> None:
+def be_the_node(seconds: float = 90) -> None:
     """Until nothing waits to be measured."""
     deadline = time.monotonic() + seconds
     while True:
