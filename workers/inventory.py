@@ -166,7 +166,10 @@ def engine(name: str) -> dict[str, Any]:
             return dict(known["answer"])
     except (OSError, ValueError, KeyError):
         pass
-    answer = probe(python, PROBES[name][1])
+    try:
+        answer = probe(python, PROBES[name][1])
+    except subprocess.TimeoutExpired:  # the machine is busy: its own start will tell
+        return {"available": True, "version": "", "reason": ""}
     kept.parent.mkdir(parents=True, exist_ok=True)
     partial = kept.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps({"state": state, "answer": answer}))
@@ -181,6 +184,7 @@ def fingerprint(python: Path) -> list[str]:
 
 
 def probe(python: Path, code: str) -> dict[str, Any]:
+    """Raises TimeoutExpired."""
     clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     code = f"{POLITELY}{code}; print('version', engine.__version__)"
     try:
@@ -194,7 +198,7 @@ def probe(python: Path, code: str) -> dict[str, Any]:
             timeout=PROBE_TIMEOUT,
             start_new_session=True,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         return {"available": False, "version": "", "reason": str(error)}
     said = [line for line in done.stdout.splitlines() if line.startswith("version ")]
     if done.returncode == 0 and said:

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Identity, Index, LargeBinary, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, Created, new_id
@@ -71,7 +72,8 @@ class Job(Base):
     report_to: Mapped[list[str]] = mapped_column(default=list)  # wandb, swanlab, mlflow
     deploy: Mapped[str] = mapped_column(default="")  # serve the result by this name, if any
     keep: Mapped[bool] = mapped_column(default=False)  # nothing of it is cleared away: retention.py
-    evaluation: Mapped[dict[str, Any] | None]  # at its end: evaluating.JobEvaluation, complete
+    # at its end: evaluating.JobEvaluation, complete
+    evaluation: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     evaluated: Mapped[bool] = mapped_column(default=False)  # that was begun, or cannot be
     # how it is called there, where somebody said so: {wandb: {project, name, entity, tags}}
     report_as: Mapped[dict[str, Any]] = mapped_column(default=dict)

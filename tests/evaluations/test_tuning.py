@@ -14,7 +14,7 @@ from app.evaluations.tables import Candidate, Evaluation, Promotion
 from app.gateway.batches import asking
 from app.jobs import service as jobs
 from app.jobs.schemas import JobCreate, JobForm
-from app.jobs.tables import JobCheckpoint, JobEvent
+from app.jobs.tables import Job, JobCheckpoint, JobEvent
 from app.queue import transaction
 from tests.evaluations.people import Mood, ended, published, reviews
 from tests.factories import make_dataset, make_job, make_model, make_node, make_principal
@@ -384,3 +384,15 @@ def test_plain_text_has_no_answers_to_compare(db, client):
     body = {"model": model.id, "dataset": version.id, "evaluation": {"dataset": text.id}}
     got = client.post("/api/v1/jobs", json=body)
     assert (got.status_code, got.json()["code"]) == (422, "no_prompts")
+
+
+def test_a_job_that_asks_for_none_has_none(db, client):
+    base = make_model(db, name="base")
+    job = make_job(
+        db, client.workspace, client.user, model_id=base.id, state="succeeded", evaluation=None
+    )
+    db.commit()
+    tuning.begin_due(db)
+    db.refresh(job)
+    assert not job.evaluated
+    assert db.scalar(select(Job.id).where(Job.evaluation.is_not(None))) is None

@@ -24,7 +24,7 @@ from tests.test_up import Up, end
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 WORD = "红茶"
-AGAIN = 240  # seconds: a deployment answers within it, whatever was killed
+AGAIN = 480  # seconds: a deployment answers within it, whatever was killed
 
 
 @pytest.fixture(scope="module")
