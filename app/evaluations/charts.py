@@ -47,6 +47,6 @@ def spans(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     whole = (end - start) or 1.0
 
     def place(value: float) -> float:
-        return round(100 * (MARGIN + (1 - 2 * MARGIN) * (value - start) / whole), 2)
+        return float(round(100 * (MARGIN + (1 - 2 * MARGIN) * (value - start) / whole), 2))
 
     return [{name: place(one[name]) for name in ("low", "value", "high")} for one in lines]
