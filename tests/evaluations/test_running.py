@@ -12,7 +12,7 @@ from app.deployments.tables import Deployment
 from app.errors import Conflict, Invalid, NotFound
 from app.evaluations import engines, holding, rows, runner, service
 from app.evaluations.schemas import EvaluationCreate
-from app.evaluations.tables import EvaluationAnswer, EvaluationEvent
+from app.evaluations.tables import Evaluation, EvaluationAnswer, EvaluationEvent
 from app.gateway import ledger
 from app.gateway.batches import asking
 from app.gateway.batches.holding import Lost
@@ -286,9 +286,13 @@ def test_a_name_that_is_gone_by_then(db, workspace, who):
 
 def test_a_running_deployment_of_the_model_is_used(db, workspace):
     model = make_model(db, workspace)
-    found = make_deployment(db, workspace, owner(db, workspace), model_id=model.id, state="ready")
-    assert engines.running(db, workspace.id, model.id) == found.name
-    assert not engines.running(db, workspace.id, make_model(db, workspace).id)
+    values = {"model_id": model.id, "state": "ready", "adapters": 4}
+    found = make_deployment(db, workspace, owner(db, workspace), **values)
+    one = Evaluation(workspace_id=workspace.id, scorers=[{"kind": "exact"}])
+    assert engines.running(db, one, model.id) == found.name
+    assert not engines.running(db, one, make_model(db, workspace).id)
+    one.scorers = [{"kind": "perplexity"}]  # which no engine with room for adapters can say
+    assert not engines.running(db, one, model.id)
 
 
 # -- what is refused ---------------------------------------------------------------------
