@@ -20,6 +20,7 @@ from app.db import now
 from app.errors import N_, Invalid
 from app.quotas import accounts, limits, stored
 from app.quotas.kinds import HOUR
+from app.quotas.service import month_of
 from app.quotas.tables import Reservation, Usage
 
 MINUTE = timedelta(minutes=1)
@@ -39,8 +40,7 @@ class Period:
         start = at.replace(hour=0, minute=0, second=0, microsecond=0)
         if name.endswith("_day"):
             return cls(start, start + timedelta(days=1))
-        start = start.replace(day=1)
-        return cls(start, (start + timedelta(days=32)).replace(day=1))
+        return cls(*month_of(start))
 
 
 def live(db: Session, workspace_id: str, user_id: str | None = None) -> list[Live]:

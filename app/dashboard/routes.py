@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
+from sqlalchemy.orm import Session
 
 from app.accounts import service as accounts
 from app.accounts.auth import PLATFORM, Principal, requires
@@ -125,16 +126,7 @@ def put_quota(
     accounts.get_workspace(db, workspace_id)
     if form.data:
         quotas.put(db, workspace_id, form.data.devices)
-    if form.data and not is_htmx(request):
-        return redirect(request, "dashboard:workspaces")
-    return render(
-        request,
-        "dashboard/quota.html",
-        row=service.limit_of(db, workspace_id),
-        form=form,
-        share_form=None,
-        status=200 if form.data else 422,
-    )
+    return limit_row(request, db, workspace_id, form=form)
 
 
 @router.post("/admin/workspaces/{workspace_id}/share", name="dashboard:share")
@@ -149,15 +141,28 @@ def put_share(
     accounts.get_workspace(db, workspace_id)
     if form.data:
         fair.put(db, workspace_id, form.data.weight, PRIORITIES.index(form.data.priority))
-    if form.data and not is_htmx(request):
+    return limit_row(request, db, workspace_id, share_form=form)
+
+
+def limit_row(
+    request: Request,
+    db: Session,
+    workspace_id: str,
+    *,
+    form: Parsed[QuotaForm] | None = None,
+    share_form: Parsed[ShareForm] | None = None,
+) -> Response:
+    """The row of a workspace of which something was put."""
+    done = bool((form and form.data) or (share_form and share_form.data))
+    if done and not is_htmx(request):
         return redirect(request, "dashboard:workspaces")
     return render(
         request,
         "dashboard/quota.html",
         row=service.limit_of(db, workspace_id),
-        form=None,
-        share_form=form,
-        status=200 if form.data else 422,
+        form=form,
+        share_form=share_form,
+        status=200 if done else 422,
     )
 
 

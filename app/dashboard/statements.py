@@ -25,6 +25,7 @@ from app.models.tables import Model
 from app.quotas.charging import CENT, FINE, money
 from app.quotas.kinds import HOUR
 from app.quotas.money_tables import Charge
+from app.quotas.service import month_of
 from app.quotas.tables import Usage
 
 By = Literal["item", "key", "member", "model", "day"]
@@ -138,8 +139,7 @@ def bounds(month: str) -> tuple[datetime, datetime]:
     match = MONTH.fullmatch(month)
     if not match or not 2000 <= int(match[1]) <= 9998:
         raise Invalid(N_("A month is written as in 2026-11."), field="month")
-    start = datetime(int(match[1]), int(match[2]), 1, tzinfo=UTC)
-    return start, (start + timedelta(days=32)).replace(day=1)
+    return month_of(datetime(int(match[1]), int(match[2]), 1, tzinfo=UTC))
 
 
 def grouped(by: By) -> tuple[ColumnElement[str], ColumnElement[str]]:

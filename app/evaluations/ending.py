@@ -38,6 +38,10 @@ def figures_of(evaluation: Evaluation) -> dict[str, Any]:
     figured = {
         of: {key: figures.figure(one, rows) for key, one in scores[of].items()} for of in scores
     }
+    for key in scores[candidates[0].id]:
+        several = figures.binned([scores[one.id][key] for one in candidates])
+        for one, bins in zip(candidates, several, strict=True):
+            figured[one.id][key]["bins"] = bins
     for (of, key), count in unscored.items():
         figured[of][key]["unscored"] = count
     base = scores[candidates[0].id]

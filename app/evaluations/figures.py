@@ -17,6 +17,8 @@ from app.evaluations.tables import EvaluationAnswer, EvaluationRow
 SLICES = ("label", "length", "source")
 BUCKETS = (0, 50, 100, 200, 500, 1000, 2000, 5000)  # characters of a prompt: from here on
 FEW_RESAMPLES = 2_000  # of a part of the rows
+BINS = 20  # that scores are counted in, where they are more than a few different ones
+FEW_VALUES = 11
 Array = Any  # numpy's, which mypy does not look into
 
 
@@ -120,6 +122,29 @@ def verdict(
         lower=ours.kind in scoring.LOWER_IS_BETTER,
         **options,
     )
+
+
+def binned(several: Sequence[Scores]) -> list[list[list[float]]]:
+    """How the scores of one scorer lie: of each candidate [low, high, rows] by bin, the same bins
+    for all. A few different scores are a bin each; else there are `BINS` of the same width.
+    """
+    each = [np.fromiter(one.values.values(), dtype=np.float64) for one in several]
+    every = np.unique(np.concatenate(each)) if each else np.zeros(0)
+    if len(every) <= FEW_VALUES:
+        return [
+            [[float(value), float(value), int((mine == value).sum())] for value in every]
+            for mine in each
+        ]
+    plain = several[0].kind not in scoring.UNBOUNDED
+    edges = np.linspace(0, 1, BINS + 1) if plain else np.linspace(every[0], every[-1], BINS + 1)
+    counts = [np.histogram(mine, edges)[0] for mine in each]
+    return [
+        [
+            [round(float(low), 6), round(float(high), 6), int(rows)]
+            for low, high, rows in zip(edges, edges[1:], found, strict=False)
+        ]
+        for found in counts
+    ]
 
 
 # -- where -------------------------------------------------------------------------------

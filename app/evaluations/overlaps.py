@@ -1,11 +1,8 @@
 """Looking for evaluated rows in training data, a stretch at a time, while somebody waits.
 
-A look reads every row, so it goes in stretches of a fraction of a second: each request takes one,
-and the next goes on from there. The process keeps the last few looks. No database session is held.
+The process keeps the last few looks.
 """
 
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,9 +13,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
 from app.datasets import service as datasets
-from app.datasets.rows import browse
+from app.datasets.rows import browse, looking
 from app.datasets.tables import DatasetVersion
-from app.errors import N_, DomainError, Invalid
 from app.evaluations import prompts, service
 from app.evaluations.contamination import Hit, Index
 from app.evaluations.schemas import CandidateIn, Settings
@@ -27,7 +23,6 @@ from app.jobs.data import parts_of
 from app.jobs.tables import Job
 from app.models.tables import Model
 
-STRETCH = 0.4  # seconds
 PAUSE_ROWS = 64  # rows between two looks at the clock
 MOST_SOURCES = 50  # dataset versions
 LONGEST_LINE = 30  # models, of which each was made from the next
@@ -35,16 +30,12 @@ EXCERPT = 300  # characters
 
 
 @dataclass
-class Found:
+class Found(looking.Progress):
     """How far a look has come, and what it has found."""
 
-    complete: bool = False
-    read: int = 0  # rows
-    total: int = 0
     rows: int = 0  # that are evaluated
     hits: list[Hit] = field(default_factory=list)
     partial: bool = False  # there were too many words to compare all of them
-    error: DomainError | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -63,29 +54,11 @@ class Key:
     versions: tuple[DatasetVersion, ...] = field(compare=False)  # the evaluated one first
 
 
-class Look:
+class Look(looking.Look[Found]):
     def __init__(self, key: Key) -> None:
+        super().__init__(Found(total=sum(one.rows for one in key.versions[1:])))
         self.key = key
-        self.found = Found(total=sum(one.rows for one in key.versions[1:]))
         self.index = Index()
-        self.lock = threading.Lock()
-        self.steps = self.go()
-
-    def stretch(self, seconds: float) -> Found:
-        """Go on for a while; whoever comes meanwhile sees how far it is."""
-        if self.found.complete or not self.lock.acquire(blocking=False):
-            return self.found
-        try:
-            until = time.monotonic() + seconds
-            while next(self.steps, self) is not self:
-                if time.monotonic() > until:
-                    return self.found
-            self.found.complete = True
-        except DomainError as error:
-            self.found.error, self.found.complete = error, True
-        finally:
-            self.lock.release()
-        return self.found
 
     def go(self) -> Iterator[None]:
         evaluated, *sources = self.key.versions
@@ -111,7 +84,7 @@ def kept(key: Key) -> Look:
     return Look(key)
 
 
-def look(key: Key | None, seconds: float = STRETCH) -> Found:
+def look(key: Key | None, seconds: float = looking.STRETCH) -> Found:
     """Go on looking for `seconds`; nothing where there is nothing to compare with."""
     return kept(key).stretch(seconds) if key else Found(complete=True)
 
@@ -130,13 +103,7 @@ def key(
     Conflict and Invalid for what is evaluated.
     """
     version = datasets.published(db, workspace_id, evaluated)
-    if version.kind not in prompts.KINDS:
-        raise Invalid(
-            N_("The rows of “%(name)s” ask nothing: an evaluation needs prompts with answers."),
-            code="no_prompts",
-            field="dataset",
-            name=version.dataset.name,
-        )
+    service.check_prompts(version)
     query = (
         select(DatasetVersion)
         .join(DatasetVersion.dataset)

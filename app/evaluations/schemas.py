@@ -101,7 +101,9 @@ class CandidateOut(BaseModel):
     failed: int
     prompt_tokens: int
     completion_tokens: int
-    figures: dict[str, Any] = Field(description="By scorer: value, low, high, rows.")
+    figures: dict[str, Any] = Field(
+        description="By scorer: value, low, high, rows; bins of the rows' scores as [low, high, rows]."
+    )
 
     @classmethod
     def of(cls, one: Candidate, error: dict[str, Any] | None) -> "CandidateOut":

@@ -79,6 +79,17 @@ def enqueue(
     return made
 
 
+def check_prompts(version: DatasetVersion) -> None:
+    """Raises Invalid if its rows ask nothing. `.dataset` is loaded."""
+    if version.kind not in prompts.KINDS:
+        raise Invalid(
+            N_("The rows of “%(name)s” ask nothing: an evaluation needs prompts with answers."),
+            code="no_prompts",
+            field="dataset",
+            name=version.dataset.name,
+        )
+
+
 def asked_of(db: Session, who: Principal, body: EvaluationCreate) -> tuple[DatasetVersion, int]:
     """The version, and how many of its rows are asked."""
     outside.check(db, who, body.candidates)
@@ -88,13 +99,7 @@ def asked_of(db: Session, who: Principal, body: EvaluationCreate) -> tuple[Datas
     except DomainError as error:
         error.field = "dataset"
         raise
-    if version.kind not in prompts.KINDS:
-        raise Invalid(
-            N_("The rows of “%(name)s” ask nothing: an evaluation needs prompts with answers."),
-            code="no_prompts",
-            field="dataset",
-            name=version.dataset.name,
-        )
+    check_prompts(version)
     rows = min(version.rows, body.settings.limit or version.rows)
     if rows > MOST_ROWS:
         raise Invalid(

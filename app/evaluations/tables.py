@@ -80,7 +80,7 @@ class Candidate(Base):
     completion_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     asking_at: Mapped[datetime | None]
     done_at: Mapped[datetime | None]
-    # scorer → {value, low, high, rows}, and for labels {table, labels}
+    # scorer → {value, low, high, rows, bins}, and for labels {table, labels}
     figures: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 

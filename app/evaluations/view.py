@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request
 from sqlalchemy.orm import Session
 
-from app.evaluations import boards, rows, service
+from app.evaluations import boards, charts, rows, service
 from app.evaluations.judging import choosing, prompts
 from app.evaluations.rows import Shown
 from app.evaluations.schemas import AnswerOut, CandidateOut, EvaluationOut, JudgementOut, RowOut
@@ -131,6 +131,7 @@ def page(
     version, dataset = service.dataset_of(db, one)
     labelled = next((each["key"] for each in one.scorers if each.get("labels")), "")
     done, total = progress(one, candidates)
+    board = boards.leaderboard(db, one)
     return {
         "one": one,
         "candidates": candidates,
@@ -141,8 +142,9 @@ def page(
         "verdicts": verdicts(one, candidates),
         "confusions": confusions(candidates, labelled) if labelled else [],
         "labelled": labelled,
-        "board": boards.leaderboard(db, one),
+        "board": list(zip(board, charts.spans(board), strict=True)),
         "history": boards.history(db, one.workspace_id, one),
+        "distributions": charts.distributions(one.scorers, candidates),
         "events": service.events(db, one.id),
         "lower": LOWER_IS_BETTER,
         "judged": judged(one),

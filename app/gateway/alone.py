@@ -3,7 +3,6 @@
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
@@ -11,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from app.db import now
 from app.gateway import ledger
 from app.gateway.scopes import Scope
-from app.quotas.service import midnight
+from app.quotas.service import midnight, month_of
 
 if TYPE_CHECKING:
     from app.gateway.limits import Reservation
@@ -98,7 +97,7 @@ async def spend(
     today, month, ever = await run_in_threadpool(ledger.used, scope)
     holds = sum(one.tokens for one in held)
     at = midnight()
-    month_ends = (at.replace(day=28) + timedelta(days=4)).replace(day=1)
+    _, month_ends = month_of(at)
     for name, used, until in (
         ("total_tokens", ever, DAY / 24),
         ("monthly_tokens", month, (month_ends - now()).total_seconds() * 1000),

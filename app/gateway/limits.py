@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -28,7 +27,7 @@ from app.config import ROOT, settings
 from app.errors import N_, TooMany
 from app.gateway import alone, ledger
 from app.gateway.scopes import KEY, MEMBER, WORKSPACE, Scope
-from app.quotas.service import midnight
+from app.quotas.service import midnight, month_of
 
 log = structlog.get_logger()
 
@@ -230,8 +229,7 @@ def this_month() -> tuple[int, int]:
     """Its number, and when it ends (UTC): milliseconds since 1970."""
     global month
     if time.time() * 1000 >= month[1]:
-        start = midnight().replace(day=1)
-        ends = (start + timedelta(days=32)).replace(day=1)
+        start, ends = month_of(midnight())
         month = (start.year * 12 + start.month, round(ends.timestamp() * 1000))
     return month
 

@@ -1,25 +1,19 @@
 """Do validation rows stand in the training data too? Looked at before the run, while one waits.
 
-A look reads every row, so it goes in stretches of a fraction of a second: each request takes one,
-and the next goes on from there. The process keeps the last few looks; the run looks again and
-says what it found in the job's events. No database session is needed.
+The process keeps the last few looks; the run looks again and says what it found in the job's events.
 """
 
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from app.datasets.rows import browse
+from app.datasets.rows import browse, looking
 from app.datasets.splits import Held, Holding, Leaks, row_key
 from app.datasets.tables import DatasetVersion
-from app.errors import DomainError
 from app.jobs import mixing
 from app.jobs.data import Data
 
-STRETCH = 0.4  # seconds
 PAUSE_ROWS = 256  # rows between two looks at the clock
 MOST_OWN = 500_000  # rows of validation data whose marks are kept here; of more, the run says it
 EXAMPLES = 5
@@ -34,49 +28,27 @@ class Example:
 
 
 @dataclass
-class Found:
+class Found(looking.Progress):
     """How far a look has come, and what it has found."""
 
-    complete: bool = False
     too_large: bool = False
-    read: int = 0  # rows
-    total: int = 0
     validation_rows: int = 0
     leaks: int = 0
     whole: int = 0  # of them, those whose whole row is there
     examples: list[Example] = field(default_factory=list)
-    error: DomainError | None = None
 
 
-class Look:
+class Look(looking.Look[Found]):
     """One look at one choice of data."""
 
     def __init__(self, chosen: Data, seed: int) -> None:
+        super().__init__(Found())
         self.chosen, self.seed = chosen, seed
-        self.found = Found()
         self.leaks = Leaks()
         self.held: dict[bytes, Held] = {}
-        self.lock = threading.Lock()
-        self.steps = self.go()
-
-    def stretch(self, seconds: float) -> Found:
-        """Go on for a while; whoever comes meanwhile sees how far it is."""
-        if self.found.complete or not self.lock.acquire(blocking=False):
-            return self.found
-        try:
-            until = time.monotonic() + seconds
-            while next(self.steps, self) is not self:
-                if time.monotonic() > until:
-                    return self.found
-            self.found.complete = True
-        except DomainError as error:
-            self.found.error, self.found.complete = error, True
-        finally:
-            self.lock.release()
-        return self.found
 
     def go(self) -> Iterator[None]:
-        """Everything, with a pause now and then: first what validates, then what trains."""
+        """First what validates, then what trains."""
         chosen, found = self.chosen, self.found
         own = chosen.validation
         if own is None and chosen.split is None:
@@ -150,7 +122,7 @@ def asked(row: dict[str, Any]) -> str:
     return str(first.get("content") or "")
 
 
-def look(chosen: Data, seed: int, seconds: float = STRETCH) -> Found:
+def look(chosen: Data, seed: int, seconds: float = looking.STRETCH) -> Found:
     """Go on looking for `seconds`. The versions of `chosen` are loaded, and published."""
     parts = tuple((item.version.id, item.multiplier, item.share) for item in chosen.items)
     own = chosen.validation.id if chosen.validation else ""

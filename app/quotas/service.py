@@ -105,6 +105,12 @@ def midnight() -> datetime:
     return now().replace(hour=0, minute=0, second=0, microsecond=0)
 
 
+def month_of(at: datetime) -> tuple[datetime, datetime]:
+    """Where the month of `at`, a midnight, begins, and the next one."""
+    start = at.replace(day=1)
+    return start, (start + timedelta(days=32)).replace(day=1)
+
+
 def tokens_of_key(
     db: Session, key_id: str, unrecorded: Mapping[str, dict[str, Any]]
 ) -> tuple[int, int]:
@@ -130,7 +136,7 @@ def tokens_of_month(
     """Tokens that models were called with this month (UTC): by the workspace, or by one member in
     it. `unrecorded`: id → row, which may be recorded too.
     """
-    start = midnight().replace(day=1)
+    start, _ = month_of(midnight())
     query = select(func.coalesce(func.sum(Usage.prompt_tokens + Usage.completion_tokens), 0)).where(
         Usage.workspace_id == workspace_id,
         Usage.kind == "tokens",

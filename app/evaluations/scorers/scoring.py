@@ -21,6 +21,7 @@ from app.evaluations.scorers.schemas import (
 Array = Any  # numpy's, which mypy does not look into
 WIDTHS = {"bleu": 10, "perplexity": 2}  # of what sums up, where that is not value and count
 LOWER_IS_BETTER = ("perplexity",)
+UNBOUNDED = ("perplexity",)  # all others lie between 0 and 1
 
 
 @dataclass(frozen=True)
