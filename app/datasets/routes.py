@@ -122,7 +122,7 @@ def deleted(request: Request, who: Reader, db: Db) -> Response:
     return render(request, "datasets/trash.html", found=found, days=trash.grace(db).days)
 
 
-@router.post("/{dataset_id}/restore", name="datasets:restore")
+@router.post("/{dataset_id}/undelete", name="datasets:undelete")
 def restore(request: Request, dataset_id: str, who: Writer, db: Db) -> Response:
     back = trash.restore(db, who, dataset_id)
     return redirect(request, "datasets:detail", dataset_id=back.id)

@@ -49,7 +49,8 @@ def test_a_deletion_is_undone(db: Session, api: Client) -> None:
     page = BeautifulSoup(api.get("/datasets/deleted").text, "lxml")
     form = page.select_one("[data-testid=deleted-dataset] form")
     assert form
-    assert api.post(str(form["action"]), headers={"hx-request": "true"}).status_code in (200, 204)
+    answer = api.post(str(form["action"]), headers={"hx-request": "true"})
+    assert answer.status_code in (200, 204), answer.text
     assert api.get(f"{URL}/{made}/rows").json()["data"][2]
     assert api.get(f"{URL}/deleted").json()["data"] == []
     actions = select(AuditEntry.action).where(AuditEntry.noun_id == made)
