@@ -6,11 +6,12 @@ Trace, Proxies, Aliases, Catch, Hosts, Bodies, SameOrigin. Paths are read from `
 import ipaddress
 import secrets
 import time
+from functools import lru_cache
 from urllib.parse import quote, urlsplit
 
 import structlog
 from fastapi import Request
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,14 +26,14 @@ POLICY = (
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; "
     "object-src 'none'"
 )
-HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-}
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+)
 SMALL_BODY = 16 * 2**20  # bytes of anything that is not an upload
 PIECES = "/api/v1/uploads/"  # whose bodies are pieces of files
 COMPATIBLE = "/dashscope/compatible-mode/v1"
@@ -81,27 +82,31 @@ class Trace(Middleware):
 
         async def finish(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.setdefault("x-request-id", request_id)
-                headers.setdefault("cache-control", caching(scope, message["status"]))
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
                 took = (time.perf_counter() - started) * 1000
-                headers.append("server-timing", f"app;dur={took:.1f}")
+                raw = list(message["headers"])
+                said = {name for name, _ in raw}
+                own = [
+                    (b"x-request-id", request_id.encode()),
+                    (b"cache-control", caching(scope, message["status"])),
+                    *HEADERS,
+                ]
+                raw += [one for one in own if one[0] not in said]
+                raw.append((b"server-timing", b"app;dur=%.1f" % took))
+                message["headers"] = raw
             await send(message)
 
         await self.app(scope, receive, finish)
 
 
-def caching(scope: Scope, status: int) -> str:
+def caching(scope: Scope, status: int) -> bytes:
     """Static files whose address changes with their content are kept for ever."""
     path = scope["path"]
     if not path.startswith("/static/"):
-        return "no-store"
+        return b"no-store"
     versioned = path.startswith("/static/vendor/") or scope["query_string"].startswith(b"v=")
     if versioned and status in (200, 206, 304):
-        return "public, max-age=31536000, immutable"
-    return "no-cache"
+        return b"public, max-age=31536000, immutable"
+    return b"no-cache"
 
 
 class Proxies(Middleware):
@@ -115,12 +120,17 @@ class Proxies(Middleware):
 
 
 def trusted(address: str) -> bool:
+    return within(address, settings.trusted_proxies)
+
+
+@lru_cache(maxsize=4096)
+def within(address: str, networks: str) -> bool:
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    networks = [part.strip() for part in settings.trusted_proxies.split(",") if part.strip()]
-    return any(ip in ipaddress.ip_network(network, strict=False) for network in networks)
+    named = [part.strip() for part in networks.split(",") if part.strip()]
+    return any(ip in ipaddress.ip_network(network, strict=False) for network in named)
 
 
 def forwarded(scope: Scope) -> dict[str, object]:
@@ -195,16 +205,21 @@ class Hosts(Middleware):
 
 
 def known_host(header: str) -> bool:
+    return ours(header, settings.public_url, settings.host)
+
+
+@lru_cache(maxsize=4096)
+def ours(header: str, public_url: str, bound: str) -> bool:
     try:
         name = (urlsplit(f"//{header}").hostname or "").rstrip(".")
     except ValueError:
         return False
-    own = urlsplit(settings.public_url).hostname
-    if name and name in (*LOOPBACK, settings.host.lower(), own):
+    own = urlsplit(public_url).hostname
+    if name and name in (*LOOPBACK, bound.lower(), own):
         return True
     # Bound to every interface, any of the machine's addresses is ours. A numeric address
     # cannot be rebound to us by somebody's name server.
-    return settings.host in EVERYWHERE and is_address(name)
+    return bound in EVERYWHERE and is_address(name)
 
 
 def is_address(name: str) -> bool:

@@ -21,15 +21,16 @@ class Body:
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self.cycle = cycle
 
-    def write(self, data: bytes) -> None:
-        """One chunk. Whoever has left gets nothing; `send` is not called meanwhile."""
+    def write(self, data: bytes) -> bool:
+        """One chunk; True if no more should come before `drain`. Whoever has left gets nothing;
+        `send` is not called meanwhile.
+        """
         cycle = self.cycle
-        if data and not cycle.disconnected:
-            chunk = b"%x\r\n%b\r\n" % (len(data), data) if cycle.chunked_encoding else data
-            cycle.transport.write(chunk)
-
-    def is_full(self) -> bool:
-        return self.cycle.flow.write_paused and not self.cycle.disconnected
+        if not data or cycle.disconnected:
+            return False
+        chunk = b"%x\r\n%b\r\n" % (len(data), data) if cycle.chunked_encoding else data
+        cycle.transport.write(chunk)
+        return cycle.flow.write_paused
 
     async def drain(self) -> None:
         await self.cycle.flow.drain()

@@ -78,6 +78,7 @@ BODIES = matrix_money.BODIES | {
 }
 FORMS = matrix_money.FORMS | {
     "POST /jobs/{job_id}/priority": {"priority": "low"},
+    "POST /deployments/{deployment_id}/priority": {"priority": "low"},
     "POST /jobs/merge": {"model": "{adapter_id}"},
     "POST /requests/keys/{key_id}": {"log": "full", "days": "7"},
     "POST /models/import": {"preset": "qwen3-0.6b"},

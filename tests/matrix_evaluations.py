@@ -18,6 +18,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/benchmarks": {"model": "{model_id}", "tasks": ["mmlu"]},
     "POST /api/v1/evaluations": NEW,
     "POST /api/v1/evaluations/preview": NEW,
+    "POST /api/v1/evaluations/endpoint": {"target": "http://127.0.0.1:9/v1", "model": "x"},
     "POST /api/v1/evaluations/overlaps": {"dataset": "{dataset_id}"},
     "POST /api/v1/evaluations/{evaluation_id}/dataset": {"rows": [0]},
     "PUT /api/v1/ratings/{round_id}/items/{at}": {"value": 1},

@@ -36,6 +36,7 @@ def deploy(
     idle_minutes: Annotated[
         int | None, typer.Option(min=1, help=_("Sleep after so long without a request."))
     ] = None,
+    priority: Annotated[str, typer.Option(help=_("low, normal, high or urgent."))] = "normal",
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
@@ -47,6 +48,7 @@ def deploy(
         "devices": devices,
         "engine": engine,
         "quantization": quantization,
+        "priority": priority,
     }
     chosen = {"max_model_len": max_model_len, "idle_minutes": idle_minutes}
     body |= {field: value for field, value in chosen.items() if value is not None}
@@ -168,6 +170,16 @@ def scale(
     as_json: Json = False,
 ) -> None:
     act(deployment, "scale", as_json, replicas=replicas)
+
+
+@app.command(help=_("Give it another priority: low, normal, high or urgent."))
+def priority(
+    deployment: Deployment,
+    to: Annotated[str, typer.Argument(help=_("low, normal, high or urgent."))],
+    as_json: Json = False,
+) -> None:
+    api = connect()
+    show(api.patch(path_of(api, deployment), {"priority": to}), as_json, told)
 
 
 @app.command(help=_("Stop its engines and free its name."))

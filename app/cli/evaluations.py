@@ -202,6 +202,45 @@ def cancel(evaluation: Evaluation, as_json: Json = False) -> None:
     show(connect().post(f"{BASE}/{evaluation}/cancel", {}), as_json, told)
 
 
+@app.command(help=_("Let a candidate serve under a name, if it is better than what does now."))
+def promote(
+    evaluation: Evaluation,
+    candidate: Annotated[str, typer.Argument(help=_("Its id or its label."))],
+    name: Annotated[str, typer.Argument(help=_("The name at /v1."))],
+    not_worse: Annotated[
+        bool, typer.Option(help=_("Also where no difference is certain."))
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    api = connect()
+    several = api.get(f"{BASE}/{evaluation}")["candidates"]
+    chosen = [one["id"] for one in several if candidate in (one["id"], one["label"])]
+    if len(chosen) != 1:
+        raise Failed(_("There is not exactly one candidate %(name)s.", name=candidate))
+    body = {"candidate": chosen[0], "name": name, "needs": "not_worse" if not_worse else "better"}
+    show(
+        api.post(f"{BASE}/{evaluation}/promotions", body),
+        as_json,
+        lambda made: say(f"{made['name']}: {made['state']}"),
+    )
+
+
+@app.command(help=_("Which candidates were to serve, and what became of that."))
+def promotions(evaluation: Evaluation, as_json: Json = False) -> None:
+    columns = {
+        "ID": lambda row: row["id"],
+        _("Name"): lambda row: row["name"],
+        _("State"): lambda row: row["state"],
+        _("Verdict"): lambda row: (row["verdict"] or {}).get("verdict", ""),
+        _("Created"): lambda row: day(row["created_at"]),
+    }
+    show(
+        connect().get(f"{BASE}/{evaluation}/promotions"),
+        as_json,
+        lambda found: show_table(found["data"], columns, _("Nothing was to serve.")),
+    )
+
+
 @app.command(help=_("Remove one that is over, with its answers."))
 def delete(evaluation: Evaluation, yes: Yes = False) -> None:
     sure(_("Delete %(name)s?", name=evaluation), yes)

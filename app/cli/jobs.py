@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import complete, curves, datasets, models
+from app.cli import complete, curves, datasets, gates, models
 from app.cli.client import Api, Failed, Row, connect
 from app.cli.output import Json, day, say, show, show_json, show_table
 from app.cli.text import _
@@ -70,6 +70,27 @@ def create(
         typer.Option("--set", "-s", metavar="NAME=VALUE", help=_("A hyperparameter; repeatable.")),
     ] = None,
     deploy: Annotated[str, typer.Option(help=_("Deploy the result at once under this name."))] = "",
+    evaluate: Annotated[
+        str,
+        typer.Option(help=_("Evaluate the result on this published dataset: its name or id.")),
+    ] = "",
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(help=_("Of the evaluation; repeatable. The first decides.")),
+    ] = None,
+    evaluate_at: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help=_("Also the checkpoint of this step; repeatable.")),
+    ] = None,
+    evaluate_rows: Annotated[
+        int | None, typer.Option(min=1, help=_("So many rows, drawn at random."))
+    ] = None,
+    serve_as: Annotated[
+        str, typer.Option(help=_("Serve it under this name, if it is better than what does now."))
+    ] = "",
+    not_worse: Annotated[
+        bool, typer.Option(help=_("Also where no difference is certain."))
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help=_("Only say what it would do."))
     ] = False,
@@ -90,6 +111,13 @@ def create(
     }
     if validation:
         body["validation"] = datasets.id_of(api, validation)
+    if evaluate:
+        body["evaluation"] = gates.asked(
+            api, evaluate, scorer or [], evaluate_at or [], evaluate_rows, serve_as,
+            not_worse=not_worse,
+        )  # fmt: skip
+    elif scorer or evaluate_at or evaluate_rows or serve_as or not_worse:
+        raise typer.BadParameter(_("Name the rows to evaluate on: --evaluate DATASET."))
     if dry_run:
         return show(api.post(f"{BASE}/estimate", body), as_json, expected)
     job = api.post(BASE, body)
@@ -126,7 +154,16 @@ def expected(found: Row) -> None:
 
 @app.command("show", help=_("How far a job is, and what came of it."))
 def detail(job: Job, as_json: Json = False) -> None:
-    show(connect().get(f"{BASE}/{job}"), as_json, describe)
+    api = connect()
+    found = api.get(f"{BASE}/{job}")
+    show(found, as_json, describe)
+    if found["evaluation"] and not as_json:
+        gates.told(gates.of(api, job))
+
+
+@app.command(help=_("The evaluation at a job's end: figures, verdicts, the gate."))
+def evaluation(job: Job, as_json: Json = False) -> None:
+    show(gates.of(connect(), job), as_json, gates.told)
 
 
 @app.command(help=_("Give a job that waits another priority: low, normal, high or urgent."))

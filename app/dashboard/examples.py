@@ -96,7 +96,7 @@ BODIES: dict[str, Any] = {
         "model": "support-tone",
         "replicas": 1,
     },
-    "DeploymentChange": {"replicas": 2, "max_model_len": 8192},
+    "DeploymentChange": {"replicas": 2, "max_model_len": 8192, "priority": "high"},
     "AliasPut": {
         "name": "steady",
         "targets": [{"deployment": "support", "weight": 9}, {"deployment": "next", "weight": 1}],

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from app.deployments.fitting import Fit
 from app.deployments.plans import Plan
 from app.deployments.tables import Deployment, DeploymentRevision, Replica
+from app.jobs.priorities import PRIORITIES, Priority
 from app.jobs.schemas import JobWaiting
 from app.jobs.waiting import Wait
 
@@ -131,6 +132,7 @@ class DeploymentOut(BaseModel):
     quantization: str
     arguments: dict[str, Any]
     labels: dict[str, str]
+    priority: Priority
     estimate: dict[str, int]
     revision: int
     previous: int | None
@@ -174,6 +176,7 @@ class DeploymentOut(BaseModel):
             quantization=deployment.quantization,
             arguments=deployment.arguments,
             labels=deployment.labels,
+            priority=PRIORITIES[deployment.priority],
             estimate=deployment.estimate,
             revision=deployment.revision,
             previous=deployment.previous,

@@ -85,6 +85,8 @@ def change(
     request: Request, deployment_id: str, body: DeploymentChange, who: Writer, db: Db
 ) -> DeploymentOut:
     """Change its settings: what runs goes over to a new revision, and back if that does not start."""
+    if body.priority is not None:
+        editing.prioritise(db, who, deployment_id, body.priority)
     if body.replicas is not None:
         editing.scale(db, who.workspace_id, deployment_id, body.replicas)
     if changes := body.changes():

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.accounts.auth import Principal
+from app.cluster import service as cluster
 from app.deployments import fitting, revisions, rolling, schedules, service
 from app.deployments.checks import check_money, check_quota
 from app.deployments.fitting import Fit
@@ -15,6 +16,7 @@ from app.deployments.states import ACTIVE, note, replicas_of
 from app.deployments.tables import Deployment
 from app.deployments.wanted import SWEEP, advance, lock
 from app.errors import N_, Conflict
+from app.jobs import priorities
 from app.queue import send
 
 
@@ -74,6 +76,23 @@ def scale(db: Session, workspace_id: str, deployment_id: str, replicas: int) -> 
     deployment.replicas = replicas
     db.flush()
     advance(db, deployment, refuse=True)
+    send(db, SWEEP)
+    return deployment
+
+
+def prioritise(db: Session, who: Principal, deployment_id: str, priority: str) -> Deployment:
+    """How urgent its replicas are, those that wait already too. Raises NotFound, Forbidden, Conflict."""
+    deployment = own(db, who.workspace_id, deployment_id)
+    number = priorities.check(db, who, priority)
+    if number == deployment.priority:
+        return deployment
+    old, deployment.priority = priorities.PRIORITIES[deployment.priority], number
+    for replica in replicas_of(db, deployment.id):
+        request = cluster.waiting(db, "replica", replica.id)
+        if request is not None and request.granted_at is None:
+            request.priority = number
+    told = {"old": old, "new": priority}
+    note(db, deployment, "priority", priorities.NOW[priority], told)
     send(db, SWEEP)
     return deployment
 

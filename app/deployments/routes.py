@@ -16,11 +16,13 @@ from app.deployments.schemas import (
     Rollback,
     Scale,
     Schedule,
+    Urgency,
     Wishes,
 )
 from app.deployments.states import MOVES
 from app.deployments.tables import Deployment
 from app.errors import DomainError
+from app.jobs import priorities
 from app.models import service as models
 from app.queue import Db
 from app.web import Parsed, parsed, redirect, render
@@ -126,6 +128,7 @@ def form_page(
         models=choices,
         chosen=chosen,
         thought=found,
+        priorities=priorities.allowed(db, who),
         name=values.get("name")
         or (view.free_name(db, who.workspace_id, chosen.name) if chosen else ""),
         **forms.choices(db),
@@ -157,13 +160,14 @@ def page(
     of: str = "",
 ) -> Response:
     """A deployment's page; `values` are what stands in its form, by default the settings. `form`
-    is one that was refused, `of` which: edit, scale or schedule.
+    is one that was refused, `of` which: edit, scale, priority or schedule.
     """
     say = view.speaker(request)
     context = view.detail(db, deployment, say)
     if tab == "settings":
         context |= view.settings(db, deployment, say)
         context |= edited(db, deployment, values or forms.typed(current(deployment)))
+        context["priorities"] = priorities.allowed(db, request.state.who)
     return render(
         request,
         "deployments/detail.html",
@@ -275,6 +279,25 @@ def scale(
             db.rollback()
             form.refuse(error)
     return page(request, db, deployment, "settings", form=form, of="scale")
+
+
+@router.post("/{deployment_id}/priority", name="deployments:priority")
+def prioritise(
+    request: Request,
+    deployment_id: str,
+    form: Annotated[Parsed[Urgency], parsed(Urgency)],
+    who: Writer,
+    db: Db,
+) -> Response:
+    deployment = service.get(db, who.workspace_id, deployment_id)
+    if form.data:
+        try:
+            editing.prioritise(db, who, deployment_id, form.data.priority)
+            return redirect(request, f"/deployments/{deployment_id}?tab=settings")
+        except DomainError as error:
+            db.rollback()
+            form.refuse(error)
+    return page(request, db, deployment, "settings", form=form, of="priority")
 
 
 @router.post("/{deployment_id}/rollback", name="deployments:rollback")

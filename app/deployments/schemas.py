@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.cluster import labels
+from app.jobs.priorities import Priority
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 LONGEST_IDLE = 7 * 24 * 60  # minutes
@@ -101,18 +102,20 @@ class DeploymentCreate(Wishes):
         le=LONGEST_IDLE,
         description="After so long without a request it sleeps; the next one wakes it.",
     )
+    priority: Priority = Field("normal", description="Who comes first when devices are short.")
 
 
 class DeploymentChange(Wishes):
-    """What is left out stays. Anything but `replicas` makes a new revision, to which the
-    deployment goes over without a gap where the devices allow it.
+    """What is left out stays. Anything but `replicas` and `priority` makes a new revision, to which
+    the deployment goes over without a gap where the devices allow it.
     """
 
     replicas: int | None = Field(None, ge=1, le=8)
+    priority: Priority | None = None
 
     def changes(self) -> dict[str, Any]:
-        """What was said, without the number of replicas."""
-        return self.model_dump(exclude_unset=True, exclude={"replicas", "revision"})
+        """What was said of the engines' settings."""
+        return self.model_dump(exclude_unset=True, exclude={"replicas", "priority", "revision"})
 
 
 class Fix(DeploymentChange):
@@ -134,6 +137,14 @@ class Scale(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     replicas: int = Field(ge=1, le=8)
+
+
+class Urgency(BaseModel):
+    """How urgent its replicas are, when devices are short."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Priority
 
 
 class Rollback(BaseModel):

@@ -24,6 +24,7 @@ from app.deployments.states import living, note, replicas_of
 from app.deployments.tables import Deployment, DeploymentEvent, Replica, ReplicaLog
 from app.deployments.wanted import SWEEP, advance, lock, stop_all
 from app.errors import N_, NotFound
+from app.jobs import priorities
 from app.models import service as models
 from app.models.tables import Model
 from app.queue import send
@@ -75,6 +76,7 @@ def create(
         mode=found.mode,
         replicas=data.replicas,
         labels=data.labels,
+        priority=priorities.check(db, who, data.priority),
         idle_minutes=data.idle_minutes,
         adapters=found.room.adapters,
         adapter_rank=found.room.rank,

@@ -50,6 +50,7 @@ class Deployment(Base):
     memory: Mapped[int | None] = mapped_column(BigInteger)  # bytes of each device; None: estimated
     exclusive: Mapped[bool] = mapped_column(default=False)  # whole devices
     labels: Mapped[dict[str, Any]] = mapped_column(default=dict)  # that its nodes must have
+    priority: Mapped[int] = mapped_column(default=1)  # 0..3: low, normal, high, urgent
     quantization: Mapped[str] = mapped_column(default="")  # as vLLM calls it; "" is none
     arguments: Mapped[dict[str, Any]] = mapped_column(default=dict)  # see options.py
     # bytes that each replica is expected to need: {weights, cache, overhead}

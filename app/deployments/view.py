@@ -21,6 +21,7 @@ from app.deployments.revisions import current
 from app.deployments.samples import own_address, samples
 from app.deployments.tables import Deployment, Replica
 from app.errors import N_, NotFound
+from app.jobs.priorities import PRIORITIES
 from app.jobs.waiting import PLACES, Wait, waits_of
 from app.models.tables import Model
 from app.web import translate
@@ -148,6 +149,7 @@ def live(
     found = trouble(deployment, replicas)
     return {
         "deployment": deployment,
+        "priority": PRIORITIES[deployment.priority],
         "replicas": replicas,
         "devices": service.holding(db, [replica.id for replica in replicas]),
         "starts": {one.id: start(one, replicas) for one in replicas if one.state in STARTING},

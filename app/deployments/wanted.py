@@ -101,6 +101,7 @@ def ask(db: Session, deployment: Deployment, replica: Replica) -> None:
         memory=settings.asked,
         kind=options.kind_for(settings.quantization, settings.arguments),
         labels=deployment.labels,
+        priority=deployment.priority,
     )
     model = db.get_one(Model, deployment.model_id)
     budgets.serves(

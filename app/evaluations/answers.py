@@ -8,7 +8,7 @@ from app.db import now
 from app.errors import N_, DomainError
 from app.evaluations.prompts import said, thoughtless
 from app.evaluations.scorers import scoring
-from app.evaluations.scorers.schemas import Asked, Options
+from app.evaluations.scorers.schemas import Asked, Options, Perplexity
 
 LONGEST = 200_000  # characters that are kept of an answer
 NO_CHOICE = N_("The engine gave no answer.")
@@ -70,7 +70,7 @@ def score(outcome: Outcome, reference: str, scorers: Sequence[Options]) -> None:
         return
     text = thoughtless(outcome.text)
     for scorer in scorers:
-        if isinstance(scorer, Asked):  # later, by whoever is asked
+        if isinstance(scorer, Asked | Perplexity):  # later, by whoever is asked
             continue
         found = scoring.score(scorer, text, reference)
         if found.value is not None:

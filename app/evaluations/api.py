@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.accounts.auth import Principal, requires
-from app.evaluations import boards, export, rows, sending, service, view
+from app.evaluations import boards, export, rows, sending, service, trying, view
 from app.evaluations.schemas import (
     DatasetFrom,
     EvaluationCreate,
@@ -43,6 +43,12 @@ def create_evaluation(request: Request, body: EvaluationCreate, who: Writer) -> 
 def preview(body: EvaluationCreate, who: Writer, db: Db) -> dict[str, Any]:
     """What it would take: an estimate of tokens, seconds and cost. Nothing is started."""
     return service.preview(db, who, body)
+
+
+@router.post(f"{BASE}/endpoint", name="api:evaluations:endpoint")
+def try_endpoint(request: Request, body: trying.EndpointAsked, who: Writer) -> trying.EndpointTold:
+    """Ask an endpoint elsewhere one short question: does it work, and if not, why?"""
+    return view.tried(request, who, body)
 
 
 @router.get(BASE, name="api:evaluations:list")

@@ -16,10 +16,12 @@ from app.deployments import service as deployments
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.tables import Deployment
 from app.errors import N_, Conflict, DomainError, NotFound
+from app.evaluations.perplexity import choosing as perplexity
 from app.evaluations.tables import Candidate, Evaluation
 from app.jobs import starts
 from app.jobs.tables import Job, JobCheckpoint
 from app.models import service as models
+from app.models.tables import Model
 from app.queue import transaction
 
 STARTS = N_("The engine of %(name)s starts.")
@@ -46,7 +48,7 @@ def ready(evaluation_id: str, candidate_id: str) -> Found:
         if one.model_id is None and (waits := become(db, evaluation, one)):
             return Found(waits=waits)
         if one.deployment_id is None:
-            if name := running(db, evaluation.workspace_id, str(one.model_id)):
+            if name := running(db, evaluation, str(one.model_id)):
                 one.served_name = name
                 return Found(name)
             start(db, evaluation, one)
@@ -74,18 +76,25 @@ def become(db: Session, evaluation: Evaluation, one: Candidate) -> dict[str, Any
     return {"message": PUBLISHES, "params": {"name": one.target}}
 
 
-def running(db: Session, workspace_id: str, model_id: str) -> str:
-    """The name of a deployment that serves this very model now; empty if none does."""
-    found, _ = deployments.list_deployments(db, workspace_id, model_id=model_id, state="ready")
-    return next((one.name for one in found if one.model_id == model_id), "")
+def running(db: Session, evaluation: Evaluation, model_id: str) -> str:
+    """The name of a deployment that serves this very model now, and can do all that is asked; empty
+    if none does.
+    """
+    here = evaluation.workspace_id
+    found, _ = deployments.list_deployments(db, here, model_id=model_id, state="ready")
+    names = [one.name for one in found if one.model_id == model_id]
+    if perplexity.wanted(evaluation.scorers):
+        names = [name for name in names if perplexity.able(db, here, name)]
+    return next(iter(names), "")
 
 
 def start(db: Session, evaluation: Evaluation, one: Candidate) -> None:
     who = principal_of(db, evaluation.workspace_id, evaluation.created_by)
     name = f"eval-{evaluation.id.removeprefix('ev_')[:12]}-{one.position}"
-    made = deployments.create(
-        db, who, DeploymentCreate.model_validate({"name": name, "model": one.model_id})
-    )
+    body: dict[str, Any] = {"name": name, "model": one.model_id}
+    if perplexity.wanted(evaluation.scorers):
+        body |= perplexity.wishes(db.get_one(Model, one.model_id))
+    made = deployments.create(db, who, DeploymentCreate.model_validate(body))
     one.deployment_id, one.served_name, one.state = made.id, made.name, "starting"
 
 

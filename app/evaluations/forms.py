@@ -17,6 +17,7 @@ from app.evaluations.judging import prompts as judging
 from app.evaluations.prompts import KINDS as ROW_KINDS
 from app.evaluations.schemas import EvaluationCreate
 from app.evaluations.scorers.schemas import KINDS
+from app.evaluations.trying import EndpointAsked
 from app.jobs import starts
 from app.models import service as models
 from app.web import Parsed, field_messages
@@ -86,6 +87,17 @@ def endpoint_of(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {"kind": "endpoint", "target": values.get("endpoint_url", "")}
     given = {name: values.get(f"endpoint_{name}") for name in ("model", "secret", "per_minute")}
     return found | {name: value for name, value in given.items() if value}
+
+
+def endpoint(form: Parsed[Any]) -> EndpointAsked | None:
+    """The endpoint that is typed; None if something is wrong, which then stands in the errors."""
+    given = endpoint_of(form.values)
+    names = ("target", "model", "secret")
+    try:
+        return EndpointAsked.model_validate({name: given.get(name, "") for name in names})
+    except ValidationError as error:
+        form.errors.update(field_messages(form.request, error.errors()))
+    return None
 
 
 def scorer_of(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,18 @@ def question(row: Row, system: str | None = None) -> Question:
     return Question([asked(one) for one in messages], said(reference), row.get("tools"))
 
 
+def reread(row: Row, system: str | None = None) -> Row:
+    """The row as training would read it: the prompt, the answer that is the reference, the tools."""
+    messages, answer = split(row)
+    if system is not None:
+        messages = [one for one in messages if one["role"] != "system"]
+        if system:
+            messages = [{"role": "system", "content": system}, *messages]
+    if answer:
+        messages = [*messages, {name: of for name, of in answer.items() if name != "weight"}]
+    return {"messages": messages, "tools": row.get("tools")}
+
+
 def split(row: Row) -> tuple[list[Row], Row]:
     """The prompt, and the message that follows it: what was chosen, or the last answer."""
     messages = row["messages"]

@@ -148,6 +148,19 @@ def estimate(request: Request, who: Writer, db: Db, form: Form) -> Response:
     return render(request, "evaluations/new.html", block="estimate", estimate=found, told=told)
 
 
+@router.post("/endpoint", name="evaluations:endpoint")
+def try_endpoint(request: Request, who: Writer, form: Form) -> Response:
+    """Does the endpoint that is typed there answer?"""
+    tried, told = None, ""
+    try:
+        if asked := forms.endpoint(form):
+            tried = view.tried(request, who, asked)
+    except DomainError as error:
+        told = sentence(request, error)
+    told = told or next(iter(form.errors.values()), "")
+    return render(request, "evaluations/new.html", block="tried", tried=tried, told=told)
+
+
 @router.get("/{evaluation_id}", name="evaluations:detail")
 def detail(
     request: Request, evaluation_id: str, who: Reader, db: Db, asked: Annotated[Sorted, Query()]

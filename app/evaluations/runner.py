@@ -27,6 +27,7 @@ from app.errors import N_, Conflict, DomainError
 from app.evaluations import answers, ending, engines, holding, outside, reading
 from app.evaluations.asking import RowAsking
 from app.evaluations.judging import work as judging
+from app.evaluations.perplexity import asking as perplexity
 from app.evaluations.schemas import Settings
 from app.evaluations.scorers.schemas import Options, Scorer
 from app.evaluations.tables import Candidate, Evaluation
@@ -153,6 +154,7 @@ async def answer(hold: Hold, one: Candidate, version: DatasetVersion) -> None:
         elif name := await engine(hold, one):
             await run_in_threadpool(holding.move, one.id, "asking")
             await ask(hold, one, name, version)
+            await perplexity.measure(hold, one, name, version)
     except DomainError as error:
         await run_in_threadpool(holding.move, one.id, "failed", error)
     else:

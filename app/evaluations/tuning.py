@@ -105,9 +105,13 @@ def asked(db: Session, job: Job) -> EvaluationCreate:
     before = models.get(db, job.workspace_id, job.model_id)
     candidates = [{"kind": "model", "target": before.id}]
     gate = wanted.get("gate")
-    if gate and serving(db, job.workspace_id, gate["name"]) not in (None, before.id):
+    rival = serving(db, job.workspace_id, gate["name"]) if gate else None
+    if gate and rival not in (None, before.id):
+        # what serves may have room for adapters, and then says no perplexity
+        surprised = "perplexity" in wanted["scorers"]
+        who = ("model", rival) if surprised else ("deployment", gate["name"])
         label = f"/v1 · {gate['name']}"
-        candidates.append({"kind": "deployment", "target": gate["name"], "label": label})
+        candidates.append({"kind": who[0], "target": who[1], "label": label})
     there = standing(db, job)
     candidates += [{"kind": "checkpoint", "target": starts.name_of(row)} for row in there]
     candidates.append({"kind": "model", "target": str(job.result_model_id)})

@@ -6,13 +6,15 @@ from typing import Any
 from fastapi import Request
 from sqlalchemy.orm import Session
 
-from app.evaluations import boards, charts, rows, service
+from app.accounts.auth import Principal
+from app.errors import DomainError
+from app.evaluations import boards, charts, rows, service, trying
 from app.evaluations.judging import choosing, prompts
 from app.evaluations.rows import Shown
 from app.evaluations.schemas import AnswerOut, CandidateOut, EvaluationOut, JudgementOut, RowOut
 from app.evaluations.scorers.scoring import LOWER_IS_BETTER
 from app.evaluations.tables import Candidate, Evaluation
-from app.web import said
+from app.web import said, sentence
 
 
 def error_of(request: Request, error: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -33,6 +35,25 @@ def out(request: Request, db: Session, found: Sequence[Evaluation]) -> list[Eval
         )
         for one in found
     ]
+
+
+def tried(request: Request, who: Principal, asked: trying.EndpointAsked) -> trying.EndpointTold:
+    """What became of asking an endpoint. Raises Invalid and NotFound for what was asked wrongly."""
+    try:
+        answer, milliseconds = trying.ask(who, asked)
+    except DomainError as error:
+        if error.field:
+            raise
+        return trying.EndpointTold(
+            works=False,
+            answer="",
+            milliseconds=0,
+            code=error.code,
+            message=sentence(request, error),
+        )
+    return trying.EndpointTold(
+        works=True, answer=answer, milliseconds=milliseconds, code="", message=""
+    )
 
 
 def row_out(request: Request, row: Shown, candidates: Sequence[Candidate]) -> RowOut:

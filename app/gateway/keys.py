@@ -1,5 +1,6 @@
 """API keys on the hot path: verified once, remembered for a few seconds by their hash."""
 
+import asyncio
 import hashlib
 import time
 from typing import Annotated
@@ -15,11 +16,31 @@ from app.queue import transaction
 REMEMBER_SECONDS = 5.0  # also how long a revoked key may still be believed
 MAX_SECRET = 200
 known: dict[bytes, tuple[float, Principal]] = {}
+looking: dict[bytes, asyncio.Future[Principal]] = {}
 
 
 def verify(secret: str) -> Principal:
     with transaction() as db:
         return accounts.principal_of_key(db, secret)
+
+
+async def look(digest: bytes, secret: str) -> Principal:
+    """`verify`, remembered; many that come at once with the same key look once. Raises what it does."""
+    task = looking.get(digest)
+    if task is None:
+        task = asyncio.ensure_future(run_in_threadpool(verify, secret))
+        looking[digest] = task
+        task.add_done_callback(lambda done: looked(digest, done))
+    return await asyncio.shield(task)
+
+
+def looked(digest: bytes, done: asyncio.Future[Principal]) -> None:
+    looking.pop(digest, None)
+    if done.cancelled() or done.exception():  # whoever waits for it has that too
+        return
+    if len(known) > 10_000:
+        known.clear()
+    known[digest] = (time.monotonic(), done.result())
 
 
 class InferenceKey:
@@ -41,10 +62,7 @@ class InferenceKey:
         if found and time.monotonic() - found[0] < REMEMBER_SECONDS:
             who = found[1]
         else:
-            who = await run_in_threadpool(verify, secret)
-            if len(known) > 10_000:
-                known.clear()
-            known[digest] = (time.monotonic(), who)
+            who = await look(digest, secret)
         check_address(request, who)
         if not who.may(self.role) or self.scope not in who.scopes:
             raise Forbidden(

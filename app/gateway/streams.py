@@ -25,8 +25,7 @@ COUNTED_WHEN_ASKED = ("chat/completions", "completions")
 class Body(Protocol):
     """Where the bytes of an answer can be written without waiting: `app.protocol.Body`."""
 
-    def write(self, data: bytes) -> None: ...
-    def is_full(self) -> bool: ...
+    def write(self, data: bytes) -> bool: ...  # True: full
     async def drain(self) -> None: ...
 
 
@@ -46,10 +45,10 @@ class Stream:
         exchange = self.exchange
         if exchange.record is not None:
             exchange.record.hear(piece)
-        exchange.chunks += piece.count(b"data: {")
         if b'"usage":{' in piece or b'"usage": {' in piece:
             left, exchange.usage = metering.without_usage(piece, exchange.usage, self.last_wanted)
             return piece if self.each_wanted else left
+        exchange.chunks += piece.count(b"data: {")
         return piece
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -69,7 +68,7 @@ class Stream:
     async def into(self, body: Body) -> None:
         """The same, written as it comes. While the body is full nothing more is read."""
         waiting: asyncio.Task[None] | None = None
-        response = self.events.response
+        response, whole = self.events.response, self.events.whole
 
         async def go_on() -> None:
             await body.drain()
@@ -77,9 +76,8 @@ class Stream:
 
         def take(piece: bytes) -> None:
             nonlocal waiting
-            if passed := self.passed_on(self.events.whole(piece)):
-                body.write(passed)
-            if body.is_full() and (waiting is None or waiting.done()):
+            full = body.write(self.passed_on(whole(piece)))
+            if full and (waiting is None or waiting.done()):
                 response.pause()
                 waiting = asyncio.create_task(go_on())
 

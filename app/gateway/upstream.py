@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from app.gateway.wire import Lost
 BROKEN = {500, 502, 503, 504}  # it is the engine: another one may well answer
 UNLOADED = 404  # an adapter was unloaded just now: who asks again waits until it is loaded
 M_ARENA_MAX = -8  # malloc.h
+COLLECT = 10_000, 20, 20  # objects, and then times that they were looked at (gc.set_threshold)
 
 
 @contextlib.asynccontextmanager
@@ -23,6 +25,7 @@ async def lifespan() -> AsyncIterator[None]:
     """What runs beside the requests, as long as the web process lives."""
     settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     share_memory()
+    leave_alone()
     beside = [
         asyncio.create_task(ledger.flush_forever()),
         asyncio.create_task(loads.exchange_forever()),
@@ -45,6 +48,15 @@ def share_memory() -> None:
     """
     with contextlib.suppress(AttributeError):  # another libc
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
+def leave_alone() -> None:
+    """What is there by now stays, so that the collector need not go through all of it each time that
+    some thousand requests have left objects behind.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
 
 
 class Failed(Exception):
@@ -116,11 +128,11 @@ class Events:
 
     def whole(self, piece: bytes) -> bytes:
         """The events that end in this piece; what is left over waits for the next."""
-        if b"\r" in piece:
-            piece = piece.replace(b"\r\n", b"\n")
         if self.pending:
             piece = self.pending + piece
             self.pending = b""
+        if b"\r" in piece:
+            piece = piece.replace(b"\r\n", b"\n")
         if piece.endswith(b"\n\n"):
             return piece
         end = piece.rfind(b"\n\n") + 2

@@ -12,11 +12,11 @@ from app.errors import N_, DomainError, Invalid
 
 SCORERS = (  # those that need no settings; the others are for an evaluation of one's own
     "accuracy", "f1", "exact", "contains", "numeric", "json",
-    "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf",
+    "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf", "perplexity",
 )  # fmt: skip
 ScorerKind = Literal[
     "accuracy", "f1", "exact", "contains", "numeric", "json",
-    "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf",
+    "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf", "perplexity",
 ]  # fmt: skip
 KINDS = ("sft", "preference", "kto")  # of rows that ask something
 MOST_CHECKPOINTS = 5

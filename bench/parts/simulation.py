@@ -150,9 +150,16 @@ class Simulation:
         self.had: dict[str, tuple[float, float]] = {}  # decayed device-seconds, and when
         self.served: defaultdict[str, float] = defaultdict(float)  # device-seconds, ever
         self.due: defaultdict[str, float] = defaultdict(float)  # that its share would have been
+        # of a workspace, and of a member with a quota of its own
+        self.held: Counter[str] = Counter()  # devices
+        self.jobs: Counter[str] = Counter()  # that run
+        self.waits: Counter[str] = Counter()
+        self.wanted: Counter[str] = Counter()  # whole devices, by those who wait
         self.log = Log()
+        self.tell: Callable[[str], None] = print
 
     def run(self, tell: Callable[[str], None]) -> Log:
+        self.tell = tell
         now, coming, told = START, 0, time.monotonic()
         while coming < len(self.works) or self.board.waiting or self.ends:
             now += TICK
@@ -176,6 +183,7 @@ class Simulation:
         work.since = at
         key = self.whose(work)
         work.served, work.due = self.served[key], self.due[key]
+        self.count_waiting(work, 1)
         self.board.submit(
             Waiting(
                 work.id,
@@ -215,6 +223,7 @@ class Simulation:
 
     def give_back(self, work: Work, at: float) -> None:
         self.board.leave(work.id)
+        self.count_held(work, -1)
         used, since = self.had.get(work.team, (0.0, at))
         ran = work.devices * (at - work.began)
         self.had[work.team] = (decayed(used, since, at) + ran, at)
@@ -241,6 +250,8 @@ class Simulation:
     def start(self, work: Work, now: float) -> None:
         work.attempt += 1
         work.began = now
+        self.count_waiting(work, -1)
+        self.count_held(work, 1)
         takes = work.left / 2 if work.dies else work.left
         heapq.heappush(self.ends, (now + takes, work.id, work.attempt))
         self.log.starts += 1
@@ -250,14 +261,30 @@ class Simulation:
         self.log.worst = max(self.log.worst, waited / fair)
         if waited > PATIENCE * fair:
             self.log.starved += 1
+            self.tell(
+                f"  starved {waited / fair:.2f}: {work.id} of {self.whose(work)}: {work.devices} devices"
+                f" for {work.left:.0f} s, priority {work.priority}, waited {waited:.0f} s, made room"
+                f" {work.preemptions} times; its workspace (weight {self.weights[work.team]:g}) holds"
+                f" {self.held[work.team]}, {self.limits.workspace(work.team)}"
+            )
+
+    def count_waiting(self, work: Work, sign: int) -> None:
+        key = self.whose(work)
+        self.waits[key] += sign
+        self.wanted[key] += sign * work.devices * (work.memory is None)
+
+    def count_held(self, work: Work, sign: int) -> None:
+        for key in {work.team, self.whose(work)}:
+            self.held[key] += sign * work.devices
+            self.jobs[key] += sign * (not work.serves)
 
     def whose(self, work: Work) -> str:
-        """Whose share it waits for: its workspace's, or its member's where that has a quota."""
+        """Under whose quota it waits: its workspace's, or also its member's where that has one."""
         return work.user if (work.team, work.user) in self.limits.members else work.team
 
     def fair_time(self, work: Work, waited: float) -> float:
         """In which its workspace's fair share, and no more, would have done what was done for the
-        workspace while this one waited, and this one itself.
+        workspace while this one waited, and this one itself. Nothing is due beyond a quota.
         """
         key = self.whose(work)
         served, due = self.served[key] - work.served, self.due[key] - work.due
@@ -267,47 +294,32 @@ class Simulation:
 
     def account(self) -> None:
         """A tick, as it is after its decision."""
-        wanted: Counter[str] = Counter()
-        mine: Counter[str] = Counter()
-        for one in self.board.waiting.values():
-            key = self.whose(self.by_id[one.id])
-            mine[key] += 1
-            if one.shape.memory is None:
-                wanted[key] += one.shape.devices
-        held: Counter[str] = Counter()
-        jobs: Counter[str] = Counter()
-        for holder in self.board.holders.values():
-            work = self.by_id[holder.id]
-            for key in {work.team, self.whose(work)}:
-                held[key] += work.devices
-                jobs[key] += not work.serves
-        active = {
-            work for work in {*held, *mine, *(key.split("/")[0] for key in mine)} if "/" not in work
-        }
+        held, jobs = self.held, self.jobs
+        keys = {key for key in {*held, *self.waits} if held[key] or self.waits[key]}
+        active = {key.partition("/")[0] for key in keys}
         weights = sum(self.weights[team] for team in active)
-        room = 0
-        for key in {*held, *mine}:
+        room = 0.0
+        for key in keys:
             team, _, member = key.partition("/")
-            ceiling = self.limits.member(team, key) if member else self.limits.workspace(team)
-            share = NODES * GPUS * self.weights[team] / weights
-            free = NEVER if ceiling.devices is None else ceiling.devices - held[key]
-            if free < max(SIZES) or (ceiling.jobs is not None and jobs[key] >= ceiling.jobs):
-                share = min(share, held[key])  # more than its quota is nobody's due
-            self.due[key] += share * TICK
-            self.served[key] += held[key] * TICK
-            able = min(wanted[key], max(0, free))
-            if ceiling.jobs is not None:
-                able = min(able, max(SIZES) * max(0, ceiling.jobs - jobs[key]))
+            over = {team: self.limits.workspace(team)}
             if member:
-                whole = self.limits.workspace(team).devices
-                able = min(able, NEVER if whole is None else max(0, whole - held[team]))
-            room += able
+                over[key] = self.limits.member(team, key)
+            free = min(left(one.devices, held[whose]) for whose, one in over.items())
+            more = min(left(one.jobs, jobs[whose]) for whose, one in over.items())
+            share = NODES * GPUS * self.weights[team] / weights
+            if free < max(SIZES) or more < 1:
+                share = min(share, held[team])  # more than its quota is nobody's due
+            self.due[key] += share * TICK
+            self.served[key] += held[team] * TICK
+            room += min(self.wanted[key], max(0, free), max(SIZES) * max(0, more))
         if self.board.waiting:
-            used = sum(
-                bool(one.holders) for node in self.board.nodes.values() for one in node.devices
-            )
+            used = sum(GPUS - len(node.unheld()) for node in self.board.nodes.values())
             self.log.used += used * TICK
             self.log.bound += min(NODES * GPUS, used + room) * TICK
+
+
+def left(most: int | None, held: int) -> float:
+    return NEVER if most is None else most - held
 
 
 def violations(board: Board, limits: Limits) -> int:

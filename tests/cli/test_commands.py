@@ -255,8 +255,8 @@ def test_deployments_and_chat(danlu, served, home):
 def test_a_deployment_that_sleeps(danlu, stack):
     made = json.loads(danlu("deploy", "danlu-starter", "-n", "briefly", "--no-wait", "--json"))
     assert made["name"] in danlu("deployments", "list")
-    assert json.loads(danlu("deployments", "scale", "briefly", 2, "--json"))["name"] == "briefly"
-    danlu("deployments", "stop", "briefly")
+    for verb, *value in (("priority", "low"), ("scale", 2), ("stop",)):
+        assert '"low"' in danlu("deployments", verb, "briefly", *value, "--json")
     danlu("deployments", "delete", "briefly", "--yes")
     assert "no deployment briefly" in danlu("deployments", "show", "briefly", fails=True)
 

@@ -2,13 +2,14 @@
 
 import math
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from app.cluster.scheduling import decision
 from app.cluster.scheduling.board import HALF_LIFE, Use, decayed
 from app.cluster.scheduling.foresight import foresee
-from app.cluster.scheduling.order import RISE, Share
+from app.cluster.scheduling.order import ENDLESS, RISE, Share
 from app.cluster.scheduling.picture import NEVER
 from app.quotas.limits import Ceiling, Limits
 from tests.cluster.boards import GIB, NOW, board, check, granted, node, run, wait
@@ -98,11 +99,16 @@ def test_waiting_raises_but_displaces_nobody() -> None:
     assert normal.id in made.waiting
 
 
-def test_what_is_owed_to_a_workspace_comes_before_the_priorities_of_others() -> None:
+@pytest.mark.parametrize(
+    ("waited", "seconds"), [(150.0, 100.0), (ENDLESS + 1, NEVER), (ENDLESS + 1, ENDLESS)]
+)
+def test_what_is_owed_to_a_workspace_comes_before_the_priorities_of_others(
+    waited: float, seconds: float
+) -> None:
     made = board(node("a", 2))
     held = [wait(made, team="rich"), wait(made, team="rich")]
     run(made)
-    low = wait(made, team="poor", priority=0, since=NOW - 300, seconds=100.0)
+    low = wait(made, team="poor", priority=0, since=NOW - waited, seconds=seconds)
     normal = wait(made, team="rich", priority=1, since=NOW - 300)
     made.leave(held[0].id)
     assert granted(run(made)) == [low.id]

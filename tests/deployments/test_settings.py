@@ -4,10 +4,14 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.accounts.tables import Membership
+from app.cluster import service as cluster
+from app.cluster.tables import Request
 from app.db import now
-from app.deployments import phases, replicas
+from app.deployments import phases, replicas, wanted
 from app.deployments.states import replicas_of
 from app.deployments.tables import Deployment, Replica
 from app.models.tables import Model
@@ -187,6 +191,39 @@ def test_a_revision_that_does_not_start_is_told_with_its_remedy(
     assert (deployment.max_model_len, deployment.revision, deployment.previous) == (4352, 3, 1)
 
 
+def test_how_urgent_its_replicas_are(
+    client: Client, db: Session, model: Model, cards: None
+) -> None:
+    client.user.is_platform_admin = False
+    membership = db.scalars(select(Membership).where(Membership.user_id == client.user.id)).one()
+    membership.role = "admin"
+    db.commit()
+    refused = client.post(
+        "/deployments", data={"name": "mood", "model": model.id, "priority": "urgent"}
+    )
+    assert refused.status_code == 422
+    assert "Urgent is for platform administrators." in refused.text
+    page = create(client, model, priority="high")
+    assert db.scalars(select(Request.priority)).all() == [cluster.HIGH]
+    assert client.post(f"{page}/priority", data={"priority": "low"}).status_code == 303
+    db.expire_all()
+    assert db.scalars(select(Request.priority)).all() == [cluster.LOW]
+    assert only(db)[0].revision == 1
+    shown = soup(client.get(f"{page}?tab=settings"))
+    assert at(shown, "deploy-priority-now").text == "Low"
+    offered = [one["value"] for one in at(shown, "deploy-priority").select("option")]
+    assert offered == ["low", "normal", "high"]
+    membership.role = "member"
+    db.commit()
+    refused = client.post(f"{page}/priority", data={"priority": "high"})
+    assert refused.status_code == 422
+    assert "ask one of them" in refused.text
+    start(db)
+    db.expire_all()
+    wanted.ask(db, *only(db))
+    assert db.scalars(select(Request.priority)).all() == [cluster.LOW]
+
+
 def test_scaling_and_a_schedule(client: Client, db: Session, model: Model, cards: None) -> None:
     page = create(client, model)
     assert client.post(f"{page}/scale", data={"replicas": "2"}).status_code == 303
@@ -277,6 +314,8 @@ def test_all_of_it_as_json(api: Client, db: Session, model: Model, cards: None) 
     assert (one["revision"], one["previous"], one["max_model_len"]) == (2, 1, 4096)
     assert one["arguments"] == {"seed": 7}
     assert api.patch(address, json={}).json()["revision"] == 2
+    higher = api.patch(address, json={"priority": "high"}).json()
+    assert (higher["priority"], higher["revision"]) == ("high", 2)
     found = api.get(f"{address}/revisions").json()["data"]
     assert [(each["number"], each["current"]) for each in found] == [(2, True), (1, False)]
     assert found[1]["settings"]["max_model_len"] == 2048

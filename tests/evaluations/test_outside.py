@@ -10,7 +10,7 @@ from app.accounts import user_secrets
 from app.addresses import Interrupted
 from app.config import settings
 from app.errors import Invalid, NotFound
-from app.evaluations import outside, runner
+from app.evaluations import outside, runner, trying
 from app.evaluations.schemas import CandidateIn
 from app.gateway.batches import asking
 from tests.evaluations.people import Mood, candidates, create, ended, published, reviews, working
@@ -151,6 +151,56 @@ def test_what_is_wrong_stands_at_its_field(db, client, who, change, error, field
     with pytest.raises(error) as caught:
         create(who, version, candidates=[one])
     assert caught.value.field == field
+
+
+def test_an_endpoint_is_tried_before(db, client, who, monkeypatch):
+    key = secret(db, who)
+    wrong = user_secrets.create(db, who, kind="openai", name="old", value="sk-of-somebody-else")
+    db.commit()
+    monkeypatch.setattr(trying, "SECONDS", 3.0)
+
+    class There(Outside):
+        async def whole(self, request):
+            asked = await request.json()
+            if asked["model"] == "slow":
+                await asyncio.sleep(5)
+            if asked["model"] not in ("gpt-x", "slow"):
+                return web.json_response({"error": {"message": "No such model."}}, status=404)
+            if request.headers.get("authorization") != f"Bearer {KEY}":
+                told = {"error": {"message": "Who is sk-of-somebody-else?"}}
+                return web.json_response(told, status=401)
+            message = {"role": "assistant", "content": "OK."}
+            return web.json_response({"choices": [{"index": 0, "message": message}]})
+
+    def tried(**body):
+        got = client.post("/api/v1/evaluations/endpoint", json=body)
+        assert got.status_code == 200, got.text
+        return got.json()
+
+    def look(address):
+        good = {"target": address, "model": "gpt-x", "secret": key.id}
+        found = tried(**good)
+        assert (found["works"], found["answer"], found["code"]) == (True, "OK.", "")
+        found = tried(**good | {"secret": wrong.id})
+        assert (found["works"], found["code"]) == (False, "endpoint_refuses")
+        assert "does not accept the key: Who is …?" in found["message"]
+        assert "no such model: No such model." in tried(**good | {"model": "gpt-y"})["message"]
+        assert tried(**good | {"model": "slow"})["code"] == "address.timeout"
+        refused = client.post("/api/v1/evaluations/endpoint", json=good | {"secret": "sec_x"})
+        assert refused.status_code == 404
+        form = {"endpoint_url": address, "endpoint_model": "gpt-x", "endpoint_secret": key.id}
+        page = BeautifulSoup(client.post("/evaluations/endpoint", data=form).text, "html.parser")
+        assert "it answered after" in page.select_one("[data-testid=endpoint-works]").text
+        page = client.post("/evaluations/endpoint", data=form | {"endpoint_model": ""})
+        assert "endpoint-fails" in page.text
+        monkeypatch.setattr(settings, "fetch_allow", "")
+        assert tried(**good)["code"] == "address.private"
+
+    async def test():
+        async with There() as engine:
+            await asyncio.to_thread(look, f"{engine.address}/v1")
+
+    asyncio.run(test())
 
 
 def test_the_address_as_it_is_kept():

@@ -1,9 +1,9 @@
 """Who comes first: priority, then fair share over workspaces, then age.
 
 A request that waits rises by a level every `RISE`, up to high, so that nothing waits for ever; one
-of a workspace that holds less than half of its share rises as soon as it has waited twice as long as
-it takes, since a share would be no promise if the others' priorities could undo it. What it may
-displace follows from the priority that it was given, never from its age.
+of a workspace that holds less than half of its share rises as soon as it has waited as long as it
+takes (what has no end: ten minutes), since a share would be no promise if the others' priorities
+could undo it. What it may displace follows from the priority that it was given, never from its age.
 """
 
 import heapq
@@ -16,7 +16,7 @@ from app.cluster.scheduling.picture import NEVER, Waiting
 
 LOW, NORMAL, HIGH, URGENT = range(4)
 RISE = 4 * 3600.0  # seconds of waiting that make up for a level of priority
-OWED = 2.0  # times its own length
+ENDLESS = 600.0  # seconds that one without an end waits for what is owed to its workspace
 LEAST = 0.5  # of its share: a workspace that holds less is owed the rest
 AHEAD = 600.0  # seconds for which what is held counts as if it had been used already
 PREEMPTING = "preempting"
@@ -36,11 +36,11 @@ EQUAL = Share()
 
 def level(one: Waiting, now: float, *, owed: bool = False) -> int:
     """Its priority, and what waiting has added. What is `owed` to its workspace need not wait for
-    the others' longer than twice as long as it takes.
+    the others' longer than it takes.
     """
     if one.priority >= HIGH:
         return one.priority
-    if owed and now - one.since > OWED * one.seconds:
+    if owed and now - one.since > patience(one):
         return HIGH
     return min(HIGH, one.priority + max(0, int((now - one.since) / RISE)))
 
@@ -97,7 +97,11 @@ def rise(one: Waiting, is_owed: bool) -> float:
     if one.level >= HIGH:
         return NEVER
     rises = one.since + RISE * (one.level - one.priority + 1)
-    return min(rises, one.since + OWED * one.seconds) if is_owed else rises
+    return min(rises, one.since + patience(one)) if is_owed else rises
+
+
+def patience(one: Waiting) -> float:
+    return ENDLESS if one.seconds == NEVER else one.seconds
 
 
 class Order:

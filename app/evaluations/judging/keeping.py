@@ -12,7 +12,7 @@ from app.db import now
 from app.errors import Conflict, DomainError
 from app.evaluations.holding import held
 from app.evaluations.judging import prompts
-from app.evaluations.scorers.schemas import Asked, Embedding, Judge
+from app.evaluations.scorers.schemas import Embedding, Judge, Options, Perplexity
 from app.evaluations.states import note
 from app.evaluations.tables import Candidate, Evaluation, EvaluationAnswer, EvaluationJudgement
 from app.queue import transaction
@@ -67,7 +67,7 @@ def answered(candidate_id: str) -> set[int]:
 
 def store(
     evaluation: Evaluation,
-    scorer: Asked,
+    scorer: Options,
     candidate_id: str,
     base_id: str,
     several: Sequence[Judgement],
@@ -101,7 +101,7 @@ def counted(before: Mapping[str, Any], fresh: Sequence[Judgement]) -> dict[str, 
 
 
 def settle(
-    db: Session, scorer: Asked, candidate_id: str, base_id: str, numbers: Sequence[int]
+    db: Session, scorer: Options, candidate_id: str, base_id: str, numbers: Sequence[int]
 ) -> None:
     """The scores of these rows' answers, of what judges said by now."""
     given: dict[int, list[EvaluationJudgement]] = {}
@@ -130,6 +130,11 @@ def settle(
             near = several[0].scores.get("cosine")
             more = {} if near is None else {scorer.key: min(max(float(near), 0.0), 1.0)}
             ours.scores = {**ours.scores, **more}
+        elif isinstance(scorer, Perplexity):
+            if several[0].error is None:
+                nll, count = several[0].scores["nll"], several[0].scores["tokens"]
+                ours.scores = {**ours.scores, scorer.key: nll / count}
+                ours.parts = {**ours.parts, scorer.key: [nll, count]}
         elif word := outcome(several):
             ours.scores = {**ours.scores, scorer.key: {"win": 1.0, "loss": 0.0}.get(word, TIE)}
             ours.said = {**ours.said, scorer.key: word}

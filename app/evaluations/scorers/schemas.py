@@ -164,11 +164,30 @@ class Embedding(Asked):
     kind: Literal["embedding"]
 
 
+class Perplexity(Options):
+    """How little the reference surprises the model: exp of the mean negative log-likelihood of its
+    tokens, as training reads them; of a row without one, of all its text. Lower is better.
+    """
+
+    kind: Literal["perplexity"]
+
+
 Scorer = Annotated[
-    Exact | Contains | Regex | Numeric | JsonMatch | Label | Overlap | Judge | Pairwise | Embedding,
+    Exact
+    | Contains
+    | Regex
+    | Numeric
+    | JsonMatch
+    | Label
+    | Overlap
+    | Judge
+    | Pairwise
+    | Embedding
+    | Perplexity,
     Field(discriminator="kind"),
 ]
 KINDS = (
     "exact", "contains", "regex", "numeric", "json", "accuracy", "f1",
-    "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf", "embedding", "judge", "pairwise",
+    "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf", "embedding", "perplexity", "judge",
+    "pairwise",
 )  # fmt: skip
