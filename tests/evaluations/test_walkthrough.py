@@ -238,7 +238,7 @@ def test_a_sample_rated_by_two_people(stack: Stack, served: str, api: httpx.Clie
     assert closed["agreement"]["raters"] == 2
     assert 0 < closed["agreement"]["alpha"] < 1
     assert closed["verdicts"][after]["verdict"] == "better"
-    assert closed["scorers"]["accuracy"]["spearman"] > 0.9
+    assert closed["scorers"]["accuracy"]["spearman"] > 0.7
     tell(f"agreement: {closed['agreement']}, beside accuracy: {closed['scorers']['accuracy']}")
     for name, one in (("before", before), ("after", after)):
         tell(f"people, {name}: {closed['candidates'][one]}")
