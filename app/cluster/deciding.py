@@ -61,6 +61,8 @@ def decide(db: Session) -> list[Grant]:
     return grants
 
 
+# The arrays stand twice in some of these: in a list of ids an index is used, in a join with one all
+# rows are read.
 GRANT = text(
     """
     UPDATE requests SET granted_at = :at, reason = '', detail = '{}', position = NULL,
@@ -78,6 +80,7 @@ LEASE = text(
          AS l(id, request_id, device_id)
     JOIN requests r ON r.id = l.request_id
     JOIN devices d ON d.id = l.device_id
+    WHERE r.id = ANY(:requests) AND d.id = ANY(:devices)
     """
 )
 
@@ -107,7 +110,7 @@ REASONS = text(
     UPDATE requests r SET reason = u.reason, detail = CAST(u.detail AS jsonb)
     FROM unnest(CAST(:ids AS text[]), CAST(:reasons AS text[]), CAST(:details AS text[]))
          AS u(id, reason, detail)
-    WHERE r.id = u.id
+    WHERE r.id = u.id AND r.id = ANY(:ids)
     """
 )
 PREEMPT = text(
