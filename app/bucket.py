@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -150,6 +151,26 @@ def delete(artefact: str) -> None:
         client().delete_objects(
             Bucket=bucket, Delete={"Objects": [{"Key": one} for one in some], "Quiet": True}
         )
+
+
+def standing(kind: str) -> Iterator[tuple[str, datetime]]:
+    """The ids of one kind, also of those without a manifest, and when each was last written to."""
+    bucket, prefix = place(kind)
+    pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    last: dict[str, datetime] = {}
+    for one in (one for page in pages for one in page.get("Contents", ())):
+        artefact = f"{kind}/{one['Key'][len(prefix) :].partition('/')[0]}"
+        last[artefact] = max(last.get(artefact, one["LastModified"]), one["LastModified"])
+    yield from last.items()
+
+
+def abort(kind: str, before: datetime) -> None:
+    """Uploads in parts that began before that time and never ended: nobody sees their bytes."""
+    bucket, prefix = place(kind)
+    pages = client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+    for one in [one for page in pages for one in page.get("Uploads", ())]:
+        if one["Initiated"] < before:
+            client().abort_multipart_upload(Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"])
 
 
 def keys(artefact: str) -> Iterator[str]:

@@ -24,13 +24,14 @@ from app.errors import (
     Unavailable,
     disk_full,
 )
-from app.web import field_messages, here, is_htmx, render, sentence, translate
+from app.web import asks, field_messages, here, is_htmx, render, sentence, translate
 
 log = structlog.get_logger()
 
 TITLES = {
     400: N_("Bad request"),
     401: N_("Sign in first"),
+    402: N_("The balance is used up"),
     403: N_("Not allowed"),
     404: N_("Not found"),
     405: N_("Not possible here"),
@@ -64,6 +65,7 @@ OPENAI_TYPES = {
 }
 DASHSCOPE_CODES = {
     401: "InvalidApiKey",
+    402: "Arrearage",
     403: "AccessDenied",
     404: "NotFound",
     409: "Conflict",
@@ -182,6 +184,7 @@ def page(request: Request, error: DomainError, headers: dict[str, str]) -> Respo
         "message": sentence(request, error),
         "error_id": request.state.request_id if error.status >= 500 else None,
         "error_status": error.status,
+        "more": asks(error),
     }
     if is_htmx(request):
         headers |= {"HX-Retarget": "#toasts", "HX-Reswap": "beforeend"}

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from app import bucket, cache
@@ -144,6 +145,35 @@ def delete(artefact: str) -> None:
         with contextlib.suppress(OSError):  # it is not there, or went once before
             os.rename(root / artefact, aside)
     shutil.rmtree(root / artefact, ignore_errors=True)
+
+
+# -- what stands there -------------------------------------------------------------------
+
+
+def standing(kind: str) -> Iterator[tuple[str, datetime]]:
+    """The ids of one kind, halves of them too, and when each was last written to."""
+    root = local_root()
+    if root is None:
+        yield from bucket.standing(kind)
+        return
+    for place in (root / kind).iterdir() if (root / kind).is_dir() else ():
+        if ID.match(f"{kind}/{place.name}") and not place.name.startswith("."):
+            yield f"{kind}/{place.name}", written(place)
+
+
+def written(place: Path) -> datetime:
+    return datetime.fromtimestamp(place.stat().st_mtime, UTC)
+
+
+def forget_partial(kind: str, before: datetime) -> None:
+    """What puts that were killed left behind, from before that time."""
+    root = local_root()
+    if root is None:
+        bucket.abort(kind, before)
+        return
+    for place in (root / kind).glob(".partial-*"):
+        if written(place) < before:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 # -- while a backup is made --------------------------------------------------------------

@@ -334,6 +334,13 @@ def field_messages(request: Request, errors: Sequence[Any]) -> dict[str, str]:
     return found
 
 
+def asks(error: DomainError) -> str:
+    """Where to ask for more of the quota, or the balance, that refused; empty if none did."""
+    quota = error.params.get("quota")
+    own = "&own=true" if error.params.get("own") else ""
+    return f"/usage/requests?limit={quota}{own}" if quota else ""
+
+
 @dataclass
 class Parsed(Generic[T]):
     """A form as it was typed, and either `data` or a message per field.
@@ -349,9 +356,7 @@ class Parsed(Generic[T]):
 
     def refuse(self, error: DomainError) -> None:
         self.errors[error.field or ""] = sentence(self.request, error)
-        if quota := error.params.get("quota"):
-            own = "&own=true" if error.params.get("own") else ""
-            self.more = f"/usage/requests?limit={quota}{own}"
+        self.more = asks(error) or self.more
 
 
 def parsed(schema: type[T]) -> Any:

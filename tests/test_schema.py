@@ -58,7 +58,8 @@ def ask(db, anonymous, tmp_path, monkeypatch):
         whole = case.as_transport_kwargs(base_url=HERE)
         whole.pop("cookies", None)
         prepared = requests.Request(**whole).prepare()
-        headers = {**prepared.headers, "authorization": key}
+        said = {**prepared.headers, "authorization": key}
+        headers = {name: text.encode("latin-1", "replace") for name, text in said.items()}
         return anonymous.request(
             prepared.method, prepared.path_url, headers=headers, content=prepared.body
         )

@@ -31,7 +31,7 @@ from app.jobs.states import note as note_job
 from app.jobs.tables import Job
 from app.quotas import limits, prices, spending
 from app.quotas.charging import WHOLE
-from app.quotas.kinds import KINDS
+from app.quotas.kinds import ASKED
 from app.quotas.money_tables import Account, Stopped
 from app.quotas.prices import DEVICE
 from app.quotas.spending import BALANCE, Measure
@@ -126,7 +126,7 @@ def limited(db: Session) -> Iterator[Measure]:
                 used = int(db.scalar(query) or 0)
             else:
                 used = budgets.used(db, space, user, period)
-            scale = KINDS[name].scale
+            scale = ASKED[name].scale
             amounts = (Decimal(used) / scale, Decimal(limit.amount) / scale)
             yield Measure(space, user, name, spending.period_of(name, at), *amounts)
 
@@ -143,7 +143,7 @@ def alert(db: Session, measures: list[Measure]) -> None:
         if one.user_id:
             whose = f"{people.get(one.user_id, one.user_id)} ({whose})"
         subject = "/".join(filter(None, (one.workspace_id, one.user_id, one.name, str(level))))
-        label = spending.BALANCE_LABEL if one.name == BALANCE else KINDS[one.name].label
+        label = ASKED[one.name].label
         found[kind][subject] = Facts(
             N_("%(budget)s of %(whose)s: %(level)s %% are used (%(used)s of %(limit)s)."),
             {

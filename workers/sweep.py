@@ -27,7 +27,7 @@ from app.gateway.files import service as files
 from app.gateway.files import uploads as file_uploads
 from app.gateway.requests import service as requests
 from app.gateway.tuning import preparing, results
-from app.jobs import preempting, resuming, retention, webhook
+from app.jobs import orphans, preempting, resuming, retention, webhook
 from app.jobs import runs as jobs
 from app.models import sweep as models
 from app.nodework import broker, ending
@@ -78,6 +78,7 @@ def sweep() -> None:
         alerts.repeat,
         alerts.resend,
         retention.clear_logs,
+        orphans.resend,
         alerts.clear,
         audit.clear,
     ):

@@ -13,7 +13,7 @@ from app.datasets.drafts import comparing, rewriting
 from app.datasets.intake import importing
 from app.datasets.validation import checking
 from app.gateway.tuning import preparing
-from app.jobs import webhook
+from app.jobs import orphans, webhook
 from app.models import importing as model_importing
 from app.models import sweep as model_sweep
 from app.queue import celery
@@ -79,6 +79,11 @@ def clean_dataset(version_id: str) -> None:
 @celery.task(name="workers.publish_dataset")
 def publish_dataset(version_id: str) -> None:
     work.publish_version(version_id)
+
+
+@celery.task(name="workers.clear_store")
+def clear_store() -> None:
+    orphans.clear()
 
 
 @celery.task(name="workers.clear_dataset")

@@ -137,7 +137,7 @@ class Retention(Section):
         0, ge=0, le=3650, description="That its log can be read; 0: as long as the job is there."
     )
     deleted_days: int = Field(
-        7, ge=0, le=365, description="That a deleted model can be brought back."
+        7, ge=0, le=365, description="That a deleted model or dataset can be brought back."
     )
     cache_gb: int = Field(
         0, ge=0, le=1_000_000, description="Of each node's cache; 0: what DANLU_CACHE_GB says."

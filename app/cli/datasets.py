@@ -174,3 +174,10 @@ def formats(dataset: Dataset, version: Version = "", as_json: Json = False) -> N
 def delete(dataset: Dataset, yes: Yes = False) -> None:
     sure(_("Delete %(name)s with all its versions?", name=dataset), yes)
     connect().delete(f"{BASE}/{dataset}")
+
+
+@app.command(help=_("Bring back a dataset that was deleted within a week, by its id."))
+def restore(
+    dataset: Annotated[str, typer.Argument(help=_("Its id."))], as_json: Json = False
+) -> None:
+    show(connect().post(f"{BASE}/{dataset}/restore"), as_json, lambda one: say(one["name"]))

@@ -11,19 +11,20 @@ from app.accounts.tables import Workspace
 from app.cluster.service import SILENT
 from app.cluster.tables import Node
 from app.config import settings
+from app.datasets import trash as trash_of_datasets
 from app.db import now
 from app.jobs import retention
 from app.models import trash
 from app.queue import node_queue, send
 
-MOST = 1000  # logs and models that are listed
+MOST = 1000  # logs, models and datasets that are listed
 
 
 @dataclass(frozen=True)
 class Item:
     """Something that goes. `since` it could; `steps` are those of its checkpoints."""
 
-    kind: str  # run, checkpoints, log, model, cache
+    kind: str  # run, checkpoints, log, model, dataset, cache
     id: str
     name: str
     workspace_id: str | None
@@ -43,6 +44,7 @@ def due(db: Session) -> list[Item]:
     """The largest first."""
     names = dict(db.execute(select(Workspace.id, Workspace.name)).all())
     found = [*of_jobs(db, names), *of_logs(db, names), *of_models(db, names), *of_caches(db)]
+    found += of_datasets(db, names)
     return sorted(found, key=lambda one: (-one.bytes, one.key))
 
 
@@ -81,6 +83,17 @@ def of_models(db: Session, names: dict[str, str]) -> list[Item]:
             one.size, one.deleted_at,
         )
         for one in db.scalars(trash.expired(db).limit(MOST))
+    ]  # fmt: skip
+
+
+def of_datasets(db: Session, names: dict[str, str]) -> list[Item]:
+    query = trash_of_datasets.expired(db).limit(MOST)
+    return [
+        Item(
+            "dataset", one.id, one.name, one.workspace_id, names.get(one.workspace_id or "", ""),
+            "", db.scalar(select(trash_of_datasets.size(one.id))) or 0, one.deleted_at,
+        )
+        for one in db.scalars(query)
     ]  # fmt: skip
 
 

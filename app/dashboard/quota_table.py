@@ -59,7 +59,7 @@ def read(kind: Kind, text: str) -> Any:
         amount = float(text)
     except ValueError:
         amount = -1
-    whole = kind.name not in ("device_hours_day", "device_hours_month", "storage_bytes")
+    whole = kind.name not in ("device_hours_day", "device_hours_month", "storage_bytes", "balance")
     if not 0 <= amount <= kind.most or (whole and not amount.is_integer()):
         raise Invalid(
             N_("A number, or ∞ for no limit; empty takes what is inherited."), field="amount"

@@ -10,7 +10,7 @@ from app.dashboard import quota_table
 from app.errors import DomainError
 from app.queue import Db
 from app.quotas import asking
-from app.quotas.kinds import KINDS
+from app.quotas.kinds import ASKED, KINDS
 from app.web import Parsed, parsed, redirect, render, sentence
 
 router = APIRouter(include_in_schema=False)
@@ -139,7 +139,7 @@ def requests_page(
         request,
         "dashboard/quota_requests.html",
         rows=found,
-        kinds=KINDS,
+        kinds=ASKED,
         has_more=has_more,
         state=state,
         text_of=quota_table.text_of,
@@ -164,7 +164,7 @@ def ask(
     if form.data is None:
         return requests_page(request, db, who, form)
     try:
-        kind = KINDS[form.data.limit if form.data.limit in KINDS else "devices"]
+        kind = ASKED[form.data.limit if form.data.limit in ASKED else "devices"]
         amount = quota_table.read(kind, form.data.amount)
         asking.ask(
             db,
@@ -192,7 +192,7 @@ def approve(
     row = asking.get(db, who, quota_request_id)
     said = form.data or DecideForm()
     try:
-        amount = quota_table.read(KINDS[row.name], said.amount) if said.amount else None
+        amount = quota_table.read(ASKED[row.name], said.amount) if said.amount else None
         until = quota_table.end_of(said.until)
         asking.approve(db, who, row.id, amount, until, said.answer)
     except DomainError as error:

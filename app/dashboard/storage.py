@@ -108,12 +108,14 @@ def spaces(db: Session, found: list[Thing]) -> list[Space]:
 
 
 def datasets(db: Session) -> list[Thing]:
-    """As they came: what versions share is kept once, but counted in each."""
+    """As they came: what versions share is kept once, but counted in each. Deleted ones too, until
+    their rows go.
+    """
     size = func.sum(DatasetVersion.bytes)
     rows = db.execute(
         select(Dataset.id, Dataset.name, Dataset.workspace_id, size)
         .join(DatasetVersion, DatasetVersion.dataset_id == Dataset.id)
-        .where(Dataset.deleted_at.is_(None))
+        .where(Dataset.purged_at.is_(None))
         .group_by(Dataset.id)
     )
     return [Thing("dataset", one, name, space, int(total)) for one, name, space, total in rows]

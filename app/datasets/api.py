@@ -7,8 +7,9 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from app import paging
 from app.accounts.auth import Principal, requires
-from app.datasets import schemas, service, work
+from app.datasets import schemas, service, trash, work
 from app.datasets.drafts import overlay, redraft
 from app.datasets.export import service as export
 from app.datasets.intake.incoming import Pieces, Received
@@ -86,6 +87,23 @@ def index(
     return schemas.DatasetList(data=data, has_more=len(found) > limit)
 
 
+@router.get("/deleted", name="api:datasets:deleted")
+def list_deleted(
+    who: Reader, db: Db, after: After = "", limit: Annotated[int, Query(ge=1, le=100)] = 100
+) -> schemas.DeletedDatasets:
+    """Deleted datasets that can be restored, the last deleted first; `until` says when their rows go."""
+    some, more = paging.page(trash.deleted(db, who.workspace_id), after, limit)
+    data = [schemas.DeletedDataset.model_validate(one) for one in some]
+    return schemas.DeletedDatasets(data=data, has_more=more)
+
+
+@router.post("/{dataset_id}/restore", name="api:datasets:restore")
+def restore(request: Request, dataset_id: str, who: Writer, db: Db) -> schemas.DatasetOut:
+    """Bring a deleted dataset back, with all its versions."""
+    trash.restore(db, who, dataset_id)
+    return schemas.dataset_out(request, service.version(db, who.workspace_id, dataset_id))
+
+
 @router.get("/{dataset_id}")
 def show(
     request: Request, dataset_id: str, who: Reader, db: Db, version: str = ""
@@ -156,7 +174,10 @@ def download(dataset_id: str, who: Reader, version: str = "") -> Response:
 
 @router.delete("/{dataset_id}", status_code=204)
 def delete(dataset_id: str, who: Writer, db: Db) -> None:
-    """Delete all versions. Refused while a job needs one."""
+    """Delete all versions. Refused while a job needs one.
+
+    Until the platform's days for that are over (7 unless set otherwise) it can be restored.
+    """
     service.remove(db, who, dataset_id)
 
 

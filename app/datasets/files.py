@@ -43,7 +43,7 @@ def used(db: Session, artefact: str, but: str = "") -> bool:
     alive = (
         DatasetVersion.id != but,
         DatasetVersion.status != FAILED,
-        Dataset.deleted_at.is_(None),
+        Dataset.purged_at.is_(None),
     )
     by_version = (
         select(DatasetVersion.id)

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
 
 from app.accounts.auth import Principal, requires
-from app.datasets import schemas, service, states, work
+from app.datasets import schemas, service, states, trash, work
 from app.datasets.drafts import overlay, panes
 from app.datasets.intake.incoming import Received
 from app.datasets.rows import browse, facts, search, warnings
@@ -114,6 +114,18 @@ def filters_of(
 ) -> dict[str, Any]:
     """The filters of the list that say something."""
     return search.given(locals())
+
+
+@router.get("/deleted", name="datasets:trash")
+def deleted(request: Request, who: Reader, db: Db) -> Response:
+    found = trash.deleted(db, who.workspace_id)
+    return render(request, "datasets/trash.html", found=found, days=trash.grace(db).days)
+
+
+@router.post("/{dataset_id}/undelete", name="datasets:undelete")
+def restore(request: Request, dataset_id: str, who: Writer, db: Db) -> Response:
+    back = trash.restore(db, who, dataset_id)
+    return redirect(request, "datasets:detail", dataset_id=back.id)
 
 
 @router.get("/{dataset_id}", name="datasets:detail")

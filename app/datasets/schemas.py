@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.datasets.rows.browse import Page
 from app.datasets.tables import DatasetIssue, DatasetVersion
@@ -72,6 +72,26 @@ class DatasetWithErrors(DatasetOut):
 
     errors: list[Problem] = Field(description="The first 100; all are at /errors")
     warnings: list[Problem]
+
+
+class DeletedDataset(BaseModel):
+    """A deleted dataset that can still be restored."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    name: str
+    rows: int = Field(description="Of its newest version")
+    bytes: int = Field(description="Of all versions, as they came")
+    deleted_at: datetime
+    until: datetime = Field(description="When its rows go, and it cannot be restored any more")
+
+
+class DeletedDatasets(BaseModel):
+    """Deleted datasets, the last deleted first."""
+
+    data: list[DeletedDataset]
+    has_more: bool
 
 
 class DatasetList(BaseModel):

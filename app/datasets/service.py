@@ -336,7 +336,7 @@ def pins(db: Session, dataset_id: str) -> list[DatasetPin]:
 
 
 def remove(db: Session, who: Principal, dataset_id: str) -> None:
-    """Delete it with all versions; the rows go once this is committed (`work.clear`).
+    """Delete it with all versions; for some days it can be brought back (`trash`).
 
     Raises Conflict while something needs it.
     """
@@ -353,7 +353,6 @@ def remove(db: Session, who: Principal, dataset_id: str) -> None:
     for one in versions(db, dataset_id):
         if one.status in MOVING:
             switch(db, one, FAILED, user_id=who.user_id, error=GONE)
-        db.execute(delete(DatasetIssue).where(DatasetIssue.version_id == one.id))
     send(db, "workers.clear_dataset", dataset_id)
 
 

@@ -3,6 +3,7 @@
 from sqlalchemy import and_, exists, or_, select
 from sqlalchemy.orm import Session
 
+from app.datasets import trash
 from app.datasets.service import STALE, nudge
 from app.datasets.states import DRAFT, FAILED, MOVING, PUBLISHED, READING
 from app.datasets.tables import Dataset, DatasetVersion, DraftAct
@@ -39,19 +40,21 @@ def resend(db: Session) -> None:
         DatasetVersion.dataset_id == Dataset.id,
         or_(
             # the upload of what is validated, or failed
-            and_(DatasetVersion.upload != "", DatasetVersion.status.not_in(READING)),
             and_(
-                or_(Dataset.deleted_at.is_not(None), DatasetVersion.status == FAILED),
+                DatasetVersion.upload != "",
+                or_(Dataset.purged_at.is_not(None), DatasetVersion.status.not_in(READING)),
+            ),
+            and_(
+                or_(Dataset.purged_at.is_not(None), DatasetVersion.status == FAILED),
                 DatasetVersion.segments != [],
             ),
             # what only undoing would need
             and_(
-                or_(
-                    Dataset.deleted_at.is_not(None), DatasetVersion.status.in_((PUBLISHED, FAILED))
-                ),
+                or_(Dataset.purged_at.is_not(None), DatasetVersion.status.in_((PUBLISHED, FAILED))),
                 exists().where(DraftAct.version_id == DatasetVersion.id, DraftAct.segments != {}),
             ),
         ),
     )
-    for dataset_id in db.scalars(select(Dataset.id).where(left).limit(100)):
+    over = trash.expired(db).with_only_columns(Dataset.id).limit(100)
+    for dataset_id in {*db.scalars(select(Dataset.id).where(left).limit(100)), *db.scalars(over)}:
         send(db, "workers.clear_dataset", dataset_id)

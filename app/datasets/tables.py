@@ -12,6 +12,7 @@ from app.db import Base, Created, new_id
 class Dataset(Base):
     __tablename__ = "datasets"
     __audited__ = True
+    __unaudited__ = ("purged_at",)
     __table_args__ = (Index("ix_datasets_workspace_id_created_at", "workspace_id", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("ds"))
@@ -20,6 +21,7 @@ class Dataset(Base):
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[Created]
     deleted_at: Mapped[datetime | None]
+    purged_at: Mapped[datetime | None]  # nobody brings it back: its rows and files go
 
 
 class DatasetVersion(Base):

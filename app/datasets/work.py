@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from app import storage
 from app.accounts.auth import Principal
-from app.datasets import formats, service
+from app.datasets import formats, service, trash
 from app.datasets.drafts import comparing, rewriting
 from app.datasets.files import drop
 from app.datasets.intake.upload import Upload, clear_abandoned, joined, partial
@@ -301,17 +301,16 @@ def further(one: DatasetVersion) -> DatasetVersion | None:
 def clear(dataset_id: str) -> None:
     """Remove the files that nothing needs: the body of the task `workers.clear_dataset`.
 
-    These are uploads that are done with, and the rows of failed versions and deleted datasets.
+    These are uploads that are done with, and the rows of failed versions and purged datasets.
     """
     with transaction() as db:
-        dataset = db.get(Dataset, dataset_id)
-        gone = dataset is None or dataset.deleted_at is not None
+        gone = trash.purge(db, dataset_id)
         found = service.versions(db, dataset_id)
     if gone:
         comparing.clear(dataset_id)
     for one in found:
         rows = one.segments if gone or one.status == FAILED else []
-        upload = one.upload if one.status not in READING else ""
+        upload = one.upload if gone or one.status not in READING else ""
         if one.status != IMPORTING:
             shutil.rmtree(partial(one.id), ignore_errors=True)
         if gone or one.status in (FAILED, PUBLISHED):

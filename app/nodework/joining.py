@@ -6,6 +6,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import structlog
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.accounts import audit
 from app.accounts.auth import Principal
 from app.cluster import service as cluster
-from app.cluster.tables import Device, Node
+from app.cluster.tables import Device, Lease, Node
 from app.config import settings
 from app.db import now
 from app.errors import N_, Conflict, Invalid, NotFound, Unauthenticated
@@ -202,13 +203,27 @@ def remove(db: Session, node_id: str) -> None:
     """
     revoke(node_id)
     cluster.lock(db)
+    before = had(db, node_id)
     ending.end_all(db, node_id, ending.REMOVED)
     node = db.get(Node, node_id, with_for_update=True, populate_existing=True)
     if node:
         node.removed_at = node.dead_at = now()
     db.execute(update(Device).where(Device.node_id == node_id).values(healthy=False))
-    audit.note(db, "removed", "node", node_id, name=node_id)
+    audit.note(db, "removed", "node", node_id, name=node_id, before=before)
     log.warning("node removed", node=node_id)
+
+
+def had(db: Session, node_id: str) -> dict[str, Any]:
+    """What the audit log keeps of a node that goes: its devices, its labels, and what ran there."""
+    node = db.get(Node, node_id)
+    devices = select(Device.name).where(Device.node_id == node_id, ~Device.retired)
+    ran = select(Lease.owner_id).where(Lease.node_id == node_id, Lease.released_at.is_(None))
+    return {
+        "host": node.host if node else "",
+        "labels": node.labels if node else {},
+        "devices": sorted(db.scalars(devices)),
+        "ran": sorted(set(db.scalars(ran))),
+    }
 
 
 def revoke(node_id: str) -> None:

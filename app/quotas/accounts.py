@@ -13,6 +13,7 @@ from app.accounts.auth import Principal
 from app.db import new_id
 from app.errors import N_, DomainError, Invalid
 from app.quotas.charging import change_account, money, parts_of
+from app.quotas.kinds import MONEY
 from app.quotas.money_tables import Account, TopUp
 
 
@@ -125,6 +126,12 @@ def top_ups(
     return found[:limit], len(found) > limit
 
 
+def currency(db: Session, workspace_id: str) -> str:
+    """In which its next top-up likely is: that of what is used up, or of what it has, or CNY."""
+    found = sorted(of(db, workspace_id), key=lambda one: not one.out)
+    return found[0].currency if found else "CNY"
+
+
 def out(db: Session, workspace_id: str) -> Balance | None:
     """The balance that is used up, if one is."""
     return next((one for one in of(db, workspace_id) if one.out), None)
@@ -140,4 +147,5 @@ def refuse_if_out(db: Session, workspace_id: str) -> None:
             ),
             amount=str(found.amount),
             currency=found.currency,
+            quota=MONEY.name,
         )

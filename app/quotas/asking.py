@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import func, select
@@ -12,11 +13,12 @@ from app.accounts.auth import Principal
 from app.accounts.tables import User, Workspace
 from app.db import new_id, now
 from app.errors import N_, Conflict, Forbidden, Invalid, NotFound
-from app.quotas import limits
-from app.quotas.kinds import KINDS
+from app.quotas import accounts, limits
+from app.quotas.kinds import ASKED, MONEY
 from app.quotas.money_tables import QuotaRequest
 
 WAITING, APPROVED, REFUSED, WITHDRAWN = "waiting", "approved", "refused", "withdrawn"
+CURRENCY = 8  # characters
 MOST_WAITING = 20  # of one member at once
 
 
@@ -31,8 +33,16 @@ def ask(
     device: str = "",
     own: bool = False,
 ) -> QuotaRequest:
-    """Ask for a limit of the workspace, or for one's own in it. Raises Invalid."""
-    kind = KINDS[name]
+    """Ask for a limit of the workspace, or for one's own in it; or for a top-up of the balance, of
+    which `device` is the currency. Raises Invalid.
+    """
+    kind = ASKED[name]
+    if kind is MONEY:
+        device, own, until = device or accounts.currency(db, who.workspace_id), False, None
+        if amount <= 0:
+            raise Invalid(N_("An amount is needed."), field="amount")
+        if len(device) > CURRENCY:
+            raise Invalid(N_("A currency is written as CNY or USD."), field="device")
     if until is not None and until <= now():
         raise Invalid(N_("This time is over already."), field="until")
     if amount > kind.most:
@@ -54,7 +64,7 @@ def ask(
         user_id=who.user_id,
         own=own,
         name=name,
-        device=device if name == "devices" else "",
+        device=device if name in ("devices", MONEY.name) else "",
         amount=kind.stored(amount),
         until=until,
         why=why,
@@ -141,10 +151,14 @@ def approve(
     until: datetime | None = None,
     answer: str = "",
 ) -> QuotaRequest:
-    """Set the limit: as it was asked for, or `amount` and `until`."""
+    """Set the limit: as it was asked for, or `amount` and `until`. A balance is topped up."""
     row = decidable(db, who, request_id)
-    kind = KINDS[row.name]
+    kind = ASKED[row.name]
     row.granted = row.amount if amount is None else kind.stored(amount)
+    if kind is MONEY:
+        money = Decimal(row.granted) / kind.scale
+        accounts.top_up(db, who, row.workspace_id, money, row.device, row.why[:200])
+        return decide(db, who, row, APPROVED, answer)
     row.granted_until = until or row.until
     given: Any = kind.shown(row.granted)
     limits.change(

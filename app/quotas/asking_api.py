@@ -10,7 +10,7 @@ from app.accounts.auth import Principal, requires
 from app.paging import After, Limit
 from app.queue import Db
 from app.quotas import asking
-from app.quotas.kinds import KINDS
+from app.quotas.kinds import ASKED
 from app.quotas.money_tables import QuotaRequest
 
 router = APIRouter(prefix="/api/v1/quota-requests", tags=["quotas"])
@@ -27,6 +27,7 @@ Name = Literal[
     "storage_bytes",
     "tokens_minute",
     "tokens_month",
+    "balance",
 ]
 
 
@@ -37,7 +38,11 @@ class Ask(BaseModel):
 
     limit: Name
     amount: float = Field(ge=0, description="As the quota has it: hours, bytes, tokens, a number.")
-    device: str = Field("", max_length=200, description="A device's model, of `devices`.")
+    device: str = Field(
+        "",
+        max_length=200,
+        description="A device's model, of `devices`; of `balance` the currency, else the account's.",
+    )
     until: AwareDatetime | None = None
     why: str = Field(min_length=1, max_length=2000)
     own: bool = Field(False, description="Your own limit in the workspace, not the workspace's.")
@@ -90,7 +95,7 @@ class Requests(BaseModel):
 
 
 def shown(row: QuotaRequest) -> RequestOut:
-    kind = KINDS[row.name]
+    kind = ASKED[row.name]
     return RequestOut(
         id=row.id,
         workspace=row.workspace_id,
@@ -139,7 +144,7 @@ def create(body: Ask, who: Member, db: Db) -> RequestOut:
 
 @router.post("/{quota_request_id}/approve", name="api:quota_requests:approve")
 def approve(quota_request_id: str, body: Approval, who: Deciding, db: Db) -> RequestOut:
-    """Set the limit. A workspace's by a platform admin, a member's own by the workspace's admins."""
+    """Set the limit, or top up the balance. A workspace's by a platform admin, a member's own by the workspace's admins."""
     row = asking.approve(db, who, quota_request_id, body.amount, body.until, body.answer)
     return shown(row)
 

@@ -47,3 +47,5 @@ KINDS = {
         Kind("tokens_month", N_("Tokens a month"), 10**15),
     )
 }
+MONEY = Kind("balance", N_("Balance"), 10**9, 1_000_000)  # money: a top-up, in a currency
+ASKED = KINDS | {MONEY.name: MONEY}  # what people ask more of

@@ -14,11 +14,10 @@ from sqlalchemy.orm import Session
 from app.db import new_id, now
 from app.errors import N_, Forbidden, TooMany
 from app.quotas import accounts, free
-from app.quotas.kinds import KINDS
+from app.quotas.kinds import ASKED, MONEY
 from app.quotas.money_tables import Stopped, Warned
 
-BALANCE = "balance"
-BALANCE_LABEL = N_("Balance")
+BALANCE = MONEY.name
 LEVELS = (80, 95, 100)  # percent
 
 
@@ -87,7 +86,7 @@ class Near:
 
     @property
     def label(self) -> str:
-        return BALANCE_LABEL if self.name == BALANCE else KINDS[self.name].label
+        return ASKED[self.name].label
 
 
 def near(db: Session, workspace_id: str, user_id: str) -> list[Near]:

@@ -9,7 +9,8 @@ from sqlalchemy.exc import DBAPIError
 
 from app.accounts import acting, audit, platform
 from app.accounts.tables import ApiKey, AuditEntry
-from app.db import new_id, now
+from app.config import ROOT
+from app.db import Base, new_id, now
 from tests import factories as make
 from tests.conftest import sign_in
 
@@ -269,3 +270,12 @@ def test_exports_are_streamed_whole_and_told(db, admin):
     assert rows[0]["name"] == "'=1+1"
     assert orjson.loads(rows[0]["after"]) == {"hour": "1.5"}
     assert [entry.action for entry in log(db, noun="audit")] == ["export", "export"]
+
+
+def test_each_noun_has_a_word_and_can_be_searched_for():
+    words = (ROOT / "templates/audit/_words.html").read_text()
+    audited = [one.class_ for one in Base.registry.mappers if hasattr(one.class_, "__audited__")]
+    assert len(audited) > 30
+    for name in map(audit.noun_of, audited):
+        assert f'"{name}": _(' in words
+        assert f'"{name}",' in words or f'"{name}"]' in words

@@ -8,10 +8,16 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.db import now
-from app.quotas import free, limits, prices, service
-from app.quotas.money_tables import QuotaRequest
+from app.quotas import accounts, free, limits, prices, service
+from app.quotas.money_tables import Account, QuotaRequest
 from tests.conftest import Client
-from tests.factories import make_membership, make_model, make_user, make_workspace
+from tests.factories import (
+    make_deployment,
+    make_membership,
+    make_model,
+    make_user,
+    make_workspace,
+)
 from workers import spending as running_out
 
 
@@ -162,3 +168,34 @@ def test_cards_tell_token_prices_and_what_is_free(db: Session, client: Client) -
     assert cards.count("in 0.002 · trained 10 CNY") == 2
     assert "1M of 1M tokens" in cards
     assert "trained 10 CNY" in client.get(f"/models/{base.id}").text
+
+
+def test_a_balance_that_is_used_up_is_asked_for(db: Session, client: Client) -> None:
+    """Where it refuses stands the way to ask; approving tops it up."""
+    model = make_model(db, client.workspace)
+    stopped = make_deployment(
+        db, client.workspace, client.user, served_model_id=model.id, model_id=model.id,
+        desired="stopped", state="stopped",
+    )  # fmt: skip
+    db.add(Account(workspace_id=client.workspace.id, currency="EUR", prepaid=True))
+    db.commit()
+    link = 'href="/usage/requests?limit=balance"'
+    start = f"/deployments/{stopped.id}/start"
+    for headers in ({}, {"hx-request": "true"}):
+        refused = client.post(start, headers=headers)
+        assert refused.status_code == 402
+        assert link in refused.text
+    assert '<option value="balance" selected>' in client.get("/usage/requests?limit=balance").text
+    asked = {"limit": "balance", "amount": "12.50", "why": "A demo", "own": "true"}
+    assert client.post("/usage/requests", data=asked | {"amount": "0"}).status_code == 422
+    assert client.post("/usage/requests", data=asked).status_code == 303
+    (row,) = db.query(QuotaRequest)
+    assert (row.own, row.device) == (False, "EUR")
+    approve = f"/usage/requests/{row.id}/approve"
+    assert client.post(approve).status_code == 422  # the platform's money
+    client.user.is_platform_admin = True
+    db.commit()
+    assert client.post(approve, data={"amount": "20.25"}).status_code == 303
+    (balance,) = accounts.of(db, client.workspace.id)
+    assert (balance.amount, balance.currency) == (Decimal("20.25"), "EUR")
+    assert client.post(start).status_code == 303

@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.accounts.tables import User
+from app.accounts.tables import AuditEntry, User
 from app.cluster.tables import Lease, Node
 from app.config import settings
 from app.db import now
@@ -253,6 +253,14 @@ def test_removed(admin: Client, db: Session, joined: dict[str, str]) -> None:
     db.expire_all()
     assert (mine.state, mine.retries, theirs.state) == ("queued", 1, "running")
     assert db.get_one(Lease, lease.id).released_at
+    told = select(AuditEntry).where(AuditEntry.noun_id == "gpu-1", AuditEntry.action == "removed")
+    gone = db.scalars(told).one()
+    assert (gone.user_id, gone.actor, gone.workspace_id) == (admin.user.id, "user", None)
+    assert gone.before == {
+        "host": "127.0.0.1", "labels": {}, "devices": ["cpu:0", "cpu:1", "cpu:9"], "ran": [mine.id],
+    }  # fmt: skip
+    assert not roles.exists(db, roles.names(db, "gpu-1")[0])
+    assert broker.acl("GETUSER", broker.user_of("gpu-1")) is None
     assert not any(node["id"] == "gpu-1" for node in admin.get("/api/v1/nodes").json()["data"])
     assert not any(one["node"] == "gpu-1" for one in admin.get("/api/v1/devices").json()["data"])
     told = admin.post(
