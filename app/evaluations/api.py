@@ -123,7 +123,11 @@ def get_leaderboard(evaluation_id: str, who: Reader, db: Db) -> Standings:
     )
 
 
-@router.get(f"{BASE}/{{evaluation_id}}/export", name="api:evaluations:export")
+@router.get(
+    f"{BASE}/{{evaluation_id}}/export",
+    name="api:evaluations:export",
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+)
 def get_export(
     evaluation_id: str,
     who: Reader,

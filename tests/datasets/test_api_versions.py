@@ -12,6 +12,7 @@ from app.datasets.tables import DatasetEvent
 from tests.conftest import Client
 from tests.datasets.files import BAD, jsonl, many, row, stored
 from tests.datasets.test_api import URL, counts, upload
+from tests.datasets.test_trash import aged
 from tests.factories import make_dataset, make_key, make_membership, make_user, make_workspace
 
 # -- looking -----------------------------------------------------------------------------
@@ -180,6 +181,7 @@ def test_delete(api: Client, db: Session) -> None:
     assert api.get(f"{URL}/{made['id']}/rows").status_code == 404
     assert api.delete(f"{URL}/{made['id']}").status_code == 404
     assert api.get(URL).json()["data"] == []
+    aged(db, made["id"], 8)  # until then it can be brought back
     work.clear(made["id"])  # what the nudge asks a worker to do
     assert stored() == []
 

@@ -14,6 +14,7 @@ from app.datasets.tables import Dataset, DatasetVersion
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from tests.buckets import kinds
 from tests.datasets.files import BAD, many, row
+from tests.datasets.test_trash import aged
 from tests.datasets.test_work import large, upload  # noqa: F401
 from tests.factories import make_dataset, make_workspace
 
@@ -164,5 +165,8 @@ def test_a_store_elsewhere(db: Session, who: Principal, bucketed: str) -> None:
     assert not list((cache.root() / "artefacts" / "uploads").glob("*"))
     service.remove(db, who, made.dataset_id)
     db.commit()
+    work.clear(made.dataset_id)  # it can still be brought back
+    assert kinds(bucketed) == {"segments", "facts", "checks"}
+    aged(db, made.dataset_id, 8)
     work.clear(made.dataset_id)
     assert kinds(bucketed) == set()

@@ -127,7 +127,8 @@ class JudgeAsking(PieceAsking):
             "seed": 0,
         }
         if self.structured:
-            schema = prompts.schema_of(kind, self.dimensions, self.scale)
+            longest = self.scorer.max_tokens
+            schema = prompts.schema_of(kind, self.dimensions, self.scale, longest)
             body["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "verdict", "strict": True, "schema": schema},

@@ -20,7 +20,8 @@ PLACES = {
 }
 NEEDED = {"judge": ("answer",), "pairwise": ("answer_a", "answer_b")}
 MATERIAL = ("question", "answer", "answer_a", "answer_b", "reference")
-LONGEST_REASON = 400  # characters that a judge is asked to stay below
+LONGEST_REASON = 400  # characters
+DEAREST = 4  # tokens that a character may cost: the verdict behind the reason has to fit as well
 WHOLE = "overall"  # the one dimension where none is chosen
 
 # Of each preset dimension: its name and what is looked at, in both languages.
@@ -225,9 +226,11 @@ def form_of(kind: str, several: Sequence[Dimension], scale: int) -> str:
     return f'{{"reason": "…", "scores": {{{each}}}}}'
 
 
-def schema_of(kind: str, several: Sequence[Dimension], scale: int) -> dict[str, Any]:
+def schema_of(
+    kind: str, several: Sequence[Dimension], scale: int, max_tokens: int
+) -> dict[str, Any]:
     """The same as JSON Schema, for engines that hold a model to it."""
-    reason = {"type": "string", "maxLength": LONGEST_REASON}
+    reason = {"type": "string", "maxLength": min(LONGEST_REASON, max_tokens // DEAREST)}
     if kind == "pairwise":
         said: dict[str, Any] = {"winner": {"type": "string", "enum": ["A", "B", "tie"]}}
     else:

@@ -13,6 +13,7 @@ from app.db import engine
 from app.errors import Conflict, Invalid
 from tests.datasets.drafts.test_drafts import fresh, ids, over_hash, texts, upload
 from tests.datasets.files import many, row, stored
+from tests.datasets.test_trash import aged
 
 
 def finish(version: DatasetVersion) -> DatasetVersion:
@@ -240,6 +241,7 @@ def test_a_deleted_dataset_leaves_no_segment(db: Session, who: Principal, short:
     finish(version)
     service.remove(db, who, version.dataset_id)
     db.commit()
+    aged(db, version.dataset_id, 8)  # until then it can be brought back
     db.info.clear()
     work.clear(version.dataset_id)
     assert stored() == []
