@@ -8,7 +8,7 @@ import gettext
 import hashlib
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -23,6 +23,7 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2.bccache import Bucket
 from pydantic import BaseModel, ValidationError
+from sqlalchemy.orm import Session
 
 from app.config import ROOT
 from app.errors import N_, DomainError
@@ -357,6 +358,18 @@ class Parsed(Generic[T]):
     def refuse(self, error: DomainError) -> None:
         self.errors[error.field or ""] = sentence(self.request, error)
         self.more = asks(error) or self.more
+
+    def carried_out(self, db: Session, act: Callable[[T], object]) -> bool:
+        """Whether `act` took the data; else nothing has changed, and the errors say why."""
+        if self.data is None:
+            return False
+        try:
+            act(self.data)
+        except DomainError as error:
+            db.rollback()
+            self.refuse(error)
+            return False
+        return True
 
 
 def parsed(schema: type[T]) -> Any:

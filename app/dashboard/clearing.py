@@ -12,6 +12,7 @@ from app.cluster.service import SILENT
 from app.cluster.tables import Node
 from app.config import settings
 from app.datasets import trash as trash_of_datasets
+from app.datasets.tables import Dataset
 from app.db import now
 from app.jobs import retention
 from app.models import trash
@@ -87,13 +88,13 @@ def of_models(db: Session, names: dict[str, str]) -> list[Item]:
 
 
 def of_datasets(db: Session, names: dict[str, str]) -> list[Item]:
-    query = trash_of_datasets.expired(db).limit(MOST)
+    query = trash_of_datasets.expired(db).add_columns(trash_of_datasets.size(Dataset.id))
     return [
         Item(
             "dataset", one.id, one.name, one.workspace_id, names.get(one.workspace_id or "", ""),
-            "", db.scalar(select(trash_of_datasets.size(one.id))) or 0, one.deleted_at,
+            "", int(size), one.deleted_at,
         )
-        for one in db.scalars(query)
+        for one, size in db.execute(query.limit(MOST))
     ]  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from app.deployments import adapters, service, view
 from app.deployments.answers import spoken
 from app.deployments.schemas import NAME
 from app.deployments.tables import Deployment
-from app.errors import DomainError
 from app.queue import Db
 from app.web import Parsed, parsed, redirect, render
 
@@ -66,13 +65,10 @@ def add(
     db: Db,
 ) -> Response:
     deployment = service.get(db, who.workspace_id, deployment_id)
-    if form.data:
-        try:
-            adapters.add(db, who, deployment.id, form.data.name, form.data.model)
-            return back(request, deployment_id)
-        except DomainError as error:
-            db.rollback()
-            form.refuse(error)
+    if form.carried_out(
+        db, lambda said: adapters.add(db, who, deployment.id, said.name, said.model)
+    ):
+        return back(request, deployment_id)
     return fragment(request, who, db, deployment, form)
 
 

@@ -16,13 +16,13 @@ from app.deployments.schemas import (
     Rollback,
     Scale,
     Schedule,
-    Urgency,
     Wishes,
 )
 from app.deployments.states import MOVES
 from app.deployments.tables import Deployment
 from app.errors import DomainError
 from app.jobs import priorities
+from app.jobs.schemas import PriorityChange
 from app.models import service as models
 from app.queue import Db
 from app.web import Parsed, parsed, redirect, render
@@ -235,13 +235,8 @@ def edit(
     db: Db,
 ) -> Response:
     deployment = service.get(db, who.workspace_id, deployment_id)
-    if form.data:
-        try:
-            editing.edit(db, who, deployment_id, form.data.model_dump())
-            return redirect(request, "deployments:detail", deployment_id=deployment_id)
-        except DomainError as error:
-            db.rollback()
-            form.refuse(error)
+    if form.carried_out(db, lambda said: editing.edit(db, who, deployment_id, said.model_dump())):
+        return redirect(request, "deployments:detail", deployment_id=deployment_id)
     values = dict(form.values)
     return page(request, db, deployment, "settings", values=values, form=form, of="edit")
 
@@ -271,13 +266,9 @@ def scale(
     db: Db,
 ) -> Response:
     deployment = service.get(db, who.workspace_id, deployment_id)
-    if form.data:
-        try:
-            editing.scale(db, who.workspace_id, deployment_id, form.data.replicas)
-            return redirect(request, "deployments:detail", deployment_id=deployment_id)
-        except DomainError as error:
-            db.rollback()
-            form.refuse(error)
+    here = who.workspace_id
+    if form.carried_out(db, lambda said: editing.scale(db, here, deployment_id, said.replicas)):
+        return redirect(request, "deployments:detail", deployment_id=deployment_id)
     return page(request, db, deployment, "settings", form=form, of="scale")
 
 
@@ -285,18 +276,13 @@ def scale(
 def prioritise(
     request: Request,
     deployment_id: str,
-    form: Annotated[Parsed[Urgency], parsed(Urgency)],
+    form: Annotated[Parsed[PriorityChange], parsed(PriorityChange)],
     who: Writer,
     db: Db,
 ) -> Response:
     deployment = service.get(db, who.workspace_id, deployment_id)
-    if form.data:
-        try:
-            editing.prioritise(db, who, deployment_id, form.data.priority)
-            return redirect(request, f"/deployments/{deployment_id}?tab=settings")
-        except DomainError as error:
-            db.rollback()
-            form.refuse(error)
+    if form.carried_out(db, lambda said: editing.prioritise(db, who, deployment_id, said.priority)):
+        return redirect(request, f"/deployments/{deployment_id}?tab=settings")
     return page(request, db, deployment, "settings", form=form, of="priority")
 
 
@@ -325,14 +311,12 @@ def schedule(
 ) -> Response:
     """All rows empty: no schedule any more."""
     deployment = service.get(db, who.workspace_id, deployment_id)
-    if form.data:
-        windows = [window.model_dump() for window in form.data.windows]
-        wanted = (form.data.timezone, windows) if windows else None
-        try:
-            editing.schedule(db, who.workspace_id, deployment_id, wanted)
-            to = f"{request.url_for('deployments:detail', deployment_id=deployment_id).path}"
-            return redirect(request, f"{to}?tab=settings")
-        except DomainError as error:
-            db.rollback()
-            form.refuse(error)
+
+    def put(said: Schedule) -> None:
+        windows = [window.model_dump() for window in said.windows]
+        wanted = (said.timezone, windows) if windows else None
+        editing.schedule(db, who.workspace_id, deployment_id, wanted)
+
+    if form.carried_out(db, put):
+        return redirect(request, f"/deployments/{deployment_id}?tab=settings")
     return page(request, db, deployment, "settings", form=form, of="schedule")

@@ -139,14 +139,6 @@ class Scale(BaseModel):
     replicas: int = Field(ge=1, le=8)
 
 
-class Urgency(BaseModel):
-    """How urgent its replicas are, when devices are short."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    priority: Priority
-
-
 class Rollback(BaseModel):
     """The revision to go back to."""
 

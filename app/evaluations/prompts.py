@@ -31,23 +31,25 @@ class Question:
 def question(row: Row, system: str | None = None) -> Question:
     """`system` takes the place of the row's own; empty, there is none."""
     messages, reference = split(row)
-    if system is not None:
-        messages = [one for one in messages if one["role"] != "system"]
-        if system:
-            messages = [{"role": "system", "content": system}, *messages]
+    messages = under(messages, system)
     return Question([asked(one) for one in messages], said(reference), row.get("tools"))
 
 
 def reread(row: Row, system: str | None = None) -> Row:
     """The row as training would read it: the prompt, the answer that is the reference, the tools."""
     messages, answer = split(row)
-    if system is not None:
-        messages = [one for one in messages if one["role"] != "system"]
-        if system:
-            messages = [{"role": "system", "content": system}, *messages]
+    messages = under(messages, system)
     if answer:
         messages = [*messages, {name: of for name, of in answer.items() if name != "weight"}]
     return {"messages": messages, "tools": row.get("tools")}
+
+
+def under(messages: list[Row], system: str | None) -> list[Row]:
+    """With this system prompt instead of their own, if it is not None; empty, with none."""
+    if system is None:
+        return messages
+    rest = [one for one in messages if one["role"] != "system"]
+    return [{"role": "system", "content": system}, *rest] if system else rest
 
 
 def split(row: Row) -> tuple[list[Row], Row]:

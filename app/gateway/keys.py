@@ -1,46 +1,24 @@
 """API keys on the hot path: verified once, remembered for a few seconds by their hash."""
 
-import asyncio
 import hashlib
-import time
 from typing import Annotated
 
 from fastapi import Depends, Request
-from starlette.concurrency import run_in_threadpool
 
 from app.accounts import service as accounts
 from app.accounts.auth import Principal, check_address
 from app.errors import N_, Forbidden, Unauthenticated
+from app.gateway.remembered import Remembered
 from app.queue import transaction
 
 REMEMBER_SECONDS = 5.0  # also how long a revoked key may still be believed
 MAX_SECRET = 200
-known: dict[bytes, tuple[float, Principal]] = {}
-looking: dict[bytes, asyncio.Future[Principal]] = {}
+known = Remembered[bytes, Principal]()  # by the key's hash
 
 
 def verify(secret: str) -> Principal:
     with transaction() as db:
         return accounts.principal_of_key(db, secret)
-
-
-async def look(digest: bytes, secret: str) -> Principal:
-    """`verify`, remembered; many that come at once with the same key look once. Raises what it does."""
-    task = looking.get(digest)
-    if task is None:
-        task = asyncio.ensure_future(run_in_threadpool(verify, secret))
-        looking[digest] = task
-        task.add_done_callback(lambda done: looked(digest, done))
-    return await asyncio.shield(task)
-
-
-def looked(digest: bytes, done: asyncio.Future[Principal]) -> None:
-    looking.pop(digest, None)
-    if done.cancelled() or done.exception():  # whoever waits for it has that too
-        return
-    if len(known) > 10_000:
-        known.clear()
-    known[digest] = (time.monotonic(), done.result())
 
 
 class InferenceKey:
@@ -58,11 +36,7 @@ class InferenceKey:
                 code="invalid_api_key",
             )
         digest = hashlib.sha256(secret.encode(errors="surrogateescape")).digest()
-        found = known.get(digest)
-        if found and time.monotonic() - found[0] < REMEMBER_SECONDS:
-            who = found[1]
-        else:
-            who = await look(digest, secret)
+        who = await known.get(digest, REMEMBER_SECONDS, lambda: verify(secret))
         check_address(request, who)
         if not who.may(self.role) or self.scope not in who.scopes:
             raise Forbidden(

@@ -1,10 +1,8 @@
 """Where a model name leads: an alias to several deployments by weight, a name to one."""
 
-import asyncio
 import hashlib
 import math
 import random
-import time
 
 from starlette.concurrency import run_in_threadpool
 
@@ -13,6 +11,7 @@ from app.deployments import service as deployments
 from app.deployments.service import Route
 from app.errors import N_, Invalid, NotFound
 from app.gateway import waking
+from app.gateway.remembered import Remembered
 from app.gateway.tuning import calls
 from app.queue import transaction
 from app.quotas import spending
@@ -23,8 +22,7 @@ AT_ONCE_SECONDS = 0.1  # the same after an engine failed: many requests fail tog
 
 Found = tuple[tuple[Route, int], ...]  # the deployments behind a name, with their weights
 Key = tuple[str, str]  # workspace, name
-known: dict[Key, tuple[float, Found]] = {}
-looking: dict[Key, asyncio.Task[Found]] = {}
+known = Remembered[Key, Found]()
 
 
 async def routes(
@@ -51,7 +49,7 @@ async def routes(
         found = await find(key, AT_ONCE_SECONDS if now else REMEMBER_SECONDS)
     except calls.NotDeployed:
         await run_in_threadpool(calls.serve, workspace_id, user_id, name)
-        found = await look_and_remember(key)  # not with who looked before it was there
+        found = await known.look(key, lambda: look(*key))  # not with who looked before it was there
     wished = able(preferred(found, sticky), path, scores_prompt)
     ready = [route for route in wished if route.replicas]
     if ready:
@@ -62,7 +60,7 @@ async def routes(
         if route.asleep:
             waking.refuse_what_stays_asleep(route)
             awake = await waking.wait(workspace_id, route)
-            known.pop(key, None)
+            known.forget(key)
             return able([awake], path, scores_prompt)
     raise waking.not_ready(wished[0])
 
@@ -134,31 +132,8 @@ def preferred(found: Found, sticky: str) -> list[Route]:
 
 
 async def find(key: Key, remember: float) -> Found:
-    """`look`, remembered, so that a busy key costs no query per request. Raises NotFound."""
-    remembered = known.get(key)
-    if remembered and time.monotonic() - remembered[0] < remember:
-        return remembered[1]
-    task = looking.get(key)
-    if task is None:
-        task = asyncio.create_task(look_and_remember(key))
-        looking[key] = task
-        task.add_done_callback(lambda done: forget(key, done))
-    return await asyncio.shield(task)
-
-
-async def look_and_remember(key: Key) -> Found:
-    began = time.monotonic()
-    found = await run_in_threadpool(look, *key)
-    if len(known) > 10_000:
-        known.clear()
-    known[key] = (began, found)
-    return found
-
-
-def forget(key: Key, done: asyncio.Task[Found]) -> None:
-    looking.pop(key, None)
-    if not done.cancelled():
-        done.exception()  # whoever still waits has it too
+    """`look`, remembered. Raises NotFound."""
+    return await known.get(key, remember, lambda: look(*key))
 
 
 def look(workspace_id: str, name: str) -> Found:

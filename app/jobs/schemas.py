@@ -298,7 +298,7 @@ class JobWaiting(BaseModel):
 
 
 class PriorityChange(BaseModel):
-    """Of a job that waits."""
+    """Of a job that waits, or of a deployment: how urgent it is when devices are short."""
 
     model_config = ConfigDict(extra="forbid")
 
