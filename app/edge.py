@@ -43,6 +43,11 @@ app = FastAPI(
     docs_url=None,
     redoc_url=None,
     openapi_url=None,
+    telemetry={
+        "tracing": False,
+        "metrics": False,
+        "logs": False,
+    },  # it would be asked for each request
     lifespan=lifespan,
     middleware=[
         Middleware(guard.Trace),

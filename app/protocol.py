@@ -21,15 +21,19 @@ class Body:
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self.cycle = cycle
 
-    def write(self, data: bytes) -> bool:
-        """One chunk; True if no more should come before `drain`. Whoever has left gets nothing;
-        `send` is not called meanwhile.
+    def write(self, pieces: list[bytes]) -> bool:
+        """Each as a chunk of its own, all in one call to the kernel; True if no more should come before
+        `drain`. Whoever has left gets nothing; `send` is not called meanwhile.
         """
         cycle = self.cycle
-        if not data or cycle.disconnected:
+        if cycle.disconnected:
             return False
-        chunk = b"%x\r\n%b\r\n" % (len(data), data) if cycle.chunked_encoding else data
-        cycle.transport.write(chunk)
+        data = b""
+        for piece in pieces:
+            if piece:
+                data += b"%x\r\n%b\r\n" % (len(piece), piece) if cycle.chunked_encoding else piece
+        if data:
+            cycle.transport.write(data)
         return cycle.flow.write_paused
 
     async def drain(self) -> None:

@@ -35,6 +35,8 @@ class Direct:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # it knows the request's cycle, which knows the scope: left there, only the collector ends both
+        past = scope.get("extensions", {}).pop(BODY, {}).get("body")
         path = scope["type"] == "http" and scope["method"] == "POST" and PATHS.get(scope["path"])
         if not path:
             await self.app(scope, receive, send)
@@ -42,7 +44,7 @@ class Direct:
         request = Request(scope, receive)
         try:
             who = await admit(request)
-            answer = Answer(who, path, await read_json(request))
+            answer = Answer(who, path, await read_json(request), past)
             await answer(scope, receive, send)
         except DomainError as error:
             await failures.respond(request, error)(scope, receive, send)
@@ -78,15 +80,17 @@ class Answer(Response):
     A client that leaves cancels it, and with it what the engine does.
     """
 
-    def __init__(self, who: Principal, path: str, asked: Any) -> None:
+    def __init__(
+        self, who: Principal, path: str, asked: Any, past: streams.Body | None = None
+    ) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.past = path, past
         self.body_asked = schemas.check(path, asked)
         self.caller = service.Caller.of(who)
         user = asked.get("user")
         self.sticky = user if isinstance(user, str) else ""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
         assert task is not None
         leaving = asyncio.ensure_future(left(receive))
@@ -98,7 +102,7 @@ class Answer(Response):
 
         leaving.add_done_callback(stop)
         try:
-            await self.answer(send, scope.get("extensions", {}).get(BODY, {}).get("body"))
+            await self.answer(send)
         except asyncio.CancelledError:
             if not leaving.done():  # somebody else's wish
                 raise
@@ -107,7 +111,7 @@ class Answer(Response):
             is_over = True
             leaving.cancel()
 
-    async def answer(self, send: Send, past: streams.Body | None) -> None:
+    async def answer(self, send: Send) -> None:
         asked = (self.caller, self.path, self.body_asked)
         if not self.body_asked.get("stream"):
             await self.say(send, await service.whole(*asked, sticky=self.sticky))
@@ -116,16 +120,17 @@ class Answer(Response):
         if stream is None:
             await self.say(send, exchange)
             return
+        last = b""
         try:
             raw = [*EVENTS, *encoded(headers(exchange))]
             await send({"type": "http.response.start", "status": 200, "headers": raw})
-            if past is not None:
+            if self.past is not None:
                 await send({"type": "http.response.body", "body": b"", "more_body": True})
-                await stream.into(past)
+                last = await stream.into(self.past)
             else:
                 async for piece in stream:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": last})
         finally:
             exchange.close()
 

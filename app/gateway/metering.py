@@ -67,9 +67,14 @@ def without_usage(piece: bytes, known: bytes, is_wanted: bool) -> tuple[bytes, b
     is left as it is.
     """
     at = piece.find(CHUNK_USAGE)
-    told = piece[at + len(CHUNK_USAGE) - 1 : -3]
-    if at >= 0 and piece.endswith(LAST) and told.find(b"}") == len(told) - 1 and CHOICES in piece:
-        return piece[:at] + LAST[1:], told  # one event, its usage flat and at its end
+    if (
+        at >= 0
+        and piece.count(b"}", at) == len(LAST) - 2
+        and piece.endswith(LAST)
+        and CHOICES in piece
+    ):
+        # one event, its usage flat and at its end
+        return piece[:at] + LAST[1:], piece[at + len(CHUNK_USAGE) - 1 : -3]
     if at < 0 or NO_CHOICES in piece or CHOICES not in piece:
         events = (event + b"\n\n" for event in piece.split(b"\n\n") if event)
         return events_without_usage(events, known, is_wanted)

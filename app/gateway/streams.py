@@ -25,7 +25,7 @@ COUNTED_WHEN_ASKED = ("chat/completions", "completions")
 class Body(Protocol):
     """Where the bytes of an answer can be written without waiting: `app.protocol.Body`."""
 
-    def write(self, data: bytes) -> bool: ...  # True: full
+    def write(self, pieces: list[bytes]) -> bool: ...  # True: full
     async def drain(self) -> None: ...
 
 
@@ -65,34 +65,41 @@ class Stream:
         finally:
             self.exchange.close()
 
-    async def into(self, body: Body) -> None:
-        """The same, written as it comes. While the body is full nothing more is read."""
+    async def into(self, body: Body) -> bytes:
+        """The same, written as it comes; what came last is left to the caller, who ends the answer with
+        it. While the body is full nothing more is read.
+        """
         waiting: asyncio.Task[None] | None = None
-        response, whole = self.events.response, self.events.whole
+        response, whole, passed_on = self.events.response, self.events.whole, self.passed_on
+        last = b""
 
         async def go_on() -> None:
             await body.drain()
             response.resume()
 
-        def take(piece: bytes) -> None:
-            nonlocal waiting
-            full = body.write(self.passed_on(whole(piece)))
+        def take(pieces: list[bytes]) -> None:
+            nonlocal waiting, last
+            passed = [passed_on(whole(piece)) for piece in pieces]
+            if response.ended:
+                last = passed.pop()
+            full = body.write(passed)
             if full and (waiting is None or waiting.done()):
                 response.pause()
                 waiting = asyncio.create_task(go_on())
 
         try:
-            body.write(self.passed_on(self.exchange.first))
+            body.write([passed_on(self.exchange.first)])
             await response.give(take)
             if rest := self.events.rest():
-                body.write(self.passed_on(rest))
+                last += passed_on(rest)
             self.end()
         except Lost:
-            body.write(self.lost())
+            last = self.lost()
         finally:
             if waiting is not None:
                 waiting.cancel()
             self.exchange.close()
+        return last
 
     def end(self) -> None:
         self.exchange.status, self.exchange.completed = 200, True

@@ -1,7 +1,7 @@
 """HTTP/1.1 to engines, as much of it as a gateway needs: a request out, the answer's bytes in.
 
-A chunk of an answer is one call from the socket to whoever takes it; with a client library it is a
-parser, a buffer, a future and a task's step, and a stream has hundreds of them. An engine's address is
+What comes of an answer is one call from the socket to whoever takes it; with a client library it is a
+parser, a buffer, a future and a task's step, and a stream has hundreds of chunks. An engine's address is
 a plain `http://host:port`, its answers are whole or chunked, and nothing is redirected, compressed or
 retried here.
 """
@@ -9,7 +9,6 @@ retried here.
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
@@ -19,7 +18,7 @@ import httptools
 CONNECT_SECONDS = 5.0
 KEPT_ALIVE = 3.0  # seconds: less than the 5 after which engines close what nobody uses
 MOST_HELD = 256 * 2**10  # bytes that nobody has taken, after which nothing more is read
-Taker = Callable[[bytes], None]
+Taker = Callable[[list[bytes]], None]  # the chunks that came together
 
 
 class Lost(Exception):
@@ -47,7 +46,7 @@ class Connection(asyncio.Protocol):
         self.stays = False  # the connection is good for another
         self.ended = False
         self.error: Exception | None = None
-        self.pieces: deque[bytes] = deque()
+        self.pieces: list[bytes] = []  # that nobody has taken
         self.held = 0  # bytes of them
         self.taker: Taker | None = None
         self.changed = asyncio.Event()
@@ -60,8 +59,27 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self.fail(error.__context__ if isinstance(error.__context__, Exception) else Lost())
+        except httptools.HttpParserError:
+            self.fail(Lost())
+            self.close()
+            return
+        if self.taker is not None:
+            self.hand_over()
+        elif self.pieces:
+            self.changed.set()
+            if self.held > MOST_HELD:
+                self.pause()
+
+    def hand_over(self) -> None:
+        """What is there, to whoever takes it."""
+        if self.taker is None or not self.pieces:
+            return
+        pieces, self.pieces, self.held = self.pieces, [], 0
+        try:
+            self.taker(pieces)
+        except Exception as error:  # noqa: BLE001 - it is for who has given the taker
+            self.ended = False
+            self.fail(error)
             self.close()
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -88,14 +106,8 @@ class Connection(asyncio.Protocol):
         self.changed.set()
 
     def on_body(self, body: bytes) -> None:
-        if self.taker is not None:
-            self.taker(body)
-            return
         self.pieces.append(body)
         self.held += len(body)
-        self.changed.set()
-        if self.held > MOST_HELD:
-            self.pause()
 
     def on_message_complete(self) -> None:
         self.ended = True
@@ -123,7 +135,7 @@ class Connection(asyncio.Protocol):
             if self.ended:
                 return b""
             await self.more()
-        piece = self.pieces.popleft()
+        piece = self.pieces.pop(0)
         self.held -= len(piece)
         if self.held <= MOST_HELD // 2:
             self.resume()
@@ -137,13 +149,11 @@ class Connection(asyncio.Protocol):
         return b"".join(pieces)
 
     async def give(self, taker: Taker) -> None:
-        """`taker` is called with each piece as it comes, until the end. Raises Lost, and what the
+        """`taker` is called with the chunks as they come, until the end. Raises Lost, and what the
         taker raises.
         """
-        while self.pieces:
-            taker(self.pieces.popleft())
-        self.held = 0
         self.taker = taker
+        self.hand_over()
         self.resume()
         try:
             while not self.ended:

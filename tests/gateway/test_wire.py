@@ -103,7 +103,7 @@ def test_a_taker_gets_what_came_before_it_and_all_that_comes() -> None:
         assert await answer.piece() == b"0"
         await asyncio.sleep(0.05)
         taken: list[bytes] = []
-        await answer.give(taken.append)
+        await answer.give(taken.extend)
         assert taken == [b"%d" % number for number in range(1, 20)]
         answer.close()
         assert len(wire.idle[address]) == 1
@@ -112,7 +112,7 @@ def test_a_taker_gets_what_came_before_it_and_all_that_comes() -> None:
 
 
 def test_what_a_taker_raises_is_raised_and_the_connection_is_broken_off() -> None:
-    def refuse(_: bytes) -> None:
+    def refuse(_: list[bytes]) -> None:
         raise ZeroDivisionError
 
     async def test(address: str, _asked: list[bytes]) -> None:
