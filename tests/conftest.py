@@ -127,11 +127,25 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture
 def database(servers: None) -> None:
     """Empty tables, an empty broker, an empty store."""
+    quiet()
     empty(Base.metadata.sorted_tables)
     app.queue.redis().flushdb()
     for directory in (settings.runs, settings.cache, settings.spool, settings.uploads):
         shutil.rmtree(directory, ignore_errors=True)
     shutil.rmtree(settings.store_url, ignore_errors=True)
+
+
+def quiet() -> None:
+    """Wait until the threads that the test before has left are through with their transactions."""
+    end = time.monotonic() + 2
+    with engine().connect() as connection:
+        while connection.scalar(text(OTHERS)) and time.monotonic() < end:
+            connection.rollback()  # which has a look of its own at what goes on
+            time.sleep(0.01)
+
+
+OTHERS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+    AND backend_type = 'client backend' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"""
 
 
 def empty(tables: Sequence[Table]) -> None:
