@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 HOME = Path(tempfile.mkdtemp(prefix="danlu-test-", dir="/tmp"))
 HOME.chmod(0o711)  # the embedded servers run as another user when the tests run as root
@@ -158,6 +159,7 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture
 def database(servers: None) -> None:
     """Empty tables, an empty broker, an empty store."""
+    quiet()
     empty()
     app.queue.redis().flushdb()
     for directory in (settings.runs, settings.cache, settings.spool, settings.uploads):
@@ -165,11 +167,22 @@ def database(servers: None) -> None:
     shutil.rmtree(settings.store_url, ignore_errors=True)
 
 
+def quiet() -> None:
+    """Wait until the threads that the test before has left are through with their transactions."""
+    end = time.monotonic() + 2
+    while look(OTHERS) != [0] and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+OTHERS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+    AND backend_type = 'client backend' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"""
+
+
 def empty() -> None:
     """Delete what a test has left, and count from 1 again. Truncating all of them takes thirty times
     as long, and there are thousands of tests.
     """
-    names = filled(engine())
+    names = filled()
     with engine().begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))  # no triggers
         for name in names:
@@ -185,14 +198,17 @@ FILLED = (
 )
 
 
-def filled(database: Engine) -> Sequence[str]:
+def filled() -> Sequence[str]:
     """The tables that hold a row."""
-    asked = text("SELECT pg_temp.filled()")
+    return look("SELECT pg_temp.filled()")
+
+
+def look(query: str) -> Sequence[Any]:
     try:
-        return looking(database).scalars(asked).all()
+        return looking(engine()).scalars(text(query)).all()
     except OperationalError:  # a test has ended the connection
         looking.cache_clear()
-        return looking(database).scalars(asked).all()
+        return looking(engine()).scalars(text(query)).all()
 
 
 @cache

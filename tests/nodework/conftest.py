@@ -44,7 +44,7 @@ def forget() -> None:
 
 @pytest.fixture
 def db(over_tcp: Servers) -> Iterator[Session]:
-    if names := ", ".join(f'"{name}"' for name in filled(engine())):
+    if names := ", ".join(f'"{name}"' for name in filled()):
         with engine().begin() as connection:
             connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
     with Session(engine(), expire_on_commit=False) as session:
