@@ -108,7 +108,7 @@ def test_the_lower_is_the_better(db, client):
     assert [one.text for one in found[0].answers] == [None, None]
     assert done.judging["done"] == 40
     told = client.get(f"/evaluations/{done.id}").text
-    assert "no scorer looks at answers" in told
+    assert "No answers were asked for" in told
     assert "None" not in told
     sheet = client.get(f"/api/v1/evaluations/{done.id}/export?format=csv").text
     assert len(sheet.splitlines()) == 21
