@@ -10,6 +10,7 @@
 
 .SILENT:
 MAKEFLAGS += --no-print-directory
+unexport PYTHONDONTWRITEBYTECODE # Danlu is many processes: each would compile the same files again
 PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
 
@@ -42,7 +43,8 @@ test: environments lint
 	.venv/bin/pytest -q -n 2 --durations=10 -m "not slow"
 
 test-slow: environments
-	.venv/bin/pytest -q -n 2 --durations=10 -m slow
+	.venv/bin/pytest -q -n 2 --durations=10 -m slow \
+		$$(grep -rl --include='test_*.py' 'mark\.slow' tests)
 
 lint: python $(PLATFORM)
 	.venv/bin/ruff check .

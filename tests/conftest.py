@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 HOME = Path(tempfile.mkdtemp(prefix="danlu-test-", dir="/tmp"))
 HOME.chmod(0o711)  # the embedded servers run as another user when the tests run as root
@@ -35,12 +36,15 @@ os.environ |= {
 }
 
 import pytest  # noqa: E402
-from sqlalchemy import Table, text  # noqa: E402
+from argon2 import PasswordHasher  # noqa: E402
+from sqlalchemy import Connection, Engine, text  # noqa: E402
+from sqlalchemy.exc import OperationalError  # noqa: E402
 from sqlalchemy.orm import Session  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 import app.queue  # noqa: E402
+from app.accounts import passwords  # noqa: E402
 from app.accounts.tables import User, Workspace  # noqa: E402
 from app.config import ROOT, settings  # noqa: E402
 from app.db import engine  # noqa: E402
@@ -48,6 +52,8 @@ from app.tables import Base  # noqa: E402
 from tests import factories  # noqa: E402
 from tests.buckets import bucketed, s3  # noqa: E402, F401 - fixtures for every test
 from tests.stack import served, stack  # noqa: E402, F401 - fixtures for every test
+
+passwords.hasher = PasswordHasher(time_cost=1, memory_cost=1024)  # whose cost no test is about
 
 
 class Client(TestClient):
@@ -62,10 +68,36 @@ class Client(TestClient):
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]
-    """A file is one process's, and so are all that want the whole of Danlu: it starts once."""
+    """A file is one process's, and so are all that want the whole of Danlu: it starts once.
+
+    What takes minutes comes first, so that no process waits for the other's last file.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         return scope(nodeid.partition("::")[0])
+
+    def schedule(self) -> None:
+        if self.collection is None:
+            scopes = set(map(self._split_scope, next(iter(self.registered_collections.values()))))
+            self.workqueue.update((one, {}) for one in LONGEST if one in scopes)
+        super().schedule()  # fills these and puts the others behind them
+
+
+LONGEST = (
+    "stack",
+    "tests/datasets/containers/test_malformed.py",
+    "tests/test_containers.py",
+    "tests/workers/test_stages_preferences.py",
+    "tests/workers/test_recovery.py",
+    "tests/nodework/test_two_nodes.py",
+    "tests/workers/test_engines.py",
+    "tests/workers/test_train_script.py",
+    "tests/test_full_disk.py",
+    "tests/workers/test_rolling.py",
+    "tests/backups/test_upgrade.py",
+    "tests/workers/test_hot.py",
+    "tests/test_debian.py",
+)
 
 
 @cache
@@ -127,22 +159,31 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture
 def database(servers: None) -> None:
     """Empty tables, an empty broker, an empty store."""
-    empty(Base.metadata.sorted_tables)
+    quiet()
+    empty()
     app.queue.redis().flushdb()
     for directory in (settings.runs, settings.cache, settings.spool, settings.uploads):
         shutil.rmtree(directory, ignore_errors=True)
     shutil.rmtree(settings.store_url, ignore_errors=True)
 
 
-def empty(tables: Sequence[Table]) -> None:
+def quiet() -> None:
+    """Wait until the threads that the test before has left are through with their transactions."""
+    end = time.monotonic() + 2
+    while look(OTHERS) != [0] and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+OTHERS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+    AND backend_type = 'client backend' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"""
+
+
+def empty() -> None:
     """Delete what a test has left, and count from 1 again. Truncating all of them takes thirty times
     as long, and there are thousands of tests.
     """
-    filled = " UNION ALL ".join(
-        f"SELECT '{table.name}' WHERE EXISTS (SELECT FROM \"{table.name}\")" for table in tables
-    )
+    names = filled()
     with engine().begin() as connection:
-        names = connection.scalars(text(filled)).all()
         connection.execute(text("SET LOCAL session_replication_role = replica"))  # no triggers
         for name in names:
             connection.execute(text(f'DELETE FROM "{name}"'))
@@ -151,6 +192,33 @@ def empty(tables: Sequence[Table]) -> None:
 
 
 COUNTING = "SELECT sequencename FROM pg_sequences WHERE last_value IS NOT NULL"
+LOOK = "IF EXISTS (SELECT FROM \"{0}\") THEN RETURN NEXT '{0}'; END IF;"
+FILLED = (
+    "CREATE FUNCTION pg_temp.filled() RETURNS SETOF text LANGUAGE plpgsql AS $$ BEGIN {} END $$"
+)
+
+
+def filled() -> Sequence[str]:
+    """The tables that hold a row."""
+    return look("SELECT pg_temp.filled()")
+
+
+def look(query: str) -> Sequence[Any]:
+    try:
+        return looking(engine()).scalars(text(query)).all()
+    except OperationalError:  # a test has ended the connection
+        looking.cache_clear()
+        return looking(engine()).scalars(text(query)).all()
+
+
+@cache
+def looking(database: Engine) -> Connection:
+    """A connection that stays and plans the hundred looks once, not for every test."""
+    connection = database.connect().execution_options(isolation_level="AUTOCOMMIT")
+    connection.detach()
+    looks = " ".join(LOOK.format(name) for name in Base.metadata.tables)
+    connection.execute(text(FILLED.format(looks)))
+    return connection
 
 
 @pytest.fixture

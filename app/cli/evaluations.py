@@ -133,6 +133,8 @@ def followed(api: Api, evaluation_id: str) -> Row:
         done = sum(one["done"] for one in found["candidates"])
         total = found["rows"] * len(found["candidates"])
         judged = found["judging"].get("done", 0)
+        if all(one["kind"] == "perplexity" for one in found["scorers"]):
+            judged = 0
         also = _("%(count)s judged", count=judged) if judged else ""
         text = " ".join(filter(None, (found["state"], f"{done}/{total}", also, found["waits"])))
         if text != said:

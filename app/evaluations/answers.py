@@ -16,7 +16,9 @@ NO_CHOICE = N_("The engine gave no answer.")
 
 @dataclass
 class Outcome:
-    """What came of one row. `text` is None where there is no answer, and `error` says why."""
+    """What came of one row. `text` is None where there is no answer, and `error` says why; where no
+    scorer looks at answers there is neither.
+    """
 
     number: int
     text: str | None

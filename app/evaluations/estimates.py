@@ -11,7 +11,8 @@ from app.datasets.tables import DatasetVersion
 from app.db import now
 from app.deployments import aliases
 from app.deployments.tables import Deployment, Replica
-from app.evaluations.schemas import Settings
+from app.evaluations.schemas import EvaluationCreate
+from app.evaluations.scorers.schemas import Perplexity, look_at_answers
 from app.evaluations.tables import Evaluation
 from app.gateway import metering
 from app.quotas import prices
@@ -27,7 +28,7 @@ def estimate(
     db: Session,
     workspace_id: str,
     version: DatasetVersion,
-    settings: Settings,
+    body: EvaluationCreate,
     rows: int,
     candidates: Sequence[tuple[str, str, str | None]],
 ) -> dict[str, Any]:
@@ -35,6 +36,8 @@ def estimate(
     and model of each. `measured`: by what the same models took before.
     """
     prompt = version.tokens / version.rows if version.tokens and version.rows else UNKNOWN
+    answered = look_at_answers(body.scorers)
+    read = sum(isinstance(one, Perplexity) for one in body.scorers)  # how often
     seconds = held = tokens = 0.0
     measured = True
     for kind, target, model_id in candidates:
@@ -42,16 +45,17 @@ def estimate(
             continue
         ids = deployments(db, workspace_id, kind, target, model_id)
         took, said = speed(db, ids)
-        measured = measured and took is not None
-        said = min(said or ANSWER, settings.max_tokens)
+        measured = measured and answered and took is not None
+        said = min(said or ANSWER, body.settings.max_tokens)
         own = took if took is not None else said / metering.UNKNOWN_SPEED
+        own = own * answered + read / metering.UNKNOWN_SPEED
         asking = rows * own / min(platform.batch_concurrency, max(rows, 1))
         if kind not in ("deployment", "endpoint"):
             starts = start(db, ids)
             held += starts + asking
             seconds += starts
         seconds += asking
-        tokens += rows * (prompt + said)
+        tokens += rows * (answered * (prompt + said) + read * prompt)
     found: dict[str, Any] = {
         "rows": rows,
         "tokens": round(tokens),

@@ -41,7 +41,7 @@ def load(db: Session, candidate_id: str, scorers: Sequence[Mapping[str, Any]]) -
         EvaluationAnswer.scores,
         EvaluationAnswer.parts,
         EvaluationAnswer.said,
-    ).where(EvaluationAnswer.candidate_id == candidate_id, EvaluationAnswer.text.is_not(None))
+    ).where(EvaluationAnswer.candidate_id == candidate_id)
     for number, scores, parts, said in db.execute(query):
         for key, one in found.items():
             if (value := scores.get(key)) is not None:

@@ -117,7 +117,7 @@ def store(evaluation_id: str, fence: int, candidate_id: str, outcomes: Sequence[
         fresh = [one for one in outcomes if one.number in new]
         counted = {
             "done": len(fresh),
-            "failed": sum(one.text is None for one in fresh),
+            "failed": sum(one.error is not None for one in fresh),
             "prompt_tokens": sum(one.prompt_tokens for one in fresh),
             "completion_tokens": sum(one.completion_tokens for one in fresh),
         }
@@ -143,8 +143,8 @@ def move(candidate_id: str, state: str, error: DomainError | None = None) -> Can
             one.error = error.kept()
         messages = {
             "starting": N_("An engine is started for %(name)s."),
-            "asking": N_("%(name)s answers."),
-            "done": N_("%(name)s has answered everything."),
+            "asking": N_("%(name)s is asked."),
+            "done": N_("%(name)s was asked everything."),
             "failed": N_("%(name)s gave no answers."),
         }
         note(db, one.evaluation_id, "candidate", messages[state], {"name": one.label})

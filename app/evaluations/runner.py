@@ -29,7 +29,7 @@ from app.evaluations.asking import RowAsking
 from app.evaluations.judging import work as judging
 from app.evaluations.perplexity import asking as perplexity
 from app.evaluations.schemas import Settings
-from app.evaluations.scorers.schemas import Options, Scorer
+from app.evaluations.scorers.schemas import Options, Scorer, look_at_answers
 from app.evaluations.tables import Candidate, Evaluation
 from app.gateway.batches.holding import SILENT, Lost
 from app.gateway.service import Caller
@@ -153,7 +153,8 @@ async def answer(hold: Hold, one: Candidate, version: DatasetVersion) -> None:
             await ask_outside(hold, one, version)
         elif name := await engine(hold, one):
             await run_in_threadpool(holding.move, one.id, "asking")
-            await ask(hold, one, name, version)
+            if look_at_answers(hold.scorers):
+                await ask(hold, one, name, version)
             await perplexity.measure(hold, one, name, version)
     except DomainError as error:
         await run_in_threadpool(holding.move, one.id, "failed", error)

@@ -16,7 +16,8 @@ from app.datasets.tables import Dataset, DatasetVersion
 from app.db import new_id
 from app.errors import N_, Conflict, DomainError, Invalid, NotFound, TooMany
 from app.evaluations import engines, estimates, outside, prompts, reading
-from app.evaluations.judging import choosing
+from app.evaluations.judging import choosing as judges
+from app.evaluations.perplexity import choosing as perplexity
 from app.evaluations.schemas import MOST_ROWS, NAME, CandidateIn, EvaluationCreate
 from app.evaluations.states import FINAL, MESSAGES, OPEN, note, switch
 from app.evaluations.tables import (
@@ -48,7 +49,8 @@ def create(who: Principal, body: EvaluationCreate) -> Evaluation:
     with transaction() as db:
         version, _ = asked_of(db, who, body)
         choose(db, who.workspace_id, body.candidates)
-        choosing.check(db, who.workspace_id, body)
+        judges.check(db, who.workspace_id, body)
+        perplexity.check(db, who.workspace_id, body)
     settled = reading.settled(version, body.settings, body.scorers)
     with transaction() as db:
         return enqueue(db, who, body.model_copy(update={"scorers": settled}))
@@ -155,15 +157,16 @@ def estimate_of(
     chosen: Sequence[Chosen],
 ) -> dict[str, Any]:
     candidates = [(one.kind, target, model_id) for one, target, _, model_id in chosen]
-    found = estimates.estimate(db, workspace_id, version, body.settings, rows, candidates)
-    return choosing.add(db, workspace_id, found, version, body, rows)
+    found = estimates.estimate(db, workspace_id, version, body, rows, candidates)
+    return judges.add(db, workspace_id, found, version, body, rows)
 
 
 def preview(db: Session, who: Principal, body: EvaluationCreate) -> dict[str, Any]:
     """The estimate of what is not started yet. Raises as `create`."""
     version, rows = asked_of(db, who, body)
     chosen = choose(db, who.workspace_id, body.candidates)
-    choosing.check(db, who.workspace_id, body)
+    judges.check(db, who.workspace_id, body)
+    perplexity.check(db, who.workspace_id, body)
     return estimate_of(db, who.workspace_id, version, body, rows, chosen)
 
 

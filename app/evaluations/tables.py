@@ -105,7 +105,7 @@ class EvaluationAnswer(Base):
         ForeignKey("evaluation_candidates.id"), primary_key=True
     )
     number: Mapped[int] = mapped_column(primary_key=True)
-    text: Mapped[str | None]  # None: see `error`
+    text: Mapped[str | None]  # None: see `error`; where that is None too, it was not asked for
     error: Mapped[dict[str, Any] | None]  # {code, message, params}
     finish: Mapped[str] = mapped_column(default="")  # stop, length …
     prompt_tokens: Mapped[int] = mapped_column(default=0)

@@ -163,6 +163,7 @@ def page(
         "verdicts": verdicts(one, candidates),
         "confusions": confusions(candidates, labelled) if labelled else [],
         "labelled": labelled,
+        "answered": any(each["kind"] != "perplexity" for each in one.scorers),
         "board": list(zip(board, charts.spans(board), strict=True)),
         "history": boards.history(db, one.workspace_id, one),
         "distributions": charts.distributions(one.scorers, candidates),

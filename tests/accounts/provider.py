@@ -21,6 +21,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
 CLIENT, SECRET = "danlu", "a secret: of the client & more"
+KEY, STRANGE = (RSAKey.generate_key(2048, {"kid": "one"}) for _ in range(2))
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Provider:
     how: str = "RS256"  # or none, HS256, stranger
     userinfo: dict[str, Any] | None = None
     says: dict[str, Any] = field(default_factory=dict)  # over its discovery document
-    key: Any = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "one"}))
+    key: Any = field(default_factory=lambda: KEY)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)  # paths
 
@@ -97,8 +98,7 @@ class Provider:
         if self.how == "HS256":  # with what everybody knows: the client's secret, or the public key
             return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET * 2))
         if self.how == "stranger":
-            stranger = RSAKey.generate_key(2048, {"kid": "one"})
-            return jwt.encode({"alg": "RS256", "kid": "one"}, claims, stranger)
+            return jwt.encode({"alg": "RS256", "kid": "one"}, claims, STRANGE)
         alg = "ES256" if isinstance(self.key, ECKey) else "RS256"
         return jwt.encode({"alg": alg, "kid": self.key.kid}, claims, self.key)
 
@@ -139,7 +139,7 @@ def running() -> Iterator[Provider]:
             self.answer(tokens or {"error": "invalid_grant"}, 200 if tokens else 400)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.05], daemon=True)
     thread.start()
     provider.issuer = f"http://127.0.0.1:{server.server_port}"
     try:

@@ -15,18 +15,21 @@ def parts(text: str) -> dict[str, str]:
 
 
 class Wise(Engine):
-    """A judge that knows the reference; `nonsense` of these rows, `always` or only at first."""
+    """A judge that knows the reference; `nonsense` of these rows, `always` or only at first.
+    `refuses`: fields that it does not know, and with which status it says so.
+    """
 
-    def __init__(self, nonsense=(), *, always=False, plain=False, favours=""):
+    def __init__(self, nonsense=(), *, always=False, refuses=(), status=400, favours=""):
         super().__init__()
-        self.nonsense, self.always, self.plain, self.favours = nonsense, always, plain, favours
+        self.nonsense, self.always, self.favours = nonsense, always, favours
+        self.refuses, self.status = set(refuses), status
         self.seen: list[dict] = []
 
     async def whole(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.seen.append(body)
-        if self.plain and "response_format" in body:
-            return web.json_response({"error": {"message": "no such thing"}}, status=400)
+        if self.refuses & body.keys():
+            return web.json_response({"error": {"message": "no such thing"}}, status=self.status)
         text = body["messages"][-1]["content"]
         said = parts(text)
         number = int(said["question"].split("条")[0][1:])

@@ -1,6 +1,7 @@
 """What a judge is asked and what is read from its reply, with hostile material in both."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -185,3 +186,33 @@ def test_no_text_breaks_the_reader(text):
 def test_a_reason_of_any_kind_is_kept_short():
     found = replies.scores(json.dumps({"reason": ["x" * 9000], "score": 3}), ONE, 5)
     assert len(found.reason) == replies.MOST_REASON
+
+
+names = st.lists(
+    st.text(min_size=1, max_size=8).filter(str.strip),
+    min_size=1,
+    max_size=4,
+    unique_by=replies.plain,
+)
+
+
+@given(st.data(), names, st.sampled_from([5, 10]))
+def test_what_an_engine_may_write_is_a_verdict(data, several, scale):
+    chosen = [prompts.Dimension(f"key {at}", name, "") for at, name in enumerate(several)]
+    held = prompts.regex_of("judge", chosen, scale, 64)
+    said = {"reason": "因为…", "scores": dict.fromkeys(several, scale)}
+    for form in (None, (",", ":")):
+        assert re.fullmatch(held, json.dumps(said, ensure_ascii=False, separators=form))
+    text = data.draw(st.from_regex(held, fullmatch=True))
+    told = replies.scores(text, chosen, scale)
+    assert told.scores == {one.key: json.loads(text)["scores"][one.name] for one in chosen}
+    assert told.reason
+    pair = replies.winner(
+        data.draw(st.from_regex(prompts.regex_of("pairwise", [], 0, 64), fullmatch=True))
+    )
+    assert pair.winner in ("A", "B", "tie")
+
+
+def test_a_reason_leaves_room_for_the_verdict():
+    form = prompts.form_of("judge", prompts.dimensions([], "zh"), 5)
+    assert [prompts.longest(form, most) for most in (16, 128, 1024, 9999)] == [8, 26, 250, 400]

@@ -1,9 +1,12 @@
 """A judge as a scorer, from creation to the verdict, by the gateway's own path."""
 
 import asyncio
+import json
+import re
 
 import numpy as np
 import pytest
+from aiohttp import web
 from sqlalchemy import select
 
 from app.db import now
@@ -27,6 +30,8 @@ from tests.evaluations.people import (
 from tests.factories import make_workspace
 from tests.gateway.engines import deploy, until
 from tests.jobs.people import principal
+
+FORMS = {"structured_outputs", "response_format"}
 
 
 @pytest.fixture
@@ -83,10 +88,14 @@ def test_marks_with_reasons(db, workspace, who):
             assert done.judging["prompt_tokens"] == 100 * 50  # row 3 was asked twice, of both
             assert len(wise.seen) == 50
             assert "理解" in wise.seen[0]["messages"][0]["content"]
-            assert wise.seen[0]["response_format"]["json_schema"]["strict"]
+            assert not any("response_format" in body for body in wise.seen)
+            held = re.compile(wise.seen[0]["structured_outputs"]["regex"])
+            names = ("理解", "生成", "事实", "逻辑", "指令遵循")
+            said = {"reason": "因为", "scores": dict.fromkeys(names, 5)}
+            assert held.fullmatch(json.dumps(said, ensure_ascii=False))
             found, _, _ = rows.page(db, done, [before, after], limit=1)
-            (said,) = found[0].judgements[1]
-            assert (said.reason, said.scores["logic"]) == ("因为", 5.0)
+            (told,) = found[0].judgements[1]
+            assert (told.reason, told.scores["logic"]) == ("因为", 5.0)
             ledger.flush()
             spent = db.scalars(select(Usage).where(Usage.model == "wise", Usage.kind == "tokens"))
             assert {(one.user_id, one.prompt_tokens) for one in spent} == {(who.user_id, 100)}
@@ -152,7 +161,7 @@ def test_rows_that_cannot_be_judged_are_told(db, workspace, who):
     judge = {"kind": "judge", "model": "wise", "dimensions": ["logic"], "scale": 10}
 
     async def test() -> None:
-        async with Mood() as base, Wise({3, 4}, always=True, plain=True) as wise:
+        async with Mood() as base, Wise({3, 4}, always=True, refuses=FORMS) as wise:
             deploy(db, workspace, base)
             deploy(db, workspace, wise, name="wise")
             async with working():
@@ -167,7 +176,38 @@ def test_rows_that_cannot_be_judged_are_told(db, workspace, who):
             ]
             assert "excellent" in failed[0].error["params"]["said"]
             assert failed[0].prompt_tokens == 300  # three tries
-            assert not any("response_format" in body for body in wise.seen[-3:])
+            assert not any(body.keys() & FORMS for body in wise.seen[-3:])
+
+    asyncio.run(test())
+
+
+def test_an_engine_is_asked_for_the_form_as_it_knows_it(db, workspace, who):
+    version = published(who, reviews(30))
+    judge = {"kind": "judge", "model": "wise"}
+
+    class Narrow(Wise):
+        """One row is too long for it, whatever else is asked."""
+
+        async def whole(self, request):
+            body = await request.json()
+            if "第7条" in body["messages"][-1]["content"]:
+                self.seen.append(body)
+                return web.json_response({"error": {"message": "too long"}}, status=400)
+            return await super().whole(request)
+
+    async def test() -> None:
+        other = Narrow(refuses={"structured_outputs"}, status=422)  # as transformers says it
+        async with Mood() as base, other as wise:
+            deploy(db, workspace, base)
+            deploy(db, workspace, wise, name="wise")
+            async with working():
+                done = await ended(create(who, version, "deployment:mood", scorers=[judge]))
+            assert (done.judging["done"], done.judging["failed"]) == (30, 1)
+            (failed,) = [one for one in judged(db, done) if one.error]
+            assert (failed.number, failed.error["message"]) == (7, "too long")
+            last = [one for one in wise.seen if "第7条" not in one["messages"][-1]["content"]][-1]
+            assert last.keys() & FORMS == {"response_format"}  # one long row changed nothing
+            assert last["response_format"]["json_schema"]["strict"]
 
     asyncio.run(test())
 

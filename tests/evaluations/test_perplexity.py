@@ -15,7 +15,7 @@ from app.gateway.batches import asking
 from app.models import vocabulary
 from tests.datasets.measures.measured import starter
 from tests.evaluations.people import Mood, candidates, create, ended, published, reviews, working
-from tests.factories import make_deployment, make_replica, make_user, make_workspace
+from tests.factories import make_deployment, make_principal, make_replica, make_user, make_workspace
 from tests.gateway.engines import deploy
 from tests.jobs.people import principal
 
@@ -65,7 +65,8 @@ class Sure(Mood):
         return web.json_response({"choices": [choice], "usage": usage})
 
 
-def test_the_lower_is_the_better(db, workspace, who):
+def test_the_lower_is_the_better(db, client):
+    workspace, who = client.workspace, make_principal(client.user, client.workspace)
     version = published(who, reviews(20))
     model = starter(db)
     place = storage.fetch(model.artefact)
@@ -73,17 +74,20 @@ def test_the_lower_is_the_better(db, workspace, who):
 
     async def test():
         base = Sure(lambda at: 0.3 + at / 100)
-        async with base, Sure(lambda at: 0.1 + at / 100, silent={3}) as other, working():
+        async with base, Sure(lambda at: 0.1 + at / 100, silent={3}) as other:
             for engine, name in ((base, "before"), (other, "after")):
                 deploy(db, workspace, engine, name=name, model_id=model.id)
             said = ("deployment:before", "deployment:after")
             done = await ended(create(who, version, *said, scorers=SCORERS))
         assert len(base.prompts) == 20
+        assert base.said == []
         return done, base.prompts
 
     done, prompts = asyncio.run(test())
     assert done.state == "succeeded", done.error
     first, second = candidates(done)
+    assert (first.done, first.failed, second.done) == (20, 0, 20)  # though no row was answered
+    assert first.prompt_tokens == sum(map(len, prompts))
     assert (first.figures["perplexity"]["rows"], second.figures["perplexity"]["rows"]) == (20, 19)
     assert second.figures["perplexity"]["unscored"] == 1
     marked = tokens.of(place, [row_of(words, ids) for ids in prompts])
@@ -101,7 +105,33 @@ def test_the_lower_is_the_better(db, workspace, who):
     found, _, _ = rows.page(db, done, candidates(done), order="gain")
     assert found[0].gap < 0  # what is lower is a gain
     assert found[0].answers[0].scores["perplexity"] == pytest.approx(0.6, abs=0.3)
+    assert [one.text for one in found[0].answers] == [None, None]
     assert done.judging["done"] == 40
+    told = client.get(f"/evaluations/{done.id}").text
+    assert "No answers were asked for" in told
+    assert "None" not in told
+    sheet = client.get(f"/api/v1/evaluations/{done.id}/export?format=csv").text
+    assert len(sheet.splitlines()) == 21
+    assert "None" not in sheet
+
+
+def test_rows_are_answered_where_another_scorer_looks_at_it(db, workspace, who):
+    version = published(who, reviews(12))
+    model = starter(db)
+
+    async def test():
+        async with Sure(lambda at: 0.3) as engine, working():
+            deploy(db, workspace, engine, model_id=model.id)
+            alone = create(who, version, "deployment:mood", scorers=SCORERS).estimate
+            made = create(who, version, "deployment:mood", scorers=[*SCORERS, {"kind": "accuracy"}])
+            assert made.estimate["tokens"] > 2 * alone["tokens"] > 0
+            return await ended(made), engine
+
+    done, engine = asyncio.run(test())
+    (one,) = candidates(done)
+    assert sorted(set(engine.said)) == list(range(12))
+    assert one.figures["perplexity"]["value"] == pytest.approx(math.exp(0.3))
+    assert one.figures["accuracy"]["value"] == 1
 
 
 def row_of(words, ids):

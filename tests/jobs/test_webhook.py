@@ -55,7 +55,7 @@ class Receiver:
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     made = Receiver()
-    threading.Thread(target=made.server.serve_forever, daemon=True).start()
+    threading.Thread(target=made.server.serve_forever, args=[0.05], daemon=True).start()
     monkeypatch.setattr(settings, "fetch_allow", f"127.0.0.1:{made.server.server_port}")
     yield made
     made.server.shutdown()

@@ -12,13 +12,14 @@ from app.evaluations.asking import HeldEvaluation
 from app.evaluations.judging import keeping, prompts, replies
 from app.evaluations.judging.keeping import Judgement
 from app.evaluations.prompts import Question, thoughtless
-from app.evaluations.scorers.schemas import Asked, Judge, Judging
+from app.evaluations.scorers.schemas import Embedding, Judge, Judging, Options
 from app.evaluations.tables import Candidate
 from app.gateway.batches.asking import Asking
 from app.gateway.batches.lines import Line
 
 AGAIN_TEMPERATURE = 0.7  # of the second and third try, which else would say the same
 UNREADABLE = N_("No verdict could be read from the judge's reply: %(said)s")
+REFUSED = (400, 422)  # of vLLM and of transformers, to what they do not know
 NO_EMBEDDING = N_("The engine gave no embeddings.")
 CUT = N_("The judge's reply was cut off at %(most)s tokens. Allow it more.")
 
@@ -44,34 +45,31 @@ class Again:
 
 
 class PieceAsking(Asking):
-    """All that one model has not said of one candidate yet. What it is asked, and what is made of
-    its answer, a class of its own says: `asked`, `answered`.
+    """All that one model has not said of one candidate yet. What it is asked of a piece, and what is
+    made of its answer, a class of its own says: `asked`, `answered`.
     """
 
     endpoint_asked = ""
+    scorer: Options
 
     def __init__(
         self,
         hold: HeldEvaluation,
-        scorer: Asked,
+        scorer: Options,
         candidate: Candidate,
         base_id: str,
-        pieces: Iterator[Piece],
+        pieces: Iterator[Any],
         *,
+        name: str,
         fresh: bool,
     ) -> None:
-        self.evaluation, self.settled_by = hold.evaluation, scorer
+        self.evaluation, self.scorer = hold.evaluation, scorer
         self.candidate, self.base_id = candidate, base_id
         self.spent: dict[int, tuple[int, int]] = {}  # tokens of tries that led nowhere
-        super().__init__(
-            hold,
-            (self.asked(one) for one in pieces),
-            endpoint=self.endpoint_asked,
-            name=scorer.model,
-            fresh=fresh,
-        )
+        lines = map(self.asked, pieces)
+        super().__init__(hold, lines, endpoint=self.endpoint_asked, name=name, fresh=fresh)
 
-    def asked(self, piece: Piece) -> Line:
+    def asked(self, piece: Any) -> Line:
         raise NotImplementedError
 
     def judgement(self, line: Line) -> Judgement:
@@ -84,7 +82,7 @@ class PieceAsking(Asking):
         return made
 
     def store(self, outcomes: list[Any]) -> None:
-        keeping.store(self.evaluation, self.settled_by, self.candidate.id, self.base_id, outcomes)
+        keeping.store(self.evaluation, self.scorer, self.candidate.id, self.base_id, outcomes)
         for one in outcomes:
             self.spent.pop(2 * one.number + one.swapped, None)
 
@@ -93,13 +91,24 @@ class JudgeAsking(PieceAsking):
     """A judge, asked for marks or for the better of two."""
 
     endpoint_asked = "chat/completions"
+    scorer: Judging
 
-    def __init__(self, hold: HeldEvaluation, scorer: Judging, *of: Any, fresh: bool) -> None:
-        self.scorer = scorer
+    def __init__(self, hold: HeldEvaluation, scorer: Judging, *of: Any, **named: Any) -> None:
+        super().__init__(hold, scorer, *of, **named)
         self.dimensions = prompts.dimensions(scorer.dimensions, scorer.language)
         self.scale = scorer.scale if isinstance(scorer, Judge) else 0
-        self.structured = True  # until an engine refuses to hold the model to a form
-        super().__init__(hold, scorer, *of, fresh=fresh)
+        self.forms = self.forms_of(scorer)
+        self.form = 0  # the first that the engine does not refuse
+
+    def forms_of(self, scorer: Judging) -> list[dict[str, Any]]:
+        """How an engine is asked to hold the model to the form: as vLLM can, as most can, not at all."""
+        of = (str(getattr(scorer, "kind", "")), self.dimensions, self.scale, scorer.max_tokens)
+        schema = {"name": "verdict", "strict": True, "schema": prompts.schema_of(*of)}
+        return [
+            {"structured_outputs": {"regex": prompts.regex_of(*of)}},
+            {"response_format": {"type": "json_schema", "json_schema": schema}},
+            {},
+        ]
 
     def asked(self, piece: Piece) -> Line:
         kind, question = str(getattr(self.scorer, "kind", "")), piece.question
@@ -126,20 +135,15 @@ class JudgeAsking(PieceAsking):
             "temperature": 0.0,
             "seed": 0,
         }
-        if self.structured:
-            longest = self.scorer.max_tokens
-            schema = prompts.schema_of(kind, self.dimensions, self.scale, longest)
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "verdict", "strict": True, "schema": schema},
-            }
-        return Line(piece.line, "", body)
+        return Line(piece.line, "", body | self.forms[self.form])
 
     def answered(self, line: Line, status: int, request_id: str, answer: Any) -> Judgement | Again:  # noqa: ARG002 - a batch's has it
-        if status == 400 and "response_format" in line.body:
-            self.structured = False
-            plain = {name: of for name, of in line.body.items() if name != "response_format"}
-            return Again(replace(line, body=plain))
+        form = next(at for at, one in enumerate(self.forms) if one.keys() <= line.body.keys())
+        if status in REFUSED and self.forms[form]:
+            body = {name: of for name, of in line.body.items() if name not in self.forms[form]}
+            return Again(replace(line, body=body | self.forms[form + 1]))
+        if status not in REFUSED:
+            self.form = max(self.form, form)
         got = answers.of_chat(line.number, status, answer)
         before = self.spent.get(line.number, (0, 0))
         spent = before[0] + got.prompt_tokens, before[1] + got.completion_tokens
@@ -188,10 +192,11 @@ class EmbeddingAsking(PieceAsking):
     """The embeddings of an answer and its reference."""
 
     endpoint_asked = "embeddings"
+    scorer: Embedding
 
     def asked(self, piece: Piece) -> Line:
         texts = [thoughtless(piece.ours), piece.question.reference]
-        body = {"model": self.settled_by.model, "input": texts, "encoding_format": "float"}
+        body = {"model": self.scorer.model, "input": texts, "encoding_format": "float"}
         return Line(piece.line, "", body)
 
     def answered(self, line: Line, status: int, request_id: str, answer: Any) -> Judgement:  # noqa: ARG002 - a batch's has it

@@ -11,9 +11,8 @@ from app.deployments import service as deployments
 from app.errors import N_, DomainError, Invalid
 from app.evaluations import engines, estimates
 from app.evaluations.judging.work import orders
-from app.evaluations.perplexity import choosing as perplexity
 from app.evaluations.schemas import EvaluationCreate
-from app.evaluations.scorers.schemas import Asked, Embedding, Judging, Pairwise, Perplexity
+from app.evaluations.scorers.schemas import Asked, Embedding, Judging, Pairwise
 from app.evaluations.tables import Evaluation
 from app.gateway import metering
 
@@ -23,7 +22,6 @@ LETTERS = {"zh": 1.6, "en": 4.0}  # characters of a token, roughly
 
 def check(db: Session, workspace_id: str, body: EvaluationCreate) -> None:
     """Raises NotFound and Invalid, naming the field: no such judge, or nothing to compare."""
-    perplexity.check(db, workspace_id, body)
     known = deployments.names(db, workspace_id)
     embedding = {one.name for one in known if one.embeds}
     writing = {one.name for one in known if not one.embeds}
@@ -65,13 +63,8 @@ def add(
     body: EvaluationCreate,
     rows: int,
 ) -> dict[str, Any]:
-    """The estimate with what judges will take: {judge: {calls, tokens, seconds}}, and in its sums;
-    in these also the rows that are read for their perplexity.
-    """
+    """The estimate with what judges will take: {judge: {calls, tokens, seconds}}, and in its sums."""
     prompt = version.tokens / version.rows if version.tokens and version.rows else estimates.UNKNOWN
-    read = rows * len(body.candidates) * sum(isinstance(one, Perplexity) for one in body.scorers)
-    found["tokens"] += round(read * prompt)
-    found["seconds"] += round(read / metering.UNKNOWN_SPEED / platform.batch_concurrency)
     judges = [one for one in body.scorers if isinstance(one, Asked)]
     if not judges:
         return found

@@ -6,6 +6,7 @@ answer.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ PLACES = {
 }
 NEEDED = {"judge": ("answer",), "pairwise": ("answer_a", "answer_b")}
 MATERIAL = ("question", "answer", "answer_a", "answer_b", "reference")
-LONGEST_REASON = 400  # characters
+LONGEST_REASON, SHORTEST_REASON = 400, 8  # characters that it may have
 DEAREST = 4  # tokens that a character may cost: the verdict behind the reason has to fit as well
+PLAIN = r'[^"\\\x00-\x1f]'  # what a text in JSON holds as it is
 WHOLE = "overall"  # the one dimension where none is chosen
 
 # Of each preset dimension: its name and what is looked at, in both languages.
@@ -226,11 +228,34 @@ def form_of(kind: str, several: Sequence[Dimension], scale: int) -> str:
     return f'{{"reason": "…", "scores": {{{each}}}}}'
 
 
+def longest(form: str, max_tokens: int) -> int:
+    """Characters of a reason that leave room for the rest of the form."""
+    room = (max_tokens - len(form.encode()) // 2) // DEAREST
+    return min(max(room, SHORTEST_REASON), LONGEST_REASON)
+
+
+def regex_of(kind: str, several: Sequence[Dimension], scale: int, max_tokens: int) -> str:
+    """The same as a regular expression, for vLLM. JSON Schema allows blanks without end between the
+    parts, and a small model writes them until it is cut off. Here is one at most; and the reason has
+    no escapes, as choices within a bounded repetition cost xgrammar seconds with each token.
+    """
+    most = longest(form_of(kind, several, scale), max_tokens)
+    if kind == "pairwise":
+        said = '"winner": ?"(A|B|tie)"'
+    else:
+        mark = "|".join(str(one) for one in range(1, scale + 1))
+        names = [re.escape(json.dumps(one.name, ensure_ascii=False)) for one in several]
+        each = ", ?".join(f"{name}: ?({mark})" for name in names)
+        said = rf'"scores": ?\{{{each}\}}'
+    return rf'\{{"reason": ?"{PLAIN}{{1,{most}}}", ?{said}\}}'
+
+
 def schema_of(
     kind: str, several: Sequence[Dimension], scale: int, max_tokens: int
 ) -> dict[str, Any]:
-    """The same as JSON Schema, for engines that hold a model to it."""
-    reason = {"type": "string", "maxLength": min(LONGEST_REASON, max_tokens // DEAREST)}
+    """The same as JSON Schema, for other engines that hold a model to it."""
+    most = longest(form_of(kind, several, scale), max_tokens)
+    reason = {"type": "string", "minLength": 1, "maxLength": most}
     if kind == "pairwise":
         said: dict[str, Any] = {"winner": {"type": "string", "enum": ["A", "B", "tie"]}}
     else:

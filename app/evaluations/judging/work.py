@@ -58,9 +58,11 @@ async def about(
     found = pieces(hold.evaluation, hold.settings, version, scorer, base, one, todo)
     asking: JudgeAsking | EmbeddingAsking
     if isinstance(scorer, Judging):
-        asking = JudgeAsking(hold, scorer, one, base.id, found, fresh=not said)
+        asking = JudgeAsking(hold, scorer, one, base.id, found, name=scorer.model, fresh=not said)
     else:
-        asking = EmbeddingAsking(hold, scorer, one, base.id, found, fresh=not said)
+        asking = EmbeddingAsking(
+            hold, scorer, one, base.id, found, name=scorer.model, fresh=not said
+        )
     await asking.all()
     if told := asking.refusal:
         raise Conflict(told["message"], code=told["code"], **told["params"])

@@ -7,6 +7,7 @@ that training would learn from count: the last answer and its stop token.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,16 @@ from starlette.concurrency import run_in_threadpool
 
 from app.datasets.tables import DatasetVersion
 from app.errors import N_, Conflict
-from app.evaluations import answers, reading
+from app.evaluations import answers, holding, prompts, reading
+from app.evaluations.answers import Outcome
 from app.evaluations.asking import HeldEvaluation
 from app.evaluations.judging import keeping
 from app.evaluations.judging.asking import PieceAsking
 from app.evaluations.judging.keeping import Judgement
 from app.evaluations.perplexity import tokens
 from app.evaluations.prompts import reread
-from app.evaluations.scorers.schemas import Perplexity
+from app.evaluations.scorers.schemas import Perplexity, look_at_answers
 from app.evaluations.tables import Candidate
-from app.gateway.batches.asking import Asking
 from app.gateway.batches.lines import Line
 from app.queue import transaction
 
@@ -32,20 +33,30 @@ STEP = 50  # rows that are put into tokens at a time
 UNSAID = N_("The engine did not say how likely the tokens are.")
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Of a row, and those that count, as [first, end)."""
+
+    number: int
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+
 async def measure(hold: HeldEvaluation, one: Candidate, name: str, version: DatasetVersion) -> None:
-    """All rows of the candidate, which `name` leads to, that have no perplexity yet. Raises Lost,
-    Invalid where the model's tokens cannot be read, and Conflict if the name leads nowhere.
+    """All rows of the candidate, which `name` leads to, that have no perplexity yet: those that it
+    has answered, or where no scorer looks at answers all. Raises Lost, Invalid where the model's
+    tokens cannot be read, and Conflict if the name leads nowhere.
     """
     for scorer in hold.scorers:
         if not isinstance(scorer, Perplexity) or hold.ended.is_set():
             continue
-        said = await run_in_threadpool(keeping.said, one.id, scorer.key)
-        there = await run_in_threadpool(keeping.answered, one.id)
-        todo = there - {number for number, _ in said}
-        if not todo:
-            continue
+        rest = {number for number, _ in await run_in_threadpool(keeping.said, one.id, scorer.key)}
+        if look_at_answers(hold.scorers):
+            answered = await run_in_threadpool(keeping.answered, one.id)
+            chosen = prompts.numbers(version.rows, hold.settings.limit, hold.settings.seed)
+            rest |= set(chosen) - answered
         directory = await run_in_threadpool(directory_of, one.id)
-        asking = PerplexityAsking(hold, scorer, one, name, version, directory, todo)
+        asking = PerplexityAsking(hold, scorer, one, name, version, directory, rest)
         await asking.all()
         if told := asking.refusal:
             raise Conflict(told["message"], code=told["code"], **told["params"])
@@ -57,7 +68,9 @@ def directory_of(candidate_id: str) -> Path:
 
 
 class PerplexityAsking(PieceAsking):
-    """All rows of `todo`, each by one request."""
+    """All rows but some, each by one request."""
+
+    endpoint_asked = "completions"
 
     def __init__(
         self,
@@ -67,37 +80,30 @@ class PerplexityAsking(PieceAsking):
         name: str,
         version: DatasetVersion,
         directory: Path,
-        todo: set[int],
+        but: set[int],
     ) -> None:
-        self.evaluation, self.scorer = hold.evaluation, scorer
-        self.candidate, self.base_id = candidate, candidate.id
-        self.spent = {}
+        self.settings, self.unanswered = hold.settings, not look_at_answers(hold.scorers)
         self.spans: dict[int, list[tuple[int, int]]] = {}  # of rows on their way
-        lines = self.lines(hold, name, version, directory, todo)
-        Asking.__init__(self, hold, lines, endpoint="completions", name=name, fresh=True)
+        pieces = self.read(reading.rows(version, hold.settings, but), directory)
+        super().__init__(hold, scorer, candidate, candidate.id, pieces, name=name, fresh=True)
 
-    def lines(
-        self,
-        hold: HeldEvaluation,
-        name: str,
-        version: DatasetVersion,
-        directory: Path,
-        todo: set[int],
-    ) -> Iterator[Line]:
+    def read(self, rows: Iterator[tuple[int, Any]], directory: Path) -> Iterator[Tokens]:
         """What cannot be put into tokens is kept right away."""
-        found = (one for one in reading.rows(version, hold.settings) if one[0] in todo)
-        while some := list(islice(found, STEP)):
-            read = tokens.of(directory, [reread(row, hold.settings.system) for _, row in some])
+        while some := list(islice(rows, STEP)):
+            several = [reread(row, self.settings.system) for _, row in some]
             refused = []
-            for (number, _), one in zip(some, read, strict=True):
+            for (number, _), one in zip(some, tokens.of(directory, several), strict=True):
                 if "error" in one:
                     refused.append(Judgement(number, error=one["error"]))
-                    continue
-                self.spans[number] = [(first, end) for first, end in one["spans"]]
-                body = {"model": name, "prompt": one["ids"], "echo": True, "logprobs": 0}
-                yield Line(2 * number, "", body | {"max_tokens": 1, "temperature": 0.0})
+                else:
+                    yield Tokens(number, one["ids"], [(first, end) for first, end in one["spans"]])
             if refused:
                 self.store(refused)
+
+    def asked(self, piece: Tokens) -> Line:
+        self.spans[piece.number] = piece.spans
+        body = {"model": self.name, "prompt": piece.ids, "echo": True, "logprobs": 0}
+        return Line(2 * piece.number, "", body | {"max_tokens": 1, "temperature": 0.0})
 
     def answered(self, line: Line, status: int, request_id: str, answer: Any) -> Judgement:  # noqa: ARG002 - a batch's has it
         made = self.judgement(line)
@@ -113,7 +119,11 @@ class PerplexityAsking(PieceAsking):
         return made
 
     def store(self, outcomes: list[Any]) -> None:
-        keeping.store(self.evaluation, self.scorer, self.candidate.id, self.base_id, outcomes)
+        if self.unanswered:
+            rows = [Outcome(one.number, None, prompt_tokens=one.prompt_tokens) for one in outcomes]
+            holding.store(self.evaluation.id, self.evaluation.fence, self.candidate.id, rows)
+            outcomes = [replace(one, prompt_tokens=0) for one in outcomes]  # counted there
+        super().store(outcomes)
         for one in outcomes:
             self.spans.pop(one.number, None)
 

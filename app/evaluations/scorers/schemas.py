@@ -1,5 +1,6 @@
 """Which scorers an evaluation has, and how each is set. `key` names it in scores and verdicts."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import orjson
@@ -186,6 +187,13 @@ Scorer = Annotated[
     | Perplexity,
     Field(discriminator="kind"),
 ]
+
+
+def look_at_answers(scorers: Sequence[Options]) -> bool:
+    """Does any of them? Perplexity is asked of the rows alone."""
+    return not all(isinstance(one, Perplexity) for one in scorers)
+
+
 KINDS = (
     "exact", "contains", "regex", "numeric", "json", "accuracy", "f1",
     "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf", "embedding", "perplexity", "judge",
