@@ -17,7 +17,7 @@ ENDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 DATA = b"data: "
 CHUNK_USAGE = b',"usage":{'
-LAST = b"}}\n\n"
+FLAT, END = b"}}\n\n", b"}\n\n"
 CHOICES, NO_CHOICES = b'"choices":[{', b'"choices":[]'
 
 speeds: dict[str, float] = {}  # deployment → tokens a second of one answer, lately
@@ -67,14 +67,6 @@ def without_usage(piece: bytes, known: bytes, is_wanted: bool) -> tuple[bytes, b
     is left as it is.
     """
     at = piece.find(CHUNK_USAGE)
-    if (
-        at >= 0
-        and piece.count(b"}", at) == len(LAST) - 2
-        and piece.endswith(LAST)
-        and CHOICES in piece
-    ):
-        # one event, its usage flat and at its end
-        return piece[:at] + LAST[1:], piece[at + len(CHUNK_USAGE) - 1 : -3]
     if at < 0 or NO_CHOICES in piece or CHOICES not in piece:
         events = (event + b"\n\n" for event in piece.split(b"\n\n") if event)
         return events_without_usage(events, known, is_wanted)

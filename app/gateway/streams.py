@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import orjson
 
 from app.gateway import metering
+from app.gateway.metering import CHOICES, CHUNK_USAGE, END, FLAT
 from app.gateway.service import (
     Caller,
     Exchange,
@@ -70,7 +71,8 @@ class Stream:
         it. While the body is full nothing more is read.
         """
         waiting: asyncio.Task[None] | None = None
-        response, whole, passed_on = self.events.response, self.events.whole, self.passed_on
+        exchange, events, response = self.exchange, self.events, self.events.response
+        is_plain = exchange.record is None and not self.each_wanted
         last = b""
 
         async def go_on() -> None:
@@ -79,7 +81,20 @@ class Stream:
 
         def take(pieces: list[bytes]) -> None:
             nonlocal waiting, last
-            passed = [passed_on(whole(piece)) for piece in pieces]
+            passed = []
+            for piece in pieces:
+                at = piece.find(CHUNK_USAGE) if is_plain and not events.pending else -1
+                # nearly always: one event of which the usage is the end, and has no objects in it
+                if (
+                    at > 0
+                    and piece.endswith(FLAT)
+                    and piece.count(b"}", at) == 2
+                    and CHOICES in piece
+                ):
+                    exchange.usage = piece[at + len(CHUNK_USAGE) - 1 : -3]
+                    passed.append(piece[:at] + END)
+                else:
+                    passed.append(self.passed_on(events.whole(piece)))
             if response.ended:
                 last = passed.pop()
             full = body.write(passed)
@@ -88,17 +103,17 @@ class Stream:
                 waiting = asyncio.create_task(go_on())
 
         try:
-            body.write([passed_on(self.exchange.first)])
+            body.write([self.passed_on(exchange.first)])
             await response.give(take)
-            if rest := self.events.rest():
-                last += passed_on(rest)
+            if rest := events.rest():
+                last += self.passed_on(rest)
             self.end()
         except Lost:
             last = self.lost()
         finally:
             if waiting is not None:
                 waiting.cancel()
-            self.exchange.close()
+            exchange.close()
         return last
 
     def end(self) -> None:
