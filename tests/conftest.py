@@ -5,6 +5,7 @@ that asks for them. DANLU_TEST_DATABASE_URL and DANLU_TEST_REDIS_URL name others
 they are emptied without asking.
 """
 
+import gc
 import os
 import re
 import shutil
@@ -148,6 +149,12 @@ def migrate() -> None:
     from alembic.config import Config
 
     command.upgrade(Config(toml_file="pyproject.toml"), "head")
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: the collector need not go through it in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish() -> None:
