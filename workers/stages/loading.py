@@ -1,6 +1,5 @@
 """A run's model: the base's weights, and what of them or beside them the method trains."""
 
-import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from workers.stages import adapters
 from workers.stages.adapters import Update
 from workers.stages.prepare import Examples
 from workers.stages.run import StageError, named, say
-
-USUAL = gc.get_threshold()  # this module comes before `execute` makes it rarer
 
 
 @dataclass
@@ -76,8 +73,6 @@ def load_model(spec: RunSpec, base: Path, examples: Examples) -> Loaded:
             trained += weight.numel()
             weight.data = weight.data.to(torch.float32)
     say(f"{whole:,} parameters, {trained:,} of them trained ({100 * trained / whole:.2f} %)")
-    gc.freeze()  # what is there by now stays; see run.SELDOM
-    gc.set_threshold(*USUAL)
     return loaded
 
 

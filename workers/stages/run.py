@@ -14,7 +14,6 @@ it: no network, no credentials, no database.
 
 import contextlib
 import errno
-import gc
 import json
 import os
 import shutil
@@ -46,7 +45,6 @@ LOST = (
     "CUDA error: uncorrectable ECC",
     "CUDA error: unspecified launch failure",
 )
-SELDOM = 100_000, 50, 50  # gc.set_threshold: what imports leave behind is no garbage
 LEAVE_AFTER = 15.0  # seconds from SIGTERM until a step that still runs is given up
 
 
@@ -221,7 +219,6 @@ def execute(stage: Callable[[Run, Any], dict[str, Any]], shape: type[BaseModel] 
         print("usage: python -m workers.stages.<stage> RUN_DIR", file=sys.stderr)
         return 2
     run = Run(Path(sys.argv[1]).resolve())
-    gc.set_threshold(*SELDOM)
     try:
         run.listen()
         run.enter("prepare")
