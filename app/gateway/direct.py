@@ -125,7 +125,8 @@ class Answer(Response):
             raw = [*EVENTS, *encoded(headers(exchange))]
             await send({"type": "http.response.start", "status": 200, "headers": raw})
             if self.past is not None:
-                await send({"type": "http.response.body", "body": b"", "more_body": True})
+                began = stream.begin()
+                await send({"type": "http.response.body", "body": began, "more_body": True})
                 last = await stream.into(self.past)
             else:
                 async for piece in stream:

@@ -31,7 +31,9 @@ class Body(Protocol):
 
 
 class Stream:
-    """A streamed answer that has begun. Either it is iterated, or it is written `into` a body."""
+    """A streamed answer that has begun. Either it is iterated, or `begin` is sent and the rest written
+    `into` a body.
+    """
 
     def __init__(self, exchange: Exchange, options: dict[str, Any]) -> None:
         assert exchange.events is not None
@@ -66,9 +68,13 @@ class Stream:
         finally:
             self.exchange.close()
 
+    def begin(self) -> bytes:
+        """How it begins. Before `into`."""
+        return self.passed_on(self.exchange.first)
+
     async def into(self, body: Body) -> bytes:
-        """The same, written as it comes; what came last is left to the caller, who ends the answer with
-        it. While the body is full nothing more is read.
+        """What follows, written as it comes, but for what comes last, with which the caller ends the
+        answer. While the body is full nothing more is read. Closes the exchange.
         """
         waiting: asyncio.Task[None] | None = None
         exchange, events, response = self.exchange, self.events, self.events.response
@@ -103,7 +109,6 @@ class Stream:
                 waiting = asyncio.create_task(go_on())
 
         try:
-            body.write([self.passed_on(exchange.first)])
             await response.give(take)
             if rest := events.rest():
                 last += self.passed_on(rest)

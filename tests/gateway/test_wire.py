@@ -5,7 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from app.gateway import wire
+from app.accounts.limits import NO_LIMITS
+from app.gateway import service, streams, upstream, wire
+from app.gateway.limits import Need
+from app.gateway.metering import Tokens
 from app.gateway.wire import Connection, Lost
 
 Say = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -234,3 +237,47 @@ def test_what_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatc
         assert len(asked) == 2
 
     talk(saying(WHOLE), test)
+
+
+class Written:
+    """A body that notes what it is given."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[bytes]] = []
+
+    def write(self, pieces: list[bytes]) -> bool:
+        self.calls.append(pieces)
+        return False
+
+    async def drain(self) -> None: ...
+
+
+def event(number: int) -> bytes:
+    usage = b'"usage":{"prompt_tokens":9,"completion_tokens":%d}' % number
+    return b'data: {"choices":[{"delta":{"content":"}"}}],%b}\n\n' % usage
+
+
+def test_what_came_together_is_written_together_each_event_by_itself() -> None:
+    """Usage is cut out of each, and what came last is left for the end of the answer."""
+    begun, done = [event(1), event(2)], b"data: [DONE]\n\n"
+    cut = b'data: {"choices":[{"delta":{"content":"}"}}]}\n\n'
+    later = [event(3), event(4)[:30], event(4)[30:], event(5), done]
+
+    async def test(address: str, _asked: list[bytes]) -> None:
+        answer = await post(address)
+        caller = service.Caller("ws", "usr", None, NO_LIMITS)
+        exchange = service.Exchange(caller, "mood", Need(9, 1, 1))
+        exchange.events = upstream.Events(answer)
+        exchange.first = await upstream.first(exchange.events)
+        stream, body = streams.Stream(exchange, {}), Written()
+        assert stream.begin() == cut
+        last = await stream.into(body)
+        assert b"".join(body.calls[-1]) + last == cut * 3 + done
+        assert [one for one in body.calls[-1] if one] == [cut] * 3
+        assert last == done
+        assert exchange.tokens() == Tokens(9, 5)
+        assert exchange.completed
+
+    together = b"".join(chunk(one) for one in later) + chunk(b"")
+    first = CHUNKED + b"".join(chunk(one) for one in begun)
+    talk(saying(first, together, pause=0.05), test)
