@@ -1,4 +1,4 @@
-# Each target is complete on a fresh machine with Python 3.11 or newer: it builds what it needs.
+# Each target is complete on a fresh machine with Python 3.11.4 or newer: it builds what it needs.
 #
 #   make up           start Danlu here; Ctrl-C stops it
 #   make upgrade      the same in place of the Danlu that runs: its trainers and engines go on
@@ -12,7 +12,7 @@
 MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE # Danlu is many processes: each would compile the same files again
 PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' 2>/dev/null && echo $$p && break; done),python3)
 
 PIP = -m pip --disable-pip-version-check --no-input install -qq --no-warn-script-location \
 	$(if $(DANLU_TORCH_INDEX),--extra-index-url $(DANLU_TORCH_INDEX))
@@ -75,8 +75,8 @@ environments: python
 	$(MAKE) -j3 $(PLATFORM) $(TRAIN) $(ENGINE)
 
 python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "Danlu needs Python 3.11 or newer; $(PYTHON) says: $$($(PYTHON) -V 2>&1)"; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' 2>/dev/null || { \
+		echo "Danlu needs Python 3.11.4 or newer; $(PYTHON) says: $$($(PYTHON) -V 2>&1)"; \
 		echo "Install one, or name one: make up PYTHON=/path/to/python3.12"; exit 1; }
 
 # $(call new,DIRECTORY): an environment with the right pip, nothing else if it is new
