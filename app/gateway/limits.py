@@ -11,7 +11,6 @@ Valkey is away each process counts alone (`gateway.alone`).
 
 import asyncio
 import contextlib
-import hashlib
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -19,14 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from redis.exceptions import NoScriptError, RedisError
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from app.config import ROOT, settings
 from app.errors import N_, TooMany
 from app.gateway import alone, ledger
 from app.gateway.scopes import KEY, MEMBER, WORKSPACE, Scope
-from app.gateway.valkey import Valkey
 from app.quotas.service import midnight, month_of
 
 log = structlog.get_logger()
@@ -37,7 +37,6 @@ SOON = 0.02  # seconds after which an end is told by itself
 AWAY_SECONDS = 1.0  # before Valkey is tried again
 HELD = "danlu:held:"  # and a scope's id: {request and tokens: until when}
 SCRIPT = (ROOT / "app" / "gateway" / "limits.lua").read_text()
-NAME = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()  # at Valkey
 # what one process holds of a scope; a member that is new here holds its tokens again
 RENEW = """
 local time = redis.call('TIME')
@@ -47,7 +46,7 @@ for at = 2, #ARGV do
     redis.call('HINCRBY', KEYS[1], 'holds', string.match(ARGV[at], ' (%d+)$'))
   end
 end
-return redis.call('PEXPIRE', KEYS[2], 10 * ARGV[1])
+redis.call('PEXPIRE', KEYS[2], 10 * ARGV[1])
 """
 UNKNOWN = "unknown"
 NO_SEEDS = (-1, -1, -1, 0)
@@ -116,22 +115,25 @@ renewing: asyncio.Future[Any] | None = None
 telling: set[asyncio.Task[None]] = set()
 
 
-valkey: Valkey | None = None
+valkey: Redis | None = None
+script: AsyncScript | None = None
 
 
 @contextlib.asynccontextmanager
 async def connected() -> AsyncIterator[None]:
     """As long as requests are taken; what ended last is told before it ends."""
-    global valkey
-    valkey = connections = Valkey(settings.redis_url)
-    renewal = asyncio.create_task(renew_forever())
-    try:
-        yield
-    finally:
-        renewal.cancel()
-        if telling:
-            await asyncio.wait(telling, timeout=2)
-        await connections.close()
+    global valkey, script
+    async with Redis.from_url(
+        settings.redis_url, socket_timeout=2, socket_connect_timeout=1
+    ) as valkey:
+        script = valkey.register_script(SCRIPT)
+        renewal = asyncio.create_task(renew_forever())
+        try:
+            yield
+        finally:
+            renewal.cancel()
+            if telling:
+                await asyncio.wait(telling, timeout=2)
 
 
 async def reserve(scopes: tuple[Scope, ...], request_id: str, need: Need) -> Reservation:
@@ -201,25 +203,26 @@ async def call(
     if renewing is not None and done:  # else it may be told of what has ended
         await asyncio.wait({renewing})
     ends = [value for one, used in done for value in (one.member, one.tokens, used)]
-    keys = [key for one in scopes for key in (ledger.COUNTERS + one.id, HELD + one.id)]
-    numbers = [number for one in scopes for number in one.numbers]
-    given = (int(LEASE * 1000), len(scopes), *this_month(), *numbers, len(done), *ends, *asked)
+    assert script is not None, "the gateway's lifespan has not started"
     try:
-        verdict, place, tokens, wait, *left = await run_script(len(keys), *keys, *given)
+        verdict, place, tokens, wait, *left = await script(
+            keys=[key for one in scopes for key in (ledger.COUNTERS + one.id, HELD + one.id)],
+            args=[
+                int(LEASE * 1000),
+                len(scopes),
+                *this_month(),
+                *(number for one in scopes for number in one.numbers),
+                len(done),
+                *ends,
+                *asked,
+            ],
+        )
     except BaseException:
         behind.update(one.id for one in scopes)
         raise
     come_back()
     pairs = tuple(zip(left[::2], left[1::2], strict=True))
     return alone.Found(verdict.decode(), max(0, place - 1), tokens, wait, pairs)
-
-
-async def run_script(*of: str | int) -> Any:
-    assert valkey is not None, "the gateway's lifespan has not started"
-    try:
-        return await valkey.ask("EVALSHA", NAME, *of)
-    except NoScriptError:
-        return await valkey.ask("EVAL", SCRIPT, *of)
 
 
 def this_month() -> tuple[int, int]:
@@ -337,7 +340,7 @@ async def renew() -> None:
     for scope_id in list(held):
         if mine := list(held.get(scope_id, {})):
             keys = (ledger.COUNTERS + scope_id, HELD + scope_id)
-            await valkey.ask("EVAL", RENEW, 2, *keys, round(LEASE * 1000), *mine)
+            await valkey.eval(RENEW, 2, *keys, round(LEASE * 1000), *mine)
 
 
 async def renew_forever() -> None:

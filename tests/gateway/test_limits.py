@@ -180,7 +180,7 @@ def test_models_that_a_key_may_call(db, workspace):
 
 def test_a_key_without_limits_does_not_ask_valkey(db, workspace, monkeypatch):
     async def test() -> None:
-        monkeypatch.setattr(limits, "valkey", None)  # whoever calls it fails
+        monkeypatch.setattr(limits, "script", None)  # whoever calls it fails
         async with Engine() as engine:
             deploy(db, workspace, engine)
             assert (await call(workspace, NO_LIMITS)).reservation is None
@@ -265,7 +265,7 @@ def test_slots_of_a_killed_gateway_come_free(db, workspace, monkeypatch):
 
 def test_while_valkey_is_away_each_process_counts_alone(db, workspace, monkeypatch):
     class Away:
-        async def ask(self, *_: object) -> None:
+        async def __call__(self, **_: object) -> None:
             raise RedisError("gone")
 
     async def test() -> None:
@@ -273,14 +273,14 @@ def test_while_valkey_is_away_each_process_counts_alone(db, workspace, monkeypat
             deploy(db, workspace, engine)
             allowed = Limits(rpm=5, tpm=10_000, parallel=2, total_tokens=10_000)
             await call(workspace, allowed)
-            there = limits.valkey
-            monkeypatch.setattr(limits, "valkey", Away())
+            there = limits.script
+            monkeypatch.setattr(limits, "script", Away())
             for _ in range(5):
                 await call(workspace, allowed)
             assert "requests a minute" in str(await refusal(workspace, allowed))
             low = Limits(total_tokens=6 * TOKENS)
             assert (await refusal(workspace, low)).code == "insufficient_quota"
-            monkeypatch.setattr(limits, "valkey", there)
+            monkeypatch.setattr(limits, "script", there)
             monkeypatch.setattr(limits, "away_until", 0.0)
             await call(workspace, allowed)
             await told()
