@@ -57,14 +57,15 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        is_sound = True
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
+            is_sound = False
+        self.hand_over()  # what came before nonsense, too
+        if not is_sound:
             self.fail(Lost())
             self.close()
-            return
-        if self.taker is not None:
-            self.hand_over()
         elif self.pieces:
             self.changed.set()
             if self.held > MOST_HELD:

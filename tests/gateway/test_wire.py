@@ -129,6 +129,20 @@ def test_what_a_taker_raises_is_raised_and_the_connection_is_broken_off() -> Non
     talk(saying(CHUNKED, chunk(b"one"), chunk(b"two"), pause=0.05), test)
 
 
+def test_a_taker_gets_what_came_before_nonsense() -> None:
+    async def test(address: str, _asked: list[bytes]) -> None:
+        answer = await post(address)
+        assert await answer.piece() == b"one"
+        taken: list[bytes] = []
+        with pytest.raises(Lost):
+            await asyncio.wait_for(answer.give(taken.extend), 5)
+        assert taken == [b"two"]
+        answer.close()
+        assert wire.idle == {}
+
+    talk(saying(CHUNKED + chunk(b"one"), chunk(b"two") + b"nonsense\r\n", pause=0.05), test)
+
+
 @pytest.mark.parametrize(
     "said",
     [
