@@ -43,11 +43,7 @@ app = FastAPI(
     docs_url=None,
     redoc_url=None,
     openapi_url=None,
-    telemetry={
-        "tracing": False,
-        "metrics": False,
-        "logs": False,
-    },  # it would be asked for each request
+    telemetry=guard.NO_TELEMETRY,
     lifespan=lifespan,
     middleware=[
         Middleware(guard.Trace),

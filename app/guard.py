@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import structlog
 from fastapi import Request
+from fastapi.telemetry import TelemetryConfig
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,6 +35,8 @@ HEADERS = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
 )
+# FastAPI's own, of which each request would ask whether somebody has set it up
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 SMALL_BODY = 16 * 2**20  # bytes of anything that is not an upload
 PIECES = "/api/v1/uploads/"  # whose bodies are pieces of files
 COMPATIBLE = "/dashscope/compatible-mode/v1"

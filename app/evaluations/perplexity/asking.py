@@ -50,11 +50,12 @@ async def measure(hold: HeldEvaluation, one: Candidate, name: str, version: Data
     for scorer in hold.scorers:
         if not isinstance(scorer, Perplexity) or hold.ended.is_set():
             continue
+        chosen = set(prompts.numbers(version.rows, hold.settings.limit, hold.settings.seed))
         rest = {number for number, _ in await run_in_threadpool(keeping.said, one.id, scorer.key)}
         if look_at_answers(hold.scorers):
-            answered = await run_in_threadpool(keeping.answered, one.id)
-            chosen = prompts.numbers(version.rows, hold.settings.limit, hold.settings.seed)
-            rest |= set(chosen) - answered
+            rest |= chosen - await run_in_threadpool(keeping.answered, one.id)
+        if chosen <= rest:
+            continue
         directory = await run_in_threadpool(directory_of, one.id)
         asking = PerplexityAsking(hold, scorer, one, name, version, directory, rest)
         await asking.all()
