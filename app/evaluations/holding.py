@@ -17,8 +17,9 @@ from app.evaluations import answers
 from app.evaluations.answers import Outcome
 from app.evaluations.states import OPEN, note, switch
 from app.evaluations.tables import Candidate, Evaluation, EvaluationAnswer
-from app.gateway.batches.holding import SILENT, Lost, caller_of, may_call
+from app.gateway.batches.holding import caller_of, may_call
 from app.gateway.service import Caller
+from app.gateway.work import SILENT, Lost
 from app.queue import transaction
 
 ALONE: Any = {"key_share": True}  # events, which name the row, may be written beside it

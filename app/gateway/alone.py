@@ -94,14 +94,14 @@ async def spend(
     scope: Scope, held: "Collection[Reservation]", least: int, room: int
 ) -> tuple[str, float, int]:
     """Of its budgets: the verdict, how long to wait, and the tokens that there is room for."""
-    today, month, ever = await run_in_threadpool(ledger.used, scope)
+    use = await run_in_threadpool(ledger.used, scope)
     holds = sum(one.tokens for one in held)
     at = midnight()
     _, month_ends = month_of(at)
     for name, used, until in (
-        ("total_tokens", ever, DAY / 24),
-        ("monthly_tokens", month, (month_ends - now()).total_seconds() * 1000),
-        ("daily_tokens", today, DAY - (now() - at).total_seconds() * 1000),
+        ("total_tokens", use.ever, DAY / 24),
+        ("monthly_tokens", use.month, (month_ends - now()).total_seconds() * 1000),
+        ("daily_tokens", use.today, DAY - (now() - at).total_seconds() * 1000),
     ):
         limit = getattr(scope, name)
         if limit is not None:

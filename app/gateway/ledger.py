@@ -7,6 +7,8 @@ settled by whoever flushes next. Rows are idempotent by request id: flushing twi
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import orjson
@@ -23,7 +25,9 @@ from app.quotas import service as quotas
 
 log = structlog.get_logger()
 FLUSH_SECONDS = 1.0
+RECENT = timedelta(seconds=10)  # longer than Valkey is told late, and than limits.lua looks back
 COUNTERS = "danlu:limits:"  # and the id of a scope: what it used, see `gateway.limits`
+COUNTED = ("total", "count")  # fields of it; without them the ledger is counted anew
 DIED = 500  # the status of a request whose gateway was killed
 
 running: dict[str, Callable[[], Row]] = {}  # request → what its row would say just now
@@ -92,7 +96,7 @@ def forget(rows: Iterable[Row]) -> None:
     """Their counters are made anew from the ledger: nobody else tells them of these."""
     try:
         for scope_id in {one for row in rows for one in scopes.ids_of(row)}:
-            redis().hdel(COUNTERS + scope_id, "total")
+            redis().hdel(COUNTERS + scope_id, *COUNTED)
     except (RedisError, OSError) as error:
         log.warning("the counters of limits are behind the ledger", error=str(error))
 
@@ -107,13 +111,28 @@ async def flush_forever() -> None:
             log.warning("usage stays in the spool", error=str(error).splitlines()[0])
 
 
-def used(scope: Scope) -> tuple[int, int, int]:
-    """Tokens of a scope: today, this month (UTC), and ever; 0 for what it is not limited by. From
-    the spool and from Postgres.
-    """
-    here = {row["id"]: row for row in spool.settled() if scope.id in scopes.ids_of(row)}
+@dataclass(frozen=True)
+class Use:
+    """Tokens of a scope; 0 for what it is not limited by."""
+
+    today: int  # UTC
+    month: int  # UTC
+    ever: int
+    recent: list[str]  # requests that ended in the last seconds and are in it
+
+
+def used(scope: Scope) -> Use:
+    """From the spool and from Postgres."""
+    settled = [*spool.settled(), *unwritten]
+    here = {row["id"]: row for row in settled if scope.id in scopes.ids_of(row)}
+    today = month = ever = 0
     with transaction() as db:
+        db.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         if scope.kind == scopes.KEY:
             today, ever = quotas.tokens_of_key(db, scope.id, here)
-            return today, 0, ever
-        return 0, quotas.tokens_of_month(db, scope.workspace_id, scope.user_id, here), 0
+            recent = quotas.ended_lately(db, RECENT, api_key_id=scope.id)
+        else:
+            whose = {"user_id": scope.user_id} if scope.user_id else {}
+            month = quotas.tokens_of_month(db, scope.workspace_id, scope.user_id, here)
+            recent = quotas.ended_lately(db, RECENT, workspace_id=scope.workspace_id, **whose)
+    return Use(today, month, ever, [*here, *recent])

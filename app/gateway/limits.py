@@ -5,28 +5,29 @@ one call to Valkey, none where nobody has limits. What ended goes along with the
 of the same scopes, or soon after by itself. A minute's limits are buckets that fill evenly. Tokens
 of the day, the month and ever are counted; what runs holds what it may still use. Whoever
 holds says so again each second, so that what a killed gateway held is free within `LEASE`.
-Flushing Valkey loses nothing: counts are made anew from the ledger, what runs is told again. While
-Valkey is away each process counts alone (`gateway.alone`).
+Flushing Valkey loses nothing: what runs is told again, and the ledger is counted anew; what ends
+while that is done counts once, whether the count has it or not. While Valkey is away each process
+counts alone (`gateway.alone`).
 """
 
 import asyncio
 import contextlib
+import hashlib
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 from starlette.concurrency import run_in_threadpool
 
 from app.config import ROOT, settings
 from app.errors import N_, TooMany
 from app.gateway import alone, ledger
 from app.gateway.scopes import KEY, MEMBER, WORKSPACE, Scope
+from app.gateway.valkey import Valkey
 from app.quotas.service import midnight, month_of
 
 log = structlog.get_logger()
@@ -36,7 +37,9 @@ RENEW_SECONDS = 1.0
 SOON = 0.02  # seconds after which an end is told by itself
 AWAY_SECONDS = 1.0  # before Valkey is tried again
 HELD = "danlu:held:"  # and a scope's id: {request and tokens: until when}
+LATE = "danlu:late:"  # and a scope's id: see limits.lua
 SCRIPT = (ROOT / "app" / "gateway" / "limits.lua").read_text()
+NAME = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()  # at Valkey
 # what one process holds of a scope; a member that is new here holds its tokens again
 RENEW = """
 local time = redis.call('TIME')
@@ -46,10 +49,11 @@ for at = 2, #ARGV do
     redis.call('HINCRBY', KEYS[1], 'holds', string.match(ARGV[at], ' (%d+)$'))
   end
 end
-redis.call('PEXPIRE', KEYS[2], 10 * ARGV[1])
+return redis.call('PEXPIRE', KEYS[2], 10 * ARGV[1])
 """
 UNKNOWN = "unknown"
-NO_SEEDS = (-1, -1, -1, 0)
+Counted = tuple[int, int, int, int, str]  # as the script has it
+NOT_COUNTED: Counted = (-1, -1, -1, -1, "")
 Group = tuple[str, ...]  # ids of scopes
 
 
@@ -108,32 +112,29 @@ def duration(seconds: float) -> str:
 held: dict[str, dict[str, Reservation]] = {}  # scope → member → what it holds
 ended: dict[Group, list[tuple[Reservation, int]]] = {}  # not told yet, with the tokens used
 behind: set[str] = set()  # scopes of which Valkey may have missed something
-reading: dict[str, asyncio.Future[tuple[int, int, int]]] = {}  # scope → what the ledger says of it
+counting: dict[tuple[str, int], asyncio.Task[Counted]] = {}  # scope and number of the count
 away_until = 0.0
 month = (0, 0)  # see `this_month`
-renewing: asyncio.Future[Any] | None = None
+renewing: set[asyncio.Task[None]] = set()
 telling: set[asyncio.Task[None]] = set()
 
 
-valkey: Redis | None = None
-script: AsyncScript | None = None
+valkey: Valkey | None = None
 
 
 @contextlib.asynccontextmanager
 async def connected() -> AsyncIterator[None]:
     """As long as requests are taken; what ended last is told before it ends."""
-    global valkey, script
-    async with Redis.from_url(
-        settings.redis_url, socket_timeout=2, socket_connect_timeout=1
-    ) as valkey:
-        script = valkey.register_script(SCRIPT)
-        renewal = asyncio.create_task(renew_forever())
-        try:
-            yield
-        finally:
-            renewal.cancel()
-            if telling:
-                await asyncio.wait(telling, timeout=2)
+    global valkey
+    valkey = connections = Valkey(settings.redis_url)
+    renewal = asyncio.create_task(renew_forever())
+    try:
+        yield
+    finally:
+        renewal.cancel()
+        if telling:
+            await asyncio.wait(telling, timeout=2)
+        await connections.close()
 
 
 async def reserve(scopes: tuple[Scope, ...], request_id: str, need: Need) -> Reservation:
@@ -169,60 +170,72 @@ async def ask(
 
     Raises RedisError, OSError.
     """
+    if missed := behind.intersection(group):
+        await forget(missed)
     done = ended.pop(group, [])
-    asked = [request_id, least, most]
-    seeds: dict[str, tuple[int, ...]] = {}
-    for scope in scopes:
-        if scope.id in behind:
-            seeds[scope.id] = (*await run_in_threadpool(ledger.used, scope), 1)
+    counted: dict[str, Counted] = {}
     while True:
-        told = [seeds.get(scope.id, NO_SEEDS) for scope in scopes] if seeds else ()
-        found = await call(scopes, done, [*asked, *(one for four in told for one in four)])
-        behind.difference_update(group)
+        told = [counted.get(scope.id, NOT_COUNTED) for scope in scopes] if counted else ()
+        asked = [request_id, least, most, *(value for each in told for value in each)]
+        found = await call(scopes, done, asked)
         if found.verdict != UNKNOWN:
             return found
         done = []
         scope = scopes[found.scope]
-        seeds = seeds | {scope.id: (*await read(scope), 0)}
+        counted[scope.id] = await count(scope, found.tokens)
 
 
-async def read(scope: Scope) -> tuple[int, int, int]:
-    """What the ledger says; many that want to know at once ask it once."""
-    task = reading.get(scope.id)
+async def forget(missed: Collection[str]) -> None:
+    """What these scopes have used is to be counted anew, and no count that has begun serves."""
+    assert valkey is not None
+    for scope_id in missed:
+        await valkey.ask("HDEL", ledger.COUNTERS + scope_id, *ledger.COUNTED)
+    behind.difference_update(missed)
+
+
+async def count(scope: Scope, number: int) -> Counted:
+    """What the ledger says, once for all here who are asked for the same count."""
+    key = (scope.id, number)
+    task = counting.get(key)
     if task is None:
-        task = asyncio.ensure_future(run_in_threadpool(ledger.used, scope))
-        reading[scope.id] = task
-        task.add_done_callback(lambda _: reading.pop(scope.id, None))
+        task = counting[key] = asyncio.create_task(count_anew(scope, number))
+        task.add_done_callback(lambda _: counting.pop(key, None))
     return await asyncio.shield(task)
+
+
+async def count_anew(scope: Scope, number: int) -> Counted:
+    """Valkey is told what runs as well: it may have forgotten that too."""
+    use = await run_in_threadpool(ledger.used, scope)
+    await renew([scope.id])
+    return use.today, use.month, use.ever, number, " ".join(use.recent)
 
 
 async def call(
     scopes: tuple[Scope, ...], done: list[tuple[Reservation, int]], asked: list[Any]
 ) -> alone.Found:
     """The script, once. `done` is told again, as `behind`, if it fails."""
-    if renewing is not None and done:  # else it may be told of what has ended
-        await asyncio.wait({renewing})
+    if renewing and done:  # else it may be told of what has ended
+        await asyncio.wait(set(renewing))
     ends = [value for one, used in done for value in (one.member, one.tokens, used)]
-    assert script is not None, "the gateway's lifespan has not started"
+    keys = [prefix + one.id for one in scopes for prefix in (ledger.COUNTERS, HELD, LATE)]
+    numbers = [number for one in scopes for number in one.numbers]
+    given = (int(LEASE * 1000), len(scopes), *this_month(), *numbers, len(done), *ends, *asked)
     try:
-        verdict, place, tokens, wait, *left = await script(
-            keys=[key for one in scopes for key in (ledger.COUNTERS + one.id, HELD + one.id)],
-            args=[
-                int(LEASE * 1000),
-                len(scopes),
-                *this_month(),
-                *(number for one in scopes for number in one.numbers),
-                len(done),
-                *ends,
-                *asked,
-            ],
-        )
+        verdict, place, tokens, wait, *left = await run_script(len(keys), *keys, *given)
     except BaseException:
         behind.update(one.id for one in scopes)
         raise
     come_back()
     pairs = tuple(zip(left[::2], left[1::2], strict=True))
     return alone.Found(verdict.decode(), max(0, place - 1), tokens, wait, pairs)
+
+
+async def run_script(*of: str | int) -> Any:
+    assert valkey is not None, "the gateway's lifespan has not started"
+    try:
+        return await valkey.ask("EVALSHA", NAME, *of)
+    except NoScriptError:
+        return await valkey.ask("EVAL", SCRIPT, *of)
 
 
 def this_month() -> tuple[int, int]:
@@ -334,23 +347,29 @@ def come_back() -> None:
         log.warning("Valkey is back")
 
 
-async def renew() -> None:
-    """Say again what is held: it stays ours, and Valkey may have been flushed."""
+async def renew(scope_ids: Iterable[str]) -> None:
+    """Say again what is held of them: it stays ours, and Valkey may have been flushed.
+
+    Raises RedisError, OSError.
+    """
+    task = asyncio.create_task(hold(scope_ids))
+    renewing.add(task)
+    task.add_done_callback(renewing.discard)
+    await task
+
+
+async def hold(scope_ids: Iterable[str]) -> None:
     assert valkey is not None
-    for scope_id in list(held):
+    for scope_id in scope_ids:
         if mine := list(held.get(scope_id, {})):
             keys = (ledger.COUNTERS + scope_id, HELD + scope_id)
-            await valkey.eval(RENEW, 2, *keys, round(LEASE * 1000), *mine)
+            await valkey.ask("EVAL", RENEW, 2, *keys, round(LEASE * 1000), *mine)
 
 
 async def renew_forever() -> None:
-    global renewing
     while True:
         await asyncio.sleep(RENEW_SECONDS)
-        renewing = asyncio.ensure_future(renew())
         try:
-            await renewing
+            await renew(list(held))
         except (RedisError, OSError) as error:
             log.debug("what is held is said later", error=str(error))
-        finally:
-            renewing = None

@@ -153,6 +153,13 @@ def tokens_of_month(
     return int(db.scalar(query) or 0) + int(late)
 
 
+def ended_lately(db: Session, span: timedelta, **whose: str) -> list[str]:
+    """Requests that ended within this span, at most a day after they began. `whose`: columns."""
+    ended = Usage.at + func.coalesce(Usage.duration_ms, 0) * timedelta(milliseconds=1)
+    query = select(Usage.id).where(Usage.at >= now() - timedelta(days=1), ended >= now() - span)
+    return list(db.scalars(query.where(Usage.kind == "tokens").filter_by(**whose)))
+
+
 @dataclass(frozen=True)
 class KeyUse:
     """What the ledger says of one API key."""

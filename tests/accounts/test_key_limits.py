@@ -165,7 +165,7 @@ def test_what_is_used_of_it(db, client):
     }
     lines = client.get(f"/api/v1/keys/{key.id}/usage").json()["data"]
     assert {line["name"]: line["used"] for line in lines}["total_tokens"] == 680
-    assert ledger.used(scopes.Scope(key.id, scopes.KEY)) == (340, 0, 680)
+    assert ledger.used(scopes.Scope(key.id, scopes.KEY)) == ledger.Use(340, 0, 680, ["rq_1"])
 
 
 def test_an_admin_sees_and_changes_everybodys(db, client):

@@ -15,12 +15,12 @@ from app.config import settings
 from app.db import now
 from app.deployments.states import replicas_of
 from app.errors import Conflict, Invalid, NotFound
-from app.gateway import ledger, loads, schemas
+from app.gateway import ledger, loads, schemas, work
 from app.gateway.batches import asking, holding, runner, service
-from app.gateway.batches.holding import Lost
 from app.gateway.batches.lines import Check, Outcome
 from app.gateway.batches.tables import Batch, BatchAnswer
 from app.gateway.files import service as files
+from app.gateway.work import Lost
 from app.queue import transaction
 from app.quotas.tables import Usage
 from tests.factories import make_key, make_workspace
@@ -58,7 +58,7 @@ def who(db: Session, workspace: Workspace) -> Principal:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    for module, name in [(runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS")]:
+    for module, name in [(work, "LOOK_SECONDS"), (work, "BEAT_SECONDS")]:
         monkeypatch.setattr(module, name, 0.05)
     for name in ("LOOK_SECONDS", "FIRST_PAUSE", "LONGEST_PAUSE"):
         monkeypatch.setattr(asking, name, 0.05)

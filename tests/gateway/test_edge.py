@@ -69,7 +69,7 @@ def wait_ready(gateway: Gateway) -> None:
     end = time.monotonic() + 60
     while True:
         try:
-            if httpx.get(f"{gateway.url}/readyz", timeout=5).status_code == 200:
+            if httpx.get(f"{gateway.url}/readyz", timeout=5, verify=False).status_code == 200:
                 return
         except httpx.TransportError:
             pass

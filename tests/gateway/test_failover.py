@@ -36,6 +36,12 @@ def workspace(db: Session) -> Workspace:
     return made
 
 
+@pytest.fixture(autouse=True)
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that failed is left alone for longer than any test takes."""
+    monkeypatch.setattr(loads, "COOLING_SECONDS", 60.0)
+
+
 def row(db: Session) -> Usage:
     ledger.flush()
     db.expire_all()

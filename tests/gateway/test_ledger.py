@@ -144,8 +144,10 @@ def test_usage_of_a_key_counts_what_is_in_the_spool_once(db: Session) -> None:
     ledger.append(row("rq_1") | mine)  # of which the flush that failed left a copy
     ledger.append(row("rq_2") | mine | {"at": "2026-01-01T00:00:00+00:00"})
     ledger.append(row("rq_3") | mine | {"api_key_id": "key_y"})
-    assert ledger.used(Scope("key_x", scopes.KEY)) == (11, 0, 22)
-    assert ledger.used(Scope("key_z", scopes.KEY)) == (0, 0, 0)
+    found = ledger.used(Scope("key_x", scopes.KEY))
+    assert (found.today, found.month, found.ever) == (11, 0, 22)
+    assert set(found.recent) == {"rq_1", "rq_2"}
+    assert ledger.used(Scope("key_z", scopes.KEY)) == ledger.Use(0, 0, 0, [])
 
 
 def test_a_line_cut_short_by_a_kill_loses_only_itself(db: Session) -> None:

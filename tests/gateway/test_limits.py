@@ -25,6 +25,11 @@ def workspace(db):
     made = make_workspace(db)
     db.commit()
     yield made
+    forget()
+
+
+def forget() -> None:
+    """What this process knows of limits."""
     for memory in (limits.held, limits.ended, alone.buckets, metering.speeds):
         memory.clear()
     limits.behind.clear()
@@ -180,7 +185,7 @@ def test_models_that_a_key_may_call(db, workspace):
 
 def test_a_key_without_limits_does_not_ask_valkey(db, workspace, monkeypatch):
     async def test() -> None:
-        monkeypatch.setattr(limits, "script", None)  # whoever calls it fails
+        monkeypatch.setattr(limits, "valkey", None)  # whoever calls it fails
         async with Engine() as engine:
             deploy(db, workspace, engine)
             assert (await call(workspace, NO_LIMITS)).reservation is None
@@ -189,63 +194,7 @@ def test_a_key_without_limits_does_not_ask_valkey(db, workspace, monkeypatch):
     running(test)
 
 
-# -- Valkey, flushed and away ------------------------------------------------------------
-
-
-def test_flushing_valkey_loses_nothing(db, workspace):
-    """Settled tokens come back from the ledger and the spool, what runs is told again."""
-
-    async def test() -> None:
-        async with Engine() as engine:
-            deploy(db, workspace, engine)
-            allowed = Limits(total_tokens=200, parallel=1)
-            for number in range(4):
-                await call(workspace, allowed)
-                if number == 1:
-                    ledger.flush()
-            await told()
-            assert counted()["total"] == str(4 * TOKENS)
-            queue.redis().flushdb()
-            await call(workspace, allowed)
-            await told()
-            assert counted()["total"] == str(5 * TOKENS) == str(used(db))
-            engine.go_on.clear()
-            task = asyncio.create_task(call(workspace, allowed))
-            await until(lambda: engine.open == 1)
-            queue.redis().flushdb()
-            await until(lambda: queue.redis().zcard(limits.HELD + KEY) == 1)  # within a second
-            assert (await refusal(workspace, allowed)).code == "rate_limit_exceeded"
-            engine.go_on.set()
-            await task
-            await told()
-            assert counted()["total"] == str(6 * TOKENS) == str(used(db))
-
-    running(test)
-
-
-def test_flushed_in_the_middle_of_many(db, workspace):
-    async def test() -> None:
-        async with Engine() as engine:
-            deploy(db, workspace, engine)
-            allowed = Limits(daily_tokens=10**6, total_tokens=10**6)
-
-            async def some() -> None:
-                for _ in range(8):
-                    await call(workspace, allowed)
-
-            async def flush() -> None:
-                for _ in range(3):
-                    await asyncio.sleep(0.03)
-                    queue.redis().flushdb()
-
-            await asyncio.gather(*(some() for _ in range(8)), flush())
-            await told()
-            queue.redis().hdel(ledger.COUNTERS + KEY, "total")
-            await call(workspace, allowed)
-            await told()
-            assert counted()["total"] == str(65 * TOKENS) == str(used(db))
-
-    running(test)
+# -- Valkey, away ------------------------------------------------------------
 
 
 def test_slots_of_a_killed_gateway_come_free(db, workspace, monkeypatch):
@@ -265,7 +214,7 @@ def test_slots_of_a_killed_gateway_come_free(db, workspace, monkeypatch):
 
 def test_while_valkey_is_away_each_process_counts_alone(db, workspace, monkeypatch):
     class Away:
-        async def __call__(self, **_: object) -> None:
+        async def ask(self, *_: object) -> None:
             raise RedisError("gone")
 
     async def test() -> None:
@@ -273,14 +222,14 @@ def test_while_valkey_is_away_each_process_counts_alone(db, workspace, monkeypat
             deploy(db, workspace, engine)
             allowed = Limits(rpm=5, tpm=10_000, parallel=2, total_tokens=10_000)
             await call(workspace, allowed)
-            there = limits.script
-            monkeypatch.setattr(limits, "script", Away())
+            there = limits.valkey
+            monkeypatch.setattr(limits, "valkey", Away())
             for _ in range(5):
                 await call(workspace, allowed)
             assert "requests a minute" in str(await refusal(workspace, allowed))
             low = Limits(total_tokens=6 * TOKENS)
             assert (await refusal(workspace, low)).code == "insufficient_quota"
-            monkeypatch.setattr(limits, "script", there)
+            monkeypatch.setattr(limits, "valkey", there)
             monkeypatch.setattr(limits, "away_until", 0.0)
             await call(workspace, allowed)
             await told()

@@ -11,8 +11,8 @@ from app import queue
 from app.accounts.limits import NO_LIMITS, Limits
 from app.db import now
 from app.errors import TooMany
-from app.gateway import alone, ledger, limits, scopes, service
-from app.gateway.batches import asking, runner
+from app.gateway import alone, ledger, limits, scopes, service, work
+from app.gateway.batches import asking
 from app.quotas import limits as quotas
 from app.quotas import service as usage
 from app.quotas.tables import Usage
@@ -213,7 +213,7 @@ def test_fifty_at_once_never_get_past_the_month(db, workspace, user, whose):
 
 
 def test_batches_wait_for_the_month(db, workspace, monkeypatch):
-    for module, name in [(runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS")]:
+    for module, name in [(work, "LOOK_SECONDS"), (work, "BEAT_SECONDS")]:
         monkeypatch.setattr(module, name, 0.05)
     for name in ("LOOK_SECONDS", "FIRST_PAUSE", "LONGEST_PAUSE"):
         monkeypatch.setattr(asking, name, 0.05)

@@ -11,6 +11,7 @@ from app.errors import NotFound
 from app.gateway.batches import holding, lines
 from app.gateway.batches.tables import Batch
 from app.gateway.files import service as files
+from app.gateway.work import Lost
 from app.queue import transaction
 
 KEPT = timedelta(days=30)  # unless the client said otherwise
@@ -46,7 +47,7 @@ def write(batch: Batch, errors: Sequence[dict[str, Any]] = ()) -> None:
         }
     try:
         holding.end(batch.id, batch.fence, status, made, list(errors))
-    except holding.Lost:  # somebody else writes them
+    except Lost:  # somebody else writes them
         with transaction() as db:
             for file_id in filter(None, made.values()):
                 files.remove(db, batch.workspace_id, file_id)

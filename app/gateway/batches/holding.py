@@ -5,7 +5,6 @@ it up; one who was silent for too long finds another's there and raises Lost.
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, or_, select
@@ -20,15 +19,11 @@ from app.gateway.batches.lines import Outcome, problem
 from app.gateway.batches.states import OPEN, switch
 from app.gateway.batches.tables import Batch, BatchAnswer
 from app.gateway.service import Caller
+from app.gateway.work import SILENT, Lost
 from app.queue import transaction
 
-SILENT = timedelta(seconds=15)  # after which others take a batch up
 PAGE = 500  # answers read at once
 GONE_KEY = N_("The API key or the account that started this batch may no longer call models.")
-
-
-class Lost(Exception):
-    """Somebody else works on this batch now."""
 
 
 def held(db: Session, batch_id: str, fence: int) -> Batch:
