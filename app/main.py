@@ -4,10 +4,12 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
+from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from app import failures, guard, logs, web
 from app import tables as _tables  # noqa: F401 - every foreign key is known
@@ -158,6 +160,24 @@ def warm(app: FastAPI) -> None:
     openapi.describe(app)
 
 
+class Area(APIRouter):
+    """A router that is passed over at once where a path begins as none of its paths does.
+
+    Else each of hundreds of routes would be tried until one fits, which takes milliseconds.
+    """
+
+    def __init__(self, router: APIRouter) -> None:
+        super().__init__()
+        self.include_router(router)
+        paths = [getattr(route, "path", "") for route in router.routes]
+        self.beginnings = tuple({path.partition("{")[0] for path in paths})
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if not scope["path"].startswith(self.beginnings):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
 app = FastAPI(
     title="Danlu",
     version="0.1.0",
@@ -294,7 +314,7 @@ for module in (
     tariffs_api,
     uploads_api,
 ):
-    app.include_router(module.router)
+    app.include_router(Area(module.router))
 for module in (alerts_routes, alerts_api):
-    app.include_router(module.workspace)
-    app.include_router(module.platform)
+    app.include_router(Area(module.workspace))
+    app.include_router(Area(module.platform))

@@ -210,6 +210,14 @@ def test_pages_hold_no_inline_script_or_style():
         assert not re.search(r"<script(?![^>]*\bsrc=)", text), path
 
 
+def test_what_renews_itself_goes_on_doing_so():
+    """Morphing keeps the element, so that it is not loaded again: it asks every so often, or is
+    replaced."""
+    for path in (ROOT / "templates").rglob("*.html"):
+        for tag in re.findall(r"<[a-z]+ [^<]*hx-trigger=\"load delay[^<]*", path.read_text()):
+            assert "Morph" not in tag, path
+
+
 def test_every_icon_is_in_the_sprite():
     sprite = set(re.findall(r'id="([\w-]+)"', (ROOT / "static/icons.svg").read_text()))
     used = set()
