@@ -96,7 +96,7 @@ def first_token(work: Work, guest: Guest) -> dict[str, Any] | None:
     """The adapter is there once it has made one real token."""
     if health.one_token(work.address, work.secret, guest.name):
         return None
-    httpx.get(f"{work.address}/health", timeout=health.QUICK).raise_for_status()
+    health.client.get(f"{work.address}/health", timeout=health.QUICK).raise_for_status()
     return refused("it makes no token")
 
 

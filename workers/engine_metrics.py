@@ -16,7 +16,7 @@ from app.deployments.metrics import Reading
 from app.deployments.replicas import Running
 from app.nodework.asking import do
 from app.queue import transaction
-from workers.engines.health import QUICK, key
+from workers.engines.health import QUICK, client, key
 
 MOST = 4 * 2**20  # characters of an engine's answer
 # ours ← the names that engines have for it; figures of several engine cores are added up
@@ -50,7 +50,7 @@ def tick(node_id: str) -> None:
 def ask(one: Running) -> Reading | None:
     """None for an engine that does not answer, or answers what nobody can read."""
     try:
-        answer = httpx.get(f"{one.address}/metrics", headers=key(one.secret), timeout=QUICK)
+        answer = client.get(f"{one.address}/metrics", headers=key(one.secret), timeout=QUICK)
         answer.raise_for_status()
         return read(answer.text[:MOST])
     except (httpx.HTTPError, ValueError):

@@ -248,7 +248,10 @@ def see_it_start(one: Running, text: str, directory: Path) -> None:
     phase, progress = engine.phase(text, one.phase), engine.progress(text)
     if phase != one.phase or progress not in (None, one.progress):
         do(replicas.mark, one.id, one.fence, phase=phase, progress=progress)
-    if health.ready(one.address, one.secret, one.name):
+    up = health.up(one.address, one.secret, one.name)
+    if up and phase != "check":
+        do(replicas.mark, one.id, one.fence, phase="check")
+    if up and health.one_token(one.address, one.secret, one.name):
         memory = memory_of(one)
         do(replicas.mark, one.id, one.fence, state="ready", phase="", memory=memory)
         log.info("engine ready", replica=one.id, fence=one.fence)

@@ -87,6 +87,7 @@ def ask(replica: Replica, path: str = "chat/completions", **body: Any) -> httpx.
         json={"model": "mood", "temperature": 0} | body,
         headers={"authorization": f"Bearer {replica.secret}"},
         timeout=60,
+        verify=False,
     )
 
 

@@ -309,8 +309,7 @@ def test_nothing_is_left(up: Up, dataset: str, served: str) -> None:
         assert api.delete(f"/api/v1/deployments/{served}").is_success
     wait_for(up, f"/api/v1/jobs/{job}", "cancelled", seconds=60)
     up.until(lambda: runs(up) == {}, 120)
-    devices = get(up, "/api/v1/devices")["data"]
-    assert devices
-    assert not any(device["used"] for device in devices)
+    assert get(up, "/api/v1/devices")["data"]
+    up.until(lambda: not any(one["used"] for one in get(up, "/api/v1/devices")["data"]), 10)
     up.stop()
     assert up.processes() == {}

@@ -5,6 +5,7 @@ process with the engine: neither outlives the other.
 """
 
 import re
+from functools import partial
 
 from app.config import ROOT, settings
 from app.deployments.sizing import LONG_PROMPTS
@@ -48,16 +49,7 @@ def command(start: Start) -> Command:
 PHASES = (
     ("load", re.compile(r"danlu: loading")),
     ("warm", re.compile(r"danlu: warming")),
-    ("check", re.compile(r"Application startup complete")),
 )
-
-
-def phase(text: str, before: str) -> str:
-    """How far a start has come, by a piece of its log; never backwards."""
-    order = ["start", *(name for name, _ in PHASES)]
-    reached = [name for name, pattern in PHASES if pattern.search(text)]
-    return max([before, *reached], key=lambda name: order.index(name) if name in order else -1)
-
-
+phase = partial(vllm.phase, phases=PHASES)
 progress = vllm.progress  # transformers' own bar is of the same words
 explain = vllm.explain  # the same memory errors of torch; vLLM's own texts never appear

@@ -129,18 +129,18 @@ def served_template(model: Path, adapter: Path | None, directory: Path) -> Path 
 
 # -- its log -----------------------------------------------------------------------------
 
-PHASES = (  # the last of these that the log has seen
+Phases = tuple[tuple[str, re.Pattern[str]], ...]
+PHASES: Phases = (  # the last of these that the log has seen; then we check it
     ("load", re.compile(r"Starting to load model")),
     ("compile", re.compile(r"torch\.compile takes|Dynamo bytecode transform|Compiling a graph")),
     ("warm", re.compile(r"KV cache size:|Capturing CUDA graph|Warming up")),
-    ("check", re.compile(r"Application startup complete")),
 )
 
 
-def phase(text: str, before: str) -> str:
+def phase(text: str, before: str, phases: Phases = PHASES) -> str:
     """How far a start has come, by a piece of its log; never backwards."""
-    order = ["start", *(name for name, _ in PHASES)]
-    reached = [name for name, pattern in PHASES if pattern.search(text)]
+    order = ["start", *(name for name, _ in phases), "check"]
+    reached = [name for name, pattern in phases if pattern.search(text)]
     return max([before, *reached], key=lambda name: order.index(name) if name in order else -1)
 
 
