@@ -23,6 +23,7 @@ from app.datasets.files import drop
 from app.datasets.intake.upload import Upload, clear_abandoned, joined, partial
 from app.datasets.rows import segments
 from app.datasets.states import (
+    DRAFT,
     FAILED,
     IMPORTING,
     PUBLISHED,
@@ -189,25 +190,23 @@ def until_room(one: DatasetVersion) -> Iterator[None]:
 
 
 def validate_version(version_id: str) -> None:
-    """One stretch of a validation: the body of the task `workers.validate_dataset`."""
+    """One stretch of a validation: the body of the task `workers.validate_dataset`. The upload goes
+    once it is not needed any more.
+    """
     if one := claim(version_id, VALIDATING):
         with until_room(one):
-            stretch(one)
-
-
-def stretch(one: DatasetVersion, *, ours: bool = False) -> DatasetVersion | None:
-    """As `checking.stretch`; the upload goes once it is not needed any more."""
-    after = checking.stretch(one, ours=ours)
-    if after is not None and after.status not in READING:
-        clear(after.dataset_id)
-    return after
+            after = checking.stretch(one)
+            if after is not None and after.status not in READING:
+                clear(after.dataset_id)
 
 
 def finish(one: DatasetVersion) -> None:
-    """Validate a small upload to its end."""
+    """Validate a small upload to its end. What failed is left for `settled` to discard."""
     after: DatasetVersion | None = one
     while after is not None and after.status == VALIDATING:
-        after = stretch(after, ours=True)
+        after = checking.stretch(after, ours=True)
+    if after is not None and after.status == DRAFT:
+        clear(after.dataset_id)
 
 
 # -- publishing --------------------------------------------------------------------------

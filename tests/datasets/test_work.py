@@ -16,6 +16,7 @@ from app.datasets import service, sweep, work
 from app.datasets.intake.upload import Upload, scratch
 from app.datasets.rows import browse
 from app.datasets.tables import Dataset, DatasetVersion
+from app.datasets.validation import checking
 from app.datasets.validation.checking import Turn
 from app.db import now
 from app.errors import Conflict
@@ -107,9 +108,9 @@ def test_nobody_takes_what_another_is_at(db: Session, who: Principal, large: Non
     assert nudges(db) == [("workers.validate_dataset", made.id)]
     two = work.claim(made.id, "validating")
     assert two is not None
-    work.stretch(two)
+    checking.stretch(two)
     rows = fresh(db, made.id).rows
-    work.stretch(one)  # the first one was only slow, and comes too late
+    checking.stretch(one)  # the first one was only slow, and comes too late
     assert fresh(db, made.id).rows == rows
     done = finish(db, made.id)
     assert [done.status, done.rows] == ["draft", 200]
@@ -199,7 +200,7 @@ def test_deleted_while_it_is_validated(db: Session, who: Principal, large: None)
     service.remove(db, who, made.dataset_id)
     assert ("workers.clear_dataset", (made.dataset_id,), "control") in db.info.pop("outbox")
     db.commit()
-    work.stretch(one)
+    checking.stretch(one)
     assert nudges(db) == [("workers.clear_dataset", made.dataset_id)]
     work.clear(made.dataset_id)
     assert stored() == []

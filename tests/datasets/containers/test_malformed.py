@@ -138,6 +138,6 @@ def test_a_line_of_a_gigabyte(db: Session, who: Principal) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)  # ten minutes alone, more in company
 def test_ten_thousand_malformed_files(db: Session, who: Principal) -> None:
     run(db, who, 10_000)
