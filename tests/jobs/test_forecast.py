@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app import storage
@@ -21,6 +21,7 @@ from app.jobs.spec import Hyperparameters
 from app.jobs.tables import Job
 from app.quotas import free, prices
 from app.quotas import service as quotas
+from app.quotas.tables import Price
 from tests.conftest import Client
 from tests.datasets.measures.measured import be_the_node, dataset, starter
 from tests.factories import GIB, make_dataset, make_device, make_job, make_model, make_node
@@ -290,6 +291,7 @@ def test_what_is_trained_costs_and_what_is_free_does_not(db: Session, api: Clien
 
 def test_the_outcome_stands_beside_the_estimate(db: Session, api: Client) -> None:
     prices.put(db, "", Decimal(10), "CNY")
+    db.execute(update(Price).values(since=now() - timedelta(days=2)))  # a lease may cross midnight
     job = started(db, api, estimate={"tokens": 900, "steps": 10})
     (lease,) = cluster.leases_of(db, "job", job.id)
     lease.created_at = now() - timedelta(hours=2)
