@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.deployments.schemas import NAME
 from app.deployments.tables import Alias, Deployment
+from app.errors import N_
 
 MOST_TARGETS = 8
 WEIGHT = "weight."
@@ -46,6 +47,13 @@ class AliasForm(AliasPut):
             if name.startswith(WEIGHT)
         ]
         return fields | {"targets": targets}
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def leads_somewhere(cls, value: Any) -> Any:
+        if not value:
+            raise ValueError(N_("Give at least one deployment a weight."))
+        return value
 
 
 class TargetOut(BaseModel):

@@ -81,7 +81,10 @@ def scale(db: Session, workspace_id: str, deployment_id: str, replicas: int) -> 
 
 
 def prioritise(db: Session, who: Principal, deployment_id: str, priority: str) -> Deployment:
-    """How urgent its replicas are, those that wait already too. Raises NotFound, Forbidden, Conflict."""
+    """How urgent its replicas are, those that wait already too, and the merge that they wait for.
+
+    Raises NotFound, Forbidden, Conflict.
+    """
     deployment = own(db, who.workspace_id, deployment_id)
     number = priorities.check(db, who, priority)
     if number == deployment.priority:
@@ -91,6 +94,8 @@ def prioritise(db: Session, who: Principal, deployment_id: str, priority: str) -
         request = cluster.waiting(db, "replica", replica.id)
         if request is not None and request.granted_at is None:
             request.priority = number
+    if deployment.merge_job_id:
+        priorities.hurry(db, deployment.merge_job_id, number)
     told = {"old": old, "new": priority}
     note(db, deployment, "priority", priorities.NOW[priority], told)
     send(db, SWEEP)

@@ -16,6 +16,7 @@ from app.deployments.room import Room
 from app.deployments.sizing import Estimate, Shape
 from app.deployments.tables import Deployment
 from app.errors import N_, Invalid
+from app.jobs import priorities
 from app.jobs import service as jobs
 from app.jobs.states import FINAL
 from app.jobs.tables import Job
@@ -276,15 +277,17 @@ def merge(db: Session, deployment: Deployment) -> None:
         )
         .limit(1)
     )
-    deployment.merge_job_id = (
-        running
-        or jobs.create_merge(
-            db,
-            workspace_id=deployment.workspace_id,
-            user_id=deployment.created_by,
-            adapter_id=deployment.model_id,
-        ).id
-    )
+    if running:
+        priorities.hurry(db, running, deployment.priority)
+        deployment.merge_job_id = running
+        return
+    deployment.merge_job_id = jobs.create_merge(
+        db,
+        workspace_id=deployment.workspace_id,
+        user_id=deployment.created_by,
+        adapter_id=deployment.model_id,
+        priority=deployment.priority,
+    ).id
 
 
 def find_host(db: Session, guest: Deployment) -> None:

@@ -8,6 +8,7 @@ from app.accounts.auth import Principal
 from app.cluster import fair
 from app.cluster import service as cluster
 from app.errors import N_, Forbidden, Invalid
+from app.jobs.tables import Job
 
 Priority = Literal["low", "normal", "high", "urgent"]
 PRIORITIES: tuple[str, ...] = get_args(Priority)
@@ -45,3 +46,10 @@ def check(db: Session, who: Principal, priority: str) -> int:
         urgent = number == cluster.URGENT
         raise Forbidden(PLATFORM if urgent else WORKSPACE, field="priority")
     return number
+
+
+def hurry(db: Session, job_id: str, priority: int) -> None:
+    """Whoever waits for the job is this urgent: so is the job, as long as it waits itself."""
+    request = cluster.waiting(db, "job", job_id)
+    if request is not None and request.granted_at is None and request.priority < priority:
+        request.priority = db.get_one(Job, job_id).priority = priority

@@ -87,7 +87,13 @@ def create(db: Session, who: Principal, body: JobCreate) -> Job:
 
 
 def create_merge(
-    db: Session, *, workspace_id: str, user_id: str, adapter_id: str, name: str | None = None
+    db: Session,
+    *,
+    workspace_id: str,
+    user_id: str,
+    adapter_id: str,
+    name: str | None = None,
+    priority: int = cluster.NORMAL,
 ) -> Job:
     """Queue the merge of an adapter into its base: a small share of one device, not a whole one.
 
@@ -108,6 +114,7 @@ def create_merge(
         model_id=adapter.id,
         spec={},
         devices=1,
+        priority=priority,
     )
     enqueue(db, job)
     return job
@@ -366,13 +373,7 @@ def change_priority(db: Session, who: Principal, job_id: str, priority: str) -> 
     request = cluster.waiting(db, "job", job.id)
     if request is not None and request.granted_at is None:
         request.priority = number
-    note(
-        db,
-        job,
-        "priority",
-        priorities.NOW[priority],
-        {"old": old, "new": priority},
-    )
+    note(db, job, "priority", priorities.NOW[priority], {"old": old, "new": priority})
     send(db, SWEEP)
     return job
 

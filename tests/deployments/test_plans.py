@@ -12,7 +12,7 @@ from app.accounts.auth import Principal
 from app.accounts.tables import Workspace
 from app.cluster import service as cluster
 from app.cluster.tables import Lease, Request
-from app.deployments import replicas, service, sizing
+from app.deployments import editing, replicas, service, sizing
 from app.deployments.plans import plan
 from app.deployments.schemas import DeploymentCreate
 from app.deployments.states import replicas_of
@@ -187,6 +187,23 @@ def test_merged_waits_for_the_merge(db: Session, workspace: Workspace, who: Prin
     assert (third.served_model_id, third.merge_job_id) == (merged.id, None)
     service.delete(db, workspace.id, third.id)
     assert len(models.pins(db, merged.id)) == 2
+
+
+def test_a_merge_is_as_urgent_as_who_waits_for_it(
+    db: Session, workspace: Workspace, who: Principal
+) -> None:
+    adapter = make_adapter(db, workspace)
+    first = service.create(db, who, body(adapter, mode="merged", priority="low"))
+    job = db.get_one(Job, first.merge_job_id)
+    request = cluster.waiting(db, "job", job.id)
+    assert (job.priority, request.priority) == (cluster.LOW, cluster.LOW)
+    second = service.create(db, who, body(adapter, mode="merged", name="second"))
+    assert second.merge_job_id == job.id
+    assert (job.priority, request.priority) == (cluster.NORMAL, cluster.NORMAL)
+    editing.prioritise(db, who, first.id, "high")
+    assert (job.priority, request.priority) == (cluster.HIGH, cluster.HIGH)
+    editing.prioritise(db, who, first.id, "low")  # the other's matters still
+    assert (job.priority, request.priority) == (cluster.HIGH, cluster.HIGH)
 
 
 def test_a_merge_that_fails_is_told_and_can_be_repeated(
