@@ -1,4 +1,4 @@
-// Charts of runs: one figure per chart, drawn by uPlot, zoomed together.
+// Charts, drawn by uPlot: of runs, one figure per chart, zoomed together; and what others share.
 
 const lang = document.documentElement.lang.startsWith("zh") ? "zh-CN" : "en";
 const number = new Intl.NumberFormat("en");
@@ -13,6 +13,8 @@ export function colour(name) {
   probe.style.color = `var(--tblr-${name})`;
   return getComputedStyle(probe).color;
 }
+
+export const axis = () => ({ stroke: () => colour("secondary"), grid: { stroke: () => colour("border-color"), width: 1 }, ticks: { show: false } });
 
 // A running mean that forgets, corrected for its start, so that the first points count fully.
 export function smooth(values, keep) {
@@ -57,6 +59,7 @@ export function bridged(values) {
 }
 
 const charts = new Set();
+const others = new Set();
 let range = null; // of x, in all charts that share it
 
 export function zoom(next) {
@@ -113,7 +116,6 @@ export class Chart {
   }
 
   make() {
-    const axis = { stroke: () => colour("secondary"), grid: { stroke: () => colour("border-color"), width: 1 }, ticks: { show: false } };
     const marks = (_, values) => values.map((value) => (value == null ? "" : number.format(Number(value.toPrecision(6)))));
     const words = (plot, values) => values.map((value) => (value == null ? "" : this.format(plot, value)));
     const times = this.when && ((_, values) => values.map((value) => (value == null ? "" : this.when(value))));
@@ -123,7 +125,7 @@ export class Chart {
         width: this.box.clientWidth,
         height: this.height,
         scales: { x: { time: Boolean(this.when) }, y: this.log ? { distr: 3 } : { range: span } },
-        axes: [{ ...axis, size: 30, values: times || marks, ...(this.when && { space: 90 }) }, { ...axis, size: 64, values: words, ...(this.incrs && { incrs: this.incrs }) }],
+        axes: [{ ...axis(), size: 30, values: times || marks, ...(this.when && { space: 90 }) }, { ...axis(), size: 64, values: words, ...(this.incrs && { incrs: this.incrs }) }],
         cursor: { sync: this.apart ? undefined : { key: "runs" }, drag: { setScale: false }, bind: { dblclick: () => () => zoom(null) } },
         hooks: { setSelect: [(plot) => this.select(plot)] },
         series: [
@@ -162,9 +164,27 @@ export class Chart {
   }
 }
 
+// A chart that is no run's: as wide as its box, until it is destroyed.
+export function plot(box, height, options, data) {
+  const seen = new ResizeObserver(() => {
+    if (box.clientWidth && box.clientWidth !== made.width) made.setSize({ width: box.clientWidth, height });
+  });
+  const destroy = [
+    () => {
+      seen.disconnect();
+      others.delete(made);
+    },
+  ];
+  const made = new uPlot({ ...options, width: box.clientWidth, height, hooks: { ...options.hooks, destroy } }, data, box);
+  others.add(made);
+  seen.observe(box);
+  return made;
+}
+
 // the theme's colours are read anew when the page changes between light and dark
 new MutationObserver(() => {
   for (const chart of charts) chart.plot?.redraw();
+  for (const one of others) one.redraw();
 }).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
 
 // -- the controls over the charts ----------------------------------------------------------

@@ -1,23 +1,13 @@
 // The charts of an evaluation: how the scores of its rows are distributed, and what became of a
 // line of models.
 
-import { HUES, colour, number } from "./charts.js";
+import { HUES, axis, colour, number, plot } from "./charts.js";
 
 const HEIGHT = 200;
-const plots = new Set();
 
 const words = (kind) => (value) => (value == null ? "–" : kind === "perplexity" ? value.toFixed(2) : `${Number((100 * value).toFixed(1))}%`);
-const axis = () => ({ stroke: () => colour("secondary"), grid: { stroke: () => colour("border-color"), width: 1 }, ticks: { show: false } });
 const STEPS = [1, 2, 5, 10, 20, 50, 100];
 const WHOLE = Array.from({ length: 18 }, (_, at) => [1, 2, 5][at % 3] * 10 ** Math.floor(at / 3));
-
-function plot(box, options, data) {
-  const made = new uPlot({ width: box.clientWidth, height: HEIGHT, ...options }, data, box);
-  plots.add(made);
-  new ResizeObserver(() => {
-    if (box.clientWidth && box.clientWidth !== made.width) made.setSize({ width: box.clientWidth, height: HEIGHT });
-  }).observe(box);
-}
 
 // -- bars: of each bin one for each candidate, side by side ---------------------------------
 
@@ -31,6 +21,7 @@ function distribution(box) {
   const bin = (at) => Math.floor(at / series.length);
   plot(
     box,
+    HEIGHT,
     {
       scales: { x: { time: false, range: [-0.6, bins.length - 0.4] }, y: { range: (_, _low, high) => [0, high * 1.05 || 1] } },
       cursor: { drag: { x: false, y: false }, points: { show: false }, dataIdx: (_, of, at) => (at == null || !of ? at : bin(at) * series.length + of - 1) },
@@ -84,6 +75,7 @@ function history(box) {
   const margin = (most - least || 0.1) * 0.08;
   plot(
     box,
+    HEIGHT,
     {
       scales: { x: { time: false, range: [0.5, lines.length + 0.5] }, y: { range: [least - margin, most + margin] } },
       cursor: { drag: { x: false, y: false } },
@@ -104,7 +96,3 @@ function history(box) {
 
 for (const box of document.querySelectorAll("[data-distribution]")) distribution(box);
 for (const box of document.querySelectorAll("[data-history]")) history(box);
-// the theme's colours are read anew when the page changes between light and dark
-new MutationObserver(() => {
-  for (const one of plots) one.redraw();
-}).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });

@@ -1,16 +1,11 @@
 // The Statistics tab: the histogram of lengths, and the maximum length that one can move.
 
-const number = new Intl.NumberFormat("en");
+import { axis, colour, number, plot } from "./charts.js";
+
+const HEIGHT = 260;
 let chart = null;
 let box = null;
 let bins = [];
-let probe = null;
-
-// A theme's colour, worked out by the browser: a canvas does not know variables.
-function colour(name) {
-  probe.style.color = `var(--tblr-${name})`;
-  return getComputedStyle(probe).color;
-}
 
 // -- between lengths and places on the axis: bin i reaches from i - 0.5 to i + 0.5 --------
 
@@ -30,11 +25,11 @@ function length(place) {
 const field = () => document.getElementById("max-length");
 const range = () => document.getElementById("max-length-range");
 
-function line(plot) {
+function line(chart) {
   const at = Number(field()?.value);
   if (!at) return;
-  const x = Math.round(plot.valToPos(place(at), "x", true));
-  const { ctx, bbox } = plot;
+  const x = Math.round(chart.valToPos(place(at), "x", true));
+  const { ctx, bbox } = chart;
   ctx.save();
   ctx.strokeStyle = colour("red");
   ctx.lineWidth = 2 * devicePixelRatio;
@@ -46,22 +41,21 @@ function line(plot) {
 }
 
 function draw() {
-  const axis = { stroke: () => colour("secondary"), grid: { stroke: () => colour("border-color"), width: 1 }, ticks: { show: false } };
   const label = (at) => (bins[at] ? number.format(bins[at].first) : "");
   const span = (at) => {
     const bin = bins[at];
     if (!bin) return "–";
     return bin.first === bin.last ? number.format(bin.first) : `${number.format(bin.first)}–${number.format(bin.last)}`;
   };
-  chart = new uPlot(
+  chart = plot(
+    box,
+    HEIGHT,
     {
-      width: box.clientWidth,
-      height: 260,
       cursor: { drag: { x: false, y: false } },
       scales: { x: { time: false, range: [-0.6, bins.length - 0.4] }, y: { range: (_, _low, high) => [0, high * 1.05 || 1] } },
       axes: [
-        { ...axis, incrs: [1, 2, 4, 8, 16, 32], grid: { show: false }, values: (_, marks) => marks.map((at) => (Number.isInteger(at) ? label(at) : "")) },
-        { ...axis, size: 64, values: (_, marks) => marks.map((at) => (Number.isInteger(at) ? number.format(at) : "")) },
+        { ...axis(), incrs: [1, 2, 4, 8, 16, 32], grid: { show: false }, values: (_, marks) => marks.map((at) => (Number.isInteger(at) ? label(at) : "")) },
+        { ...axis(), size: 64, values: (_, marks) => marks.map((at) => (Number.isInteger(at) ? number.format(at) : "")) },
       ],
       series: [
         { label: box.dataset.textLength, value: (_, at) => (at == null ? "–" : span(at)) },
@@ -77,7 +71,6 @@ function draw() {
       hooks: { draw: [line] },
     },
     [bins.map((_, at) => at), bins.map((bin) => bin.rows)],
-    box,
   );
   chart.over.addEventListener("click", (event) => {
     if (!field()) return;
@@ -96,17 +89,9 @@ function find() {
   if (!box) return;
   bins = JSON.parse(box.dataset.bins);
   if (!bins.length) return;
-  probe = document.createElement("i");
-  box.after(probe);
   slide();
   draw();
-  size.disconnect();
-  size.observe(box);
 }
-
-const size = new ResizeObserver(() => {
-  if (chart && box.clientWidth && box.clientWidth !== chart.width) chart.setSize({ width: box.clientWidth, height: 260 });
-});
 
 // The range goes along the axis in equal steps.
 const STEPS = 250;
@@ -131,6 +116,4 @@ document.addEventListener("change", (event) => {
 });
 
 new MutationObserver(find).observe(document.getElementById("main"), { childList: true, subtree: true });
-// the theme's colours are read anew when the page changes between light and dark
-new MutationObserver(() => chart?.redraw()).observe(document.documentElement, { attributeFilter: ["data-bs-theme"] });
 find();
