@@ -250,6 +250,7 @@ const clicks = {
     form?.dispatchEvent(new Event("input", { bubbles: true }));
   },
   "[data-dismiss]": (button) => button.closest(".toast")?.remove(),
+  "[data-back]": () => history.back(),
   "[data-theme-toggle]": toggleTheme,
   "[data-fold]": fold,
   "[data-drawer]": () => drawer(true),

@@ -94,7 +94,7 @@ class Up:
 
     def api(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.first()['api_key']}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, verify=False)
 
     def processes(self) -> dict[int, str]:
         """Everything that runs for this home: pid → command line."""

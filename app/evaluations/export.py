@@ -48,7 +48,7 @@ def as_csv(evaluation: Evaluation, candidates: Sequence[Candidate]) -> Iterator[
     yield "\ufeff".encode() + line(columns)  # so that spreadsheets read UTF-8
     for row in every(evaluation, candidates):
         prompt = "\n".join(f"{one['role']}: {one.get('content') or ''}" for one in row.messages)
-        cells: list[Any] = [row.number, prompt, row.reference, row.label]
+        cells: list[Any] = [row.number + 1, prompt, row.reference, row.label]  # as on the page
         for given, judged in zip(row.answers, row.judgements, strict=True):
             text = (given.text or "") if given else ""
             cells += [text, *((given.scores.get(key, "") if given else "") for key in keys)]

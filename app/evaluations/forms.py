@@ -62,10 +62,14 @@ DEFAULT = ("accuracy", "f1")
 
 
 def body_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the form as the API takes them. Raises Invalid for a schema that is no JSON."""
+    """The fields of the form as the API takes them. Raises Invalid for a schema that is no JSON, and
+    for a verdict by a scorer that is not chosen.
+    """
     chosen = values.get("scorers") or []
     kinds = [chosen] if isinstance(chosen, str) else list(chosen)
     first = values.get("first")
+    if first and kinds and first not in kinds:
+        raise Invalid(N_("Tick this scorer too, or choose one that is ticked."), field="first")
     kinds.sort(key=lambda kind: (kind != first, KINDS.index(kind) if kind in KINDS else 99))
     candidates = []
     for at in range(SHOWN):

@@ -47,6 +47,10 @@ def of(request: Request, evaluation_id: str, who: Reader, offset: Offset = 0) ->
 def piece(
     request: Request, who: Principal, values: Mapping[str, Any], route: str, form: str
 ) -> Response:
+    if not (
+        "evaluate" in values or any(values.get(f"candidate.{at}") for at in range(forms.SHOWN))
+    ):
+        return render(request, "evaluations/overlaps.html", found=None, told="")
     try:
         asked = of_job(who, values) if "evaluate" in values else of_form(who, values)
     except (DomainError, ValidationError) as error:

@@ -125,12 +125,14 @@ def judge(db: Session, one: Promotion, evaluation: Evaluation) -> Conflict | Non
     )
 
 
-def told(verdict: dict[str, Any], evaluation: Evaluation) -> dict[str, str]:
+def told(verdict: dict[str, Any], evaluation: Evaluation) -> dict[str, Any]:
     """Its numbers, as sentences have them."""
-    plain = evaluation.scorers[0]["kind"] == "perplexity"
+    found = {name: verdict[name] for name in ("difference", "low", "high")}
+    if evaluation.scorers[0]["kind"] == "perplexity":
+        return {name: f"{value:+.2f}" for name, value in found.items()}
     return {
-        name: f"{verdict[name]:+.2f}" if plain else f"{100 * verdict[name]:+.1f} %"
-        for name in ("difference", "low", "high")
+        name: {"message": N_("%(points)s points"), "params": {"points": f"{100 * value:+.1f}"}}
+        for name, value in found.items()
     }
 
 

@@ -143,7 +143,7 @@ def choose(db: Session, workspace_id: str, wanted: Sequence[CandidateIn]) -> lis
 
 def answers_of(db: Session, workspace_id: str, target: str) -> tuple[str, str, None]:
     if target in reading.FIELDS:
-        return target, target, None
+        return target, f"answers:{target}", None
     version = datasets.published(db, workspace_id, target)
     return version.id, version.dataset.name, None
 

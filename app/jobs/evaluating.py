@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 from sqlalchemy.orm import Session
 
 from app.datasets import service as datasets
@@ -130,6 +137,13 @@ class EvaluationFields(BaseModel):
     evaluate_tokens: int = Field(64, ge=1, le=32_768)
     gate: str = Field("", max_length=60, pattern=rf"^$|{SERVED}")
     gate_needs: Needs = "better"
+
+    @field_validator("evaluate_checkpoints", "gate")
+    @classmethod
+    def rows_are_chosen(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and not info.data.get("evaluate"):
+            raise ValueError(N_("Choose above on which rows it is evaluated."))
+        return value
 
     def evaluation(self) -> JobEvaluation | None:
         if not self.evaluate:

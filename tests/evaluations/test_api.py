@@ -7,20 +7,11 @@ import io
 import pytest
 
 from app.datasets import service as datasets
-from app.evaluations import runner
-from app.gateway.batches import asking
 from tests.evaluations.people import GOOD, Mood, published, reviews
 from tests.factories import make_principal
 from tests.gateway.engines import deploy
 
 BASE = "/api/v1/evaluations"
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    for module, name in [(runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS")]:
-        monkeypatch.setattr(module, name, 0.05)
-    monkeypatch.setattr(asking, "LOOK_SECONDS", 0.05)
 
 
 @pytest.fixture

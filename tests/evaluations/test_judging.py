@@ -15,7 +15,6 @@ from app.evaluations import rows, runner
 from app.evaluations.judging.asking import cosine
 from app.evaluations.tables import EvaluationJudgement
 from app.gateway import ledger
-from app.gateway.batches import asking
 from app.quotas.tables import Usage
 from tests.evaluations.judges import Embedder, Wise, vector
 from tests.evaluations.people import (
@@ -27,31 +26,9 @@ from tests.evaluations.people import (
     reviews,
     working,
 )
-from tests.factories import make_workspace
 from tests.gateway.engines import deploy, until
-from tests.jobs.people import principal
 
 FORMS = {"structured_outputs", "response_format"}
-
-
-@pytest.fixture
-def workspace(db):
-    made = make_workspace(db)
-    db.commit()
-    return made
-
-
-@pytest.fixture
-def who(db, workspace):
-    return principal(db, workspace)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    for module, name in [(runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS")]:
-        monkeypatch.setattr(module, name, 0.05)
-    for name in ("LOOK_SECONDS", "FIRST_PAUSE", "LONGEST_PAUSE"):
-        monkeypatch.setattr(asking, name, 0.05)
 
 
 def judged(db, one) -> list[EvaluationJudgement]:

@@ -10,9 +10,8 @@ from app.accounts import user_secrets
 from app.addresses import Interrupted
 from app.config import settings
 from app.errors import Invalid, NotFound
-from app.evaluations import outside, runner, trying
+from app.evaluations import outside, trying
 from app.evaluations.schemas import CandidateIn
-from app.gateway.batches import asking
 from tests.evaluations.people import Mood, candidates, create, ended, published, reviews, working
 from tests.factories import make_principal
 
@@ -20,11 +19,7 @@ KEY = "sk-not-a-real-one"
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    for module, name in [(runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS")]:
-        monkeypatch.setattr(module, name, 0.05)
-    for name in ("LOOK_SECONDS", "FIRST_PAUSE", "LONGEST_PAUSE"):
-        monkeypatch.setattr(asking, name, 0.05)
+def reachable(monkeypatch):
     monkeypatch.setattr(settings, "fetch_allow", "127.0.0.1")
 
 

@@ -5,19 +5,10 @@ import asyncio
 import pytest
 from bs4 import BeautifulSoup
 
-from app.evaluations import runner
-from app.gateway.batches import asking
 from tests.evaluations.judges import Wise
 from tests.evaluations.people import BAD, GOOD, Mood, create, ended, published, reviews
 from tests.factories import make_principal
 from tests.gateway.engines import deploy
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    for module, name in [(runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS")]:
-        monkeypatch.setattr(module, name, 0.05)
-    monkeypatch.setattr(asking, "LOOK_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -179,6 +170,7 @@ def test_the_form(db, client, who):
         ({"max_tokens": "0"}, "max_tokens"),
         ({"dataset": "ds_x"}, "dataset"),
         ({"scorers": []}, "scorers"),
+        ({"first": "bleu"}, "first"),
     ],
 )
 def test_what_is_wrong_stands_beside_its_field(client, who, change, field):
@@ -188,7 +180,9 @@ def test_what_is_wrong_stands_beside_its_field(client, who, change, field):
     assert got.status_code == 422
     page = BeautifulSoup(got.text, "html.parser")
     assert page.find(id=f"e-{field}"), [one["id"] for one in page.select("[id^=e-]")]
+    assert "List should" not in got.text
 
 
 def test_an_empty_list_says_what_belongs_there(client):
     assert "No evaluations yet" in client.get("/evaluations").text
+    assert "No evaluation matches" in client.get("/evaluations?q=zzz").text

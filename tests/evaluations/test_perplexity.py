@@ -8,38 +8,16 @@ from aiohttp import web
 
 from app import storage
 from app.errors import Invalid
-from app.evaluations import rows, runner
+from app.evaluations import rows
 from app.evaluations.perplexity import tokens
 from app.evaluations.prompts import reread
-from app.gateway.batches import asking
 from app.models import vocabulary
 from tests.datasets.measures.measured import starter
 from tests.evaluations.people import Mood, candidates, create, ended, published, reviews, working
-from tests.factories import make_deployment, make_principal, make_replica, make_user, make_workspace
+from tests.factories import make_deployment, make_principal, make_replica, make_user
 from tests.gateway.engines import deploy
-from tests.jobs.people import principal
 
 SCORERS = [{"kind": "perplexity"}]
-
-
-@pytest.fixture
-def workspace(db):
-    made = make_workspace(db)
-    db.commit()
-    return made
-
-
-@pytest.fixture
-def who(db, workspace):
-    return principal(db, workspace)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    for module, name in [(runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS")]:
-        monkeypatch.setattr(module, name, 0.05)
-    for name in ("LOOK_SECONDS", "FIRST_PAUSE", "LONGEST_PAUSE"):
-        monkeypatch.setattr(asking, name, 0.05)
 
 
 class Sure(Mood):
@@ -111,6 +89,7 @@ def test_the_lower_is_the_better(db, client):
     assert "No answers were asked for" in told
     assert "None" not in told
     sheet = client.get(f"/api/v1/evaluations/{done.id}/export?format=csv").text
+    assert [line.split(",")[0] for line in sheet.split("\r\n")[1:4]] == ["1", "2", "3"]
     assert len(sheet.splitlines()) == 21
     assert "None" not in sheet
 

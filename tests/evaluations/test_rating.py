@@ -10,21 +10,12 @@ import pytest
 from bs4 import BeautifulSoup
 from sklearn.metrics import cohen_kappa_score
 
-from app.evaluations import runner
 from app.evaluations.rating import order, results
 from app.evaluations.rating import service as rating
 from app.evaluations.tables import Rating
-from app.gateway.batches import asking
 from tests import factories as make
 from tests.evaluations.people import Mood, create, ended, mood, published, reviews
 from tests.gateway.engines import deploy
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    for module, name in [(runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS")]:
-        monkeypatch.setattr(module, name, 0.05)
-    monkeypatch.setattr(asking, "LOOK_SECONDS", 0.05)
 
 
 def finished(db, client, count=12):
@@ -173,7 +164,8 @@ def test_marks_from_the_first_to_the_results(db, api):
     lines = list(csv.DictReader(io.StringIO(api.get(f"{base}/export?format=csv").text[1:])))
     assert len(lines) == 12
     assert {line["candidate"] for line in lines} == {"before", "after"}
-    assert len(api.get(f"{base}/export").json()["ratings"]) == 12
+    told = api.get(f"{base}/export").json()["ratings"]
+    assert [int(line["row"]) for line in lines] == [each["row"] + 1 for each in told]
     listed = api.get("/api/v1/ratings", params={"evaluation": done.id}).json()
     assert [each["id"] for each in listed["data"]] == [one["id"]]
     assert api.get("/api/v1/ratings", params={"after": one["id"]}).json()["data"] == []

@@ -14,8 +14,7 @@ from app.evaluations import engines, holding, rows, runner, service
 from app.evaluations.schemas import EvaluationCreate
 from app.evaluations.tables import Evaluation, EvaluationAnswer, EvaluationEvent
 from app.gateway import ledger
-from app.gateway.batches import asking
-from app.gateway.batches.holding import Lost
+from app.gateway.work import Lost
 from app.queue import transaction
 from app.quotas.tables import Usage
 from tests.evaluations.people import (
@@ -34,26 +33,6 @@ from tests.evaluations.people import (
 from tests.factories import make_deployment, make_model, make_node, make_workspace
 from tests.gateway.engines import deploy, until
 from tests.jobs.people import owner, principal
-
-
-@pytest.fixture
-def workspace(db):
-    made = make_workspace(db)
-    db.commit()
-    return made
-
-
-@pytest.fixture
-def who(db, workspace):
-    return principal(db, workspace)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    for module, name in [(runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS")]:
-        monkeypatch.setattr(module, name, 0.05)
-    for name in ("LOOK_SECONDS", "FIRST_PAUSE", "LONGEST_PAUSE"):
-        monkeypatch.setattr(asking, name, 0.05)
 
 
 def answers(one) -> int:

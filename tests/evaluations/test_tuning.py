@@ -9,9 +9,8 @@ from sqlalchemy import select
 from app.db import now
 from app.deployments import aliases
 from app.deployments.tables import Alias, Deployment
-from app.evaluations import holding, promoting, runner, tuning
+from app.evaluations import holding, promoting, tuning
 from app.evaluations.tables import Candidate, Evaluation, Promotion
-from app.gateway.batches import asking
 from app.jobs import service as jobs
 from app.jobs.schemas import JobCreate, JobForm
 from app.jobs.tables import Job, JobCheckpoint, JobEvent
@@ -21,13 +20,6 @@ from tests.factories import make_dataset, make_job, make_model, make_node, make_
 from tests.gateway.engines import deploy
 
 PLAN = {"scorers": ["accuracy"], "checkpoints": [], "limit": None, "max_tokens": 16, "gate": None}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    for module, name in [(runner, "LOOK_SECONDS"), (runner, "BEAT_SECONDS")]:
-        monkeypatch.setattr(module, name, 0.05)
-    monkeypatch.setattr(asking, "LOOK_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -150,7 +142,7 @@ def test_the_gate_lets_the_better_one_serve(db, client, who):
     assert aliases.split(db, client.workspace.id, "tone") == [("after", 1)]
     assert promoting.BETTER in events(db, job)
     page = client.get(f"/evaluations/of-job/{job.id}").text
-    assert "Serves as tone now: it is better than what served there (+20.0 %" in page
+    assert "Serves as tone now: it is better than what served there (+20.0 points" in page
     labels = [one.label for one in holding.candidates(of(job).id)]
     assert labels == ["base", "/v1 · tone", "result"]
 
@@ -351,6 +343,8 @@ def test_the_form_and_the_api_say_the_same(db, client, who):
     assert wrong.status_code == 422
     assert page.select_one("#e-evaluate").text == "There is no such dataset."
     assert page.select_one("#evaluating").has_attr("open")
+    lost = BeautifulSoup(client.post("/jobs", data=form | {"evaluate": ""}).text, "html.parser")
+    assert "on which rows" in lost.select_one("#evaluating[open] #e-gate").text
 
 
 @pytest.mark.parametrize(

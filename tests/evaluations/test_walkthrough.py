@@ -203,7 +203,7 @@ def test_what_is_worse_does_not_serve(stack: Stack, api: httpx.Client) -> None:
     assert (told["state"], told["verdict"]["verdict"]) == ("refused", "worse"), told
     assert told["verdict"]["high"] < 0
     tell(f"refused: {told['message']}")
-    assert f"{100 * told['verdict']['difference']:+.1f} %" in told["message"]
+    assert f"{100 * told['verdict']['difference']:+.1f} points" in told["message"]
     assert deployed(api) == before
 
 

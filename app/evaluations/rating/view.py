@@ -63,7 +63,9 @@ def file(db: Session, one: RatingRound, form: str) -> Response:
         made = io.StringIO()
         writer = csv.writer(made)
         writer.writerow(lines[0])
-        writer.writerows([harmless(cell) for cell in line.values()] for line in lines)
+        for each, line in zip(given, lines, strict=True):
+            counted = line | {"row": each.number + 1}  # as on the pages
+            writer.writerow([harmless(cell) for cell in counted.values()])
         body = ("\ufeff" + made.getvalue()).encode()
     else:
         head = out(db, [one])[0].model_dump(mode="json")
