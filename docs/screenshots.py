@@ -20,7 +20,7 @@ from app.cli.stack import own_stack
 
 OUT = Path(__file__).parent / "screenshots"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-SIZE = {"width": 1280, "height": 800}
+SIZE: Any = {"width": 1280, "height": 800}
 QUESTION = "判断这条商品评价的情感，只回答“正面”或“负面”。\n评价：音质很好，物流也快，非常满意。"
 
 

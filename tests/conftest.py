@@ -68,7 +68,7 @@ class Client(TestClient):
 # -- on several cores --------------------------------------------------------------------
 
 
-class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+class ByFile(LoadScopeScheduling):
     """A file is one process's, and so are all that want the whole of Danlu: it starts once.
 
     What takes minutes comes first, so that no process waits for the other's last file.

@@ -50,7 +50,7 @@ SIZE = {"width": 1280, "height": 900}
 HERE: dict[str, str] = {}  # what later steps need: addresses of what earlier ones made
 
 
-def at(page: Page, testid: str):  # type: ignore[no-untyped-def]
+def at(page: Page, testid: str):
     return page.get_by_test_id(testid).first
 
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import orjson
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from app.accounts import acting, audit, platform
@@ -174,7 +174,7 @@ def test_retention_lets_the_old_go_in_pieces(db, monkeypatch):
     platform.change(db, None, audit={"days": 30})
     for days in (29, 31, 32, 33):
         db.execute(
-            AuditEntry.__table__.insert().values(
+            insert(AuditEntry).values(
                 id=new_id("aud"), at=now() - timedelta(days=days), actor="system", user_name="", ip="", agent="",
                 request_id="", action="update", noun="old", noun_id=str(days), name="", before={}, after={}, words="",
             )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.accounts import invitations, platform, service
 from app.accounts.auth import cookie_name
@@ -258,7 +258,7 @@ def test_until_then_the_old_one_works_and_a_newer_link_replaces(db, client, forg
     newer = path_of(client.post(f"/admin/people/{user.id}/reset-link"))
     assert code_of(client.get(path)) == "link_unknown"
     assert client.get(newer).status_code == 200
-    db.execute(ResetLink.__table__.update().values(expires_at=now() - timedelta(seconds=1)))
+    db.execute(update(ResetLink).values(expires_at=now() - timedelta(seconds=1)))
     db.commit()
     assert code_of(client.get(newer)) == "link_expired"
     client.cookies.clear()

@@ -76,5 +76,5 @@ class Post:
 
     @property
     def port(self) -> int:
-        assert self.controller.server
-        return int(self.controller.server.sockets[0].getsockname()[1])
+        server: Any = self.controller.server
+        return int(server.sockets[0].getsockname()[1])

@@ -93,7 +93,7 @@ def test_members_quotas_and_requests(db: Session, client: Client) -> None:
 
 def test_usage_and_money(db: Session, admin: Client) -> None:
     model = make_model(db, name="qwen")
-    prices.put(db, "", 2, "CNY")  # type: ignore[arg-type]
+    prices.put(db, "", 2, "CNY")
     db.commit()
     space = admin.workspace.id
     top = {"workspace": space, "amount": "12.50", "currency": "CNY", "note": "PO <7>"}

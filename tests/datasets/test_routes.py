@@ -59,14 +59,14 @@ def test_upload_and_list(client: Client, db: Session) -> None:
     assert form["enctype"] == "multipart/form-data"
     names = [field["name"] for field in form.select("input[name]")]
     assert names == ["name", "file"]
-    one(form, test_id("dataset-submit"))  # type: ignore[arg-type]
+    one(form, test_id("dataset-submit"))
     path = uploaded(client, BAD)
     make_dataset(db, make_workspace(db), name="foreign")
     make_dataset(db, None, name="a sample")
     db.commit()
     rows = page(client.get("/datasets")).select(f"{test_id('dataset-list')} tbody tr")
     assert len(rows) == 2
-    assert rows[0].select_one("a")["href"] == path  # type: ignore[index]
+    assert rows[0].select_one("a")["href"] == path
     assert rows[0].select_one("[data-state=draft]")
     assert [cell.get_text(strip=True) for cell in rows[0].select("td")[2:4]] == ["2", "2"]
     assert "Sample" in rows[1].get_text()
@@ -174,7 +174,7 @@ def test_a_row_by_its_address(client: Client) -> None:
 def test_search(client: Client) -> None:
     path = uploaded(client, many(300))
     soup = page(client.get(f"{path}?q=ANSWER 17&limit=5"))
-    assert [item.select_one(".rows-number").get_text() for item in soup.select("[data-pick]")] == [  # type: ignore[union-attr]
+    assert [item.select_one(".rows-number").get_text() for item in soup.select("[data-pick]")] == [
         "18", "171", "172", "173", "174",
     ]  # fmt: skip
     more = page(client.get(str(one(soup, test_id("dataset-next"))["href"])))

@@ -25,7 +25,7 @@ from tests.factories import make_dataset, make_workspace
 @pytest.mark.parametrize("new", ["validating", "draft", "publishing", "published", "failed"])
 def test_one_door_between_states(db: Session, old: str | None, new: str) -> None:
     version = make_dataset(db, None, status=old or "draft")
-    version.status = old  # type: ignore[assignment]
+    version.status = old
     with db.no_autoflush:
         if new in MOVES[old]:
             switch(db, version, new)

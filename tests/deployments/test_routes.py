@@ -116,11 +116,11 @@ def test_the_page_follows_the_engine(client: Client, db: Session, model: Model) 
     }
     replicas.end(db, replica.id, 1, error)
     db.commit()
-    shown = soup(client.get(page))
-    assert "There is no room for 32768 tokens" in shown.text
-    fix = at(shown, "deploy-fix").find_parent("form")
+    failed = soup(client.get(page))
+    assert "There is no room for 32768 tokens" in failed.text
+    fix = at(failed, "deploy-fix").find_parent("form")
     assert fix.select_one('[name="max_model_len"]')["value"] == "11216"
-    assert "hx-get" not in shown.select_one("#deployment-live").attrs
+    assert "hx-get" not in failed.select_one("#deployment-live").attrs
     assert client.post(f"{page}/start").status_code == 303
     assert only(db)[1].error is None
 

@@ -73,7 +73,7 @@ def test_what_is_no_such_file_is_refused(
     client: OpenAI, name: str, content: bytes, purpose: str, param: str, said: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.files.create(file=(name, content), purpose=purpose)  # type: ignore[arg-type]
+        client.files.create(file=(name, content), purpose=purpose)
     assert caught.value.param == param
     assert said in caught.value.message
 

@@ -75,9 +75,8 @@ def test_many_requests_wake_it_once_and_are_answered_when_it_is_ready(db, worksp
             await until(lambda: desired(deployment) == "running")
             await asyncio.sleep(0.5)
             assert waking.watches[deployment.id].waiting == 50
-            busy = [
-                database().pool.checkedout() for _ in range(20) if not await asyncio.sleep(0.01)
-            ]
+            pool: Any = database().pool
+            busy = [pool.checkedout() for _ in range(20) if not await asyncio.sleep(0.01)]
             assert max(busy) <= 2  # nobody holds a session while waiting
             await run_in_threadpool(start, deployment, engine)
             began = time.monotonic()

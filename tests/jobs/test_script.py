@@ -4,6 +4,7 @@ import ast
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -36,7 +37,8 @@ def tree(text: str) -> tuple[str, object]:
         for number, node in enumerate(module.body)
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "JOB"
     )
-    value = ast.literal_eval(module.body.pop(place).value)
+    job: Any = module.body.pop(place)
+    value = ast.literal_eval(job.value)
     return ast.dump(module), value
 
 

@@ -58,7 +58,7 @@ def test_what_happens_arrives_and_no_session_is_held(
     async def watch() -> None:
         frames = stream.follow(job_id, stream.Cursor(), plain)
         assert b'"state":"running"' in await take(frames, "state")
-        assert engine().pool.checkedout() == 0
+        assert engine().pool.checkedout() == 0  # type: ignore[attr-defined]
         ship(job_id, log=(0, b"one\n"))
         assert b'{"text":"one\\n"}' in await take(frames, "log")
         ship(job_id, log=(4, b"two\n"), metrics=[{"step": 1, "loss": 2.5}])
@@ -71,7 +71,7 @@ def test_what_happens_arrives_and_no_session_is_held(
         assert b'"state":"failed"' in await take(frames, "state")
         assert b'{"state":"failed"}' in await take(frames, "done")
         assert [frame async for frame in frames] == []
-        assert engine().pool.checkedout() == 0
+        assert engine().pool.checkedout() == 0  # type: ignore[attr-defined]
 
     asyncio.run(watch())
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from app.cluster import deciding
@@ -51,7 +51,7 @@ def test_the_verdict_on_the_page_and_from_code(db: Session, api: Client) -> None
 def test_a_long_curve_is_judged_by_its_pieces(db: Session, api: Client) -> None:
     job = make_job(db, api.workspace, api.user)
     db.execute(
-        JobMetric.__table__.insert(),
+        insert(JobMetric),
         [
             {"job_id": job.id, "step": at, "fence": 1, "data": {"loss": 5 - at / 2000}}
             for at in range(1, 5001)

@@ -173,8 +173,8 @@ def test_a_preset_offers_its_import(client: Client, db: Session, hub: Hub, tmp_p
     assert not shown.select("form")  # type: ignore[attr-defined]
     assert shown.select_one(f"a[href='/models/{model.id}']")  # type: ignore[attr-defined]
     soup = page(client, f"/models/{model.id}")
-    assert "Qwen/Qwen3-0.6B" in soup.select_one("[data-testid=model-lineage]").text  # type: ignore[union-attr]
-    assert "pytorch_model.bin" in soup.select_one("[data-testid=model-source]").text  # type: ignore[union-attr]
+    assert "Qwen/Qwen3-0.6B" in soup.select_one("[data-testid=model-lineage]").text
+    assert "pytorch_model.bin" in soup.select_one("[data-testid=model-source]").text
 
 
 # -- imports as pages ----------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_the_ways_in(client: Client, db: Session) -> None:
     for way, control in (("hub", "import-repository"), ("directory", "import-path"), ("upload", "import-file")):  # fmt: skip
         soup = page(client, f"/models/new?way={way}")
         assert soup.select_one(f"[data-testid={control}]")
-        assert "whole" in soup.select_one("[data-testid=import-base]").text  # type: ignore[union-attr]
+        assert "whole" in soup.select_one("[data-testid=import-base]").text
         assert not soup.select("[data-testid=import-shared]")
     bad = client.post("/models/import", data={"way": "directory", "path": "/etc", "name": "n"})
     assert bad.status_code == 422
@@ -210,9 +210,9 @@ def test_an_import_is_watched_stopped_and_tried_again(
     row = soup.select_one("[data-testid=import-row]")
     assert row is not None
     assert row["data-state"] == "importing"
-    assert " of 1.5 MiB" in row.select_one("[data-testid=import-progress]").text  # type: ignore[union-attr]
-    assert "again" in row.select_one("[data-testid=import-waits]").text  # type: ignore[union-attr]
-    assert soup.select_one("#import-rows")["hx-get"] == "/models/imports/rows"  # type: ignore[index]
+    assert " of 1.5 MiB" in row.select_one("[data-testid=import-progress]").text
+    assert "again" in row.select_one("[data-testid=import-waits]").text
+    assert soup.select_one("#import-rows")["hx-get"] == "/models/imports/rows"
     for act, state in (("cancel", "cancelled"), ("retry", "importing")):
         assert client.post(f"/models/imports/{one.id}/{act}").status_code == 303
         soup = page(client, "/models/imports/rows")

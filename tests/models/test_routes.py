@@ -223,8 +223,8 @@ def test_download_is_a_tar_with_the_files_and_their_lineage(
                 "danlu.json",
             )
         ]
-        card = json.load(tar.extractfile("b/danlu.json"))  # type: ignore[arg-type]
-        weights = tar.extractfile("b/adapter_model.safetensors").read()  # type: ignore[union-attr]
+        card = json.load(tar.extractfile("b/danlu.json"))
+        weights = tar.extractfile("b/adapter_model.safetensors").read()
     assert card["lineage"]["dataset"]["rows"] == 3000
     assert weights == (storage.fetch("models/a") / "adapter_model.safetensors").read_bytes()
 

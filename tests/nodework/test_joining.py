@@ -263,12 +263,12 @@ def test_removed(admin: Client, db: Session, joined: dict[str, str]) -> None:
     assert broker.acl("GETUSER", broker.user_of("gpu-1")) is None
     assert not any(node["id"] == "gpu-1" for node in admin.get("/api/v1/nodes").json()["data"])
     assert not any(one["node"] == "gpu-1" for one in admin.get("/api/v1/devices").json()["data"])
-    told = admin.post(
+    late = admin.post(
         "/api/v1/node/calls/jobs.loads.record",
         json={"node_id": "gpu-1"},
         headers={"authorization": f"Bearer {joined['DANLU_NODE_KEY']}"},
     )
-    assert (told.status_code, told.json()["code"]) == (403, "node_removed")
+    assert (late.status_code, late.json()["code"]) == (403, "node_removed")
     assert admin.delete("/api/v1/nodes/gpu-1").status_code in (204, 404)
     again = join(admin, "gpu-1")
     with connect(again) as back:

@@ -287,7 +287,7 @@ def refuses(replica: Replica) -> None:
     }.items():  # fmt: skip
         with pytest.raises(openai.BadRequestError) as refusal:
             chat(replica, **{field: value})
-        assert refusal.value.body["type"] == "invalid_request_error"  # type: ignore[index]
+        assert refusal.value.body["type"] == "invalid_request_error"
         assert refusal.value.param == field
     with pytest.raises(openai.BadRequestError, match="maximum context length is 512"):
         chat(replica, max_tokens=600)

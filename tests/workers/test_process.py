@@ -32,7 +32,7 @@ def run_python(directory: Path, code: str, run: int = 1, **kwargs: object) -> pr
         cwd=directory,
         env=process.environment("job_test", run),
         log=directory / "log",
-        **kwargs,  # type: ignore[arg-type]
+        **kwargs,
     )
 
 

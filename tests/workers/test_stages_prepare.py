@@ -2,6 +2,7 @@
 
 import random
 from datetime import datetime
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -22,7 +23,7 @@ SPECIAL = ["<|im_start|>", "<|im_end|>", "<s>"]
 def tokenizer():
     """Bytes, and the special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({letter: i + 3 for i, letter in enumerate(alphabet)}, []))
+    made: Any = Tokenizer(models.BPE({letter: i + 3 for i, letter in enumerate(alphabet)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.add_special_tokens(SPECIAL)
     ids = {name: made.token_to_id(name) for name in SPECIAL}
@@ -235,7 +236,7 @@ def test_nothing_to_train_is_refused_by_the_main_reason(words, template, rows, c
 
 
 def test_a_first_token_that_runs_into_the_prompt_is_reported(tmp_path, tokenizer):
-    merged = Tokenizer.from_str(tokenizer.to_str())
+    merged: Any = Tokenizer.from_str(tokenizer.to_str())
     vocabulary = merged.get_vocab(with_added_tokens=False)
     vocabulary["ĊĊ"] = len(vocabulary) + 3
     merged.model = models.BPE(vocabulary, [("Ċ", "Ċ")])

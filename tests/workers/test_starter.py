@@ -56,7 +56,7 @@ def test_the_samples_are_those_the_command_writes() -> None:
         ("reviews-train.jsonl", "train", samples.TRAIN_ROWS, 11),
         ("reviews-heldout.jsonl", "heldout", samples.HELDOUT_ROWS, 12),
     ):
-        assert lines(name) == reviews.sample_rows(part, count, seed)  # type: ignore[arg-type]
+        assert lines(name) == reviews.sample_rows(part, count, seed)
     chat = json.loads((samples.SAMPLES / "chat-alpaca.json").read_text())
     assert chat == samples.chat_rows(samples.CHAT_ROWS, 13)
     for language, count in samples.GENERAL.items():

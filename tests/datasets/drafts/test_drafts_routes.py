@@ -91,12 +91,12 @@ def test_rows_of_every_kind(client: Client, db: Session, raw: dict[str, Any]) ->
     soup = page(client.get(path))
     pane = one(soup, "#row")
     if "text" in raw:
-        assert one(pane, test_id("row-text")).get_text() == raw["text"]  # type: ignore[arg-type]
+        assert one(pane, test_id("row-text")).get_text() == raw["text"]
     elif "label" in raw:
-        assert one(pane, test_id("row-label")).get_text() == "Bad answer"  # type: ignore[arg-type]
+        assert one(pane, test_id("row-label")).get_text() == "Bad answer"
     else:
-        assert "good" in one(pane, test_id("row-chosen")).get_text()  # type: ignore[arg-type]
-        assert "bad" in one(pane, test_id("row-rejected")).get_text()  # type: ignore[arg-type]
+        assert "good" in one(pane, test_id("row-chosen")).get_text()
+        assert "bad" in one(pane, test_id("row-rejected")).get_text()
     form = fields(page(client.get(f"{path}/rows/0/edit")))
     same = client.post(f"{path}/rows/0/edit", data=form)
     assert "Nothing was changed" in page(same, 422).get_text()
@@ -215,8 +215,8 @@ def test_add_delete_restore_undo(client: Client) -> None:
         assert client.post(f"{path}/undo", data={"version": "1"}).status_code == 303
     assert answers(client, path) == ["answer 0", "answer 1", "answer 2"]
     bar = one(page(client.get(path)), "#draft-bar")
-    assert one(bar, test_id("draft-undo")).has_attr("disabled")  # type: ignore[arg-type]
-    assert not one(bar, test_id("draft-redo")).has_attr("disabled")  # type: ignore[arg-type]
+    assert one(bar, test_id("draft-undo")).has_attr("disabled")
+    assert not one(bar, test_id("draft-redo")).has_attr("disabled")
     client.post(f"{path}/redo", data={"version": "1"})
     assert len(answers(client, path)) == 4
     found = client.post(f"{path}/rows/delete", data={"version": "1", "found": "true", "q": "new"})
