@@ -71,6 +71,7 @@ def test_vllm_on_a_processor() -> None:
     assert (command.env["VLLM_API_KEY"], command.env["HF_HUB_OFFLINE"]) == ("s3cret", "1")
     threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(len(cores(["cpu:1"])))}
     assert command.env.items() >= (threads | {"VLLM_RPC_BASE_PATH": "/runs/rep_x-1"}).items()
+    assert command.env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     deep = vllm.command(start(directory=Path("/runs", "x" * 90)))
     assert "VLLM_RPC_BASE_PATH" not in deep.env  # a socket's path would be too long there
     assert "--enforce-eager" not in flags(vllm.command(start(parameters=7 * 10**9)).argv)
@@ -94,7 +95,7 @@ def test_vllm_on_gpus() -> None:
     assert found["--tensor-parallel-size"] == "2"
     assert "--kv-cache-memory-bytes" not in found
     assert command.env["CUDA_VISIBLE_DEVICES"] == "2,3"
-    assert "VLLM_CPU_OMP_THREADS_BIND" not in command.env
+    assert not {"VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"} & set(command.env)
 
 
 def test_every_device_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
