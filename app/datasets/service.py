@@ -210,7 +210,6 @@ def add_version(
     *,
     user_id: str | None,
     status: str = VALIDATING,
-    cursor: dict[str, Any] | None = None,
     **columns: Any,
 ) -> DatasetVersion:
     """The next version, to be validated or still to be made; the caller does so, or nudges."""
@@ -221,8 +220,6 @@ def add_version(
     )
     added = DatasetVersion(dataset_id=dataset.id, number=(newest or 0) + 1, **columns)
     switch(db, added, status, user_id=user_id)
-    added.cursor = cursor or {}
-    db.flush()
     return added
 
 

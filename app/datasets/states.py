@@ -45,8 +45,8 @@ def switch(
         raise Conflict(N_("A version that is %(old)s cannot become %(new)s."), old=old, new=status)
     version.status = status
     version.error = error
-    # each state has its own work: nothing is carried over
-    version.cursor, version.claimed_at, version.attempts = {}, None, 0
+    if old is not None:  # each state has its own work: nothing is carried over
+        version.cursor, version.claimed_at, version.attempts = {}, None, 0
     db.add(version)
     db.flush()
     db.add(DatasetEvent(version_id=version.id, user_id=user_id, old=old, new=status))

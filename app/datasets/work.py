@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 import zstandard
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.exc import OperationalError
 
 from app import storage
@@ -87,14 +87,17 @@ def take(who: Principal, upload: Upload, dataset_id: str = "") -> DatasetVersion
             bytes=upload.size,
             recipe={"made": "upload"},
             upload=f"uploads/{version_id}",
+            claimed_at=now(),  # by us: the sweep leaves it alone
         )
-        added.claimed_at = now()  # by us: the sweep leaves it alone
     try:
         storage.move(upload.directory, added.upload)
         if upload.size <= (min(PACKED_BYTES, INLINE_BYTES) if packed(added) else INLINE_BYTES):
             finish(added)
         else:
             release(version_id)
+    except Invalid as error:
+        discard(version_id)
+        raise refused(error.kept()) from error
     except BaseException:
         discard(version_id)
         raise
@@ -117,8 +120,11 @@ def settled(who: Principal, added: DatasetVersion) -> DatasetVersion:
     if found.status != FAILED:
         return found
     discard(found.id)
-    error = found.error or GIVEN_UP
-    raise Invalid(error["message"], code=error["code"], field="file", **error["params"])
+    raise refused(found.error or GIVEN_UP)
+
+
+def refused(why: dict[str, Any]) -> Invalid:
+    return Invalid(why["message"], code=why["code"], field="file", **why["params"])
 
 
 def release(version_id: str) -> None:
@@ -144,8 +150,8 @@ def discard(version_id: str) -> None:
         db.execute(delete(DatasetEvent).where(DatasetEvent.version_id == version_id))
         db.execute(delete(DatasetIssue).where(DatasetIssue.version_id == version_id))
         db.execute(delete(DatasetVersion).where(DatasetVersion.id == version_id))
-        if not service.versions(db, one.dataset_id):
-            db.execute(delete(Dataset).where(Dataset.id == one.dataset_id))
+        others = exists().where(DatasetVersion.dataset_id == Dataset.id)
+        db.execute(delete(Dataset).where(Dataset.id == one.dataset_id, ~others))
 
 
 # -- taking turns ------------------------------------------------------------------------
@@ -201,7 +207,7 @@ def validate_version(version_id: str) -> None:
 
 
 def finish(one: DatasetVersion) -> None:
-    """Validate a small upload to its end. What failed is left for `settled` to discard."""
+    """Validate a small upload to its end. Raises Invalid where nothing can be made of it."""
     after: DatasetVersion | None = one
     while after is not None and after.status == VALIDATING:
         after = checking.stretch(after, ours=True)

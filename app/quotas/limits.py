@@ -71,12 +71,16 @@ def caps(
     """What holds for a member at once: (None, the workspace's) and (their id, their own), of those
     that are limits at all.
     """
-    found: list[tuple[str | None, Limit]] = [
-        (None, effective(db, workspace_id).get((name, ""), NO_LIMIT))
-    ]
-    if user_id:
-        found.append((user_id, of_member(db, workspace_id, user_id).get((name, ""), NO_LIMIT)))
-    return [(whose, limit) for whose, limit in found if limit.amount is not None]
+    rows = now_in_force(
+        db,
+        Quota.name == name,
+        Quota.device == "",
+        or_(Quota.workspace_id.is_(None), Quota.workspace_id == workspace_id),
+        or_(Quota.user_id.is_(None), Quota.user_id == user_id),
+    )
+    last = {row.user_id: Limit(row.amount, source(row), row.until) for row in rows}
+    held = {whose: last.get(whose, NO_LIMIT) for whose in (None, user_id)}
+    return [(whose, limit) for whose, limit in held.items() if limit.amount is not None]
 
 
 def tokens(db: Session, workspace_id: str, user_id: str) -> dict[str | None, dict[str, int]]:

@@ -60,7 +60,8 @@ def longest() -> int:
 def stretch(one: DatasetVersion, *, ours: bool = False) -> DatasetVersion | None:
     """The next stretch of a version that is `validating`; the version after it, if we did it.
 
-    `ours`: nobody else is to take the next one.
+    `ours`: nobody else is to take the next one. What nothing can be made of fails; ours raises
+    Invalid instead.
     """
     stages = {"unpack": unpack, "read": read, "look": look, "match": match}
     stage = stages[one.cursor.get("stage", "unpack")]
@@ -70,6 +71,8 @@ def stretch(one: DatasetVersion, *, ours: bool = False) -> DatasetVersion | None
     except FileNotFoundError:  # on its way to the store, or lost: attempts are counted
         log.warning("what was uploaded is not in the store", version=one.id)
     except Invalid as error:
+        if ours:
+            raise
         with transaction() as db:
             if held := turn.hold(db):
                 turn.fail(db, held, error.message, error.code, error.params)
@@ -102,6 +105,8 @@ class Turn:
     def fail(
         self, db: Session, held: DatasetVersion, message: str, code: str, params: dict[str, Any]
     ) -> None:
+        if self.ours:
+            raise Invalid(message, code=code, **params)
         held.rows = 0
         switch(db, held, FAILED, error={"code": code, "message": message, "params": params})
 
@@ -162,7 +167,7 @@ def plain(one: DatasetVersion, at: int) -> str:
 def sweep_up(one: DatasetVersion) -> None:
     """Remove what only a validation needs."""
     storage.delete(unpacked(one))
-    for at in range(len(one.segments)):
+    for at in range(len(one.segments) + 1):  # the last may have been read and not applied
         storage.delete(plain(one, at))
 
 
@@ -243,14 +248,15 @@ def apply(
 
 def write(db: Session, held: DatasetVersion, issues: list[Issue]) -> None:
     """Store what was found, counted as well."""
+    if not issues:
+        return
     query = select(func.max(DatasetIssue.number)).where(DatasetIssue.version_id == held.id)
     number = db.scalar(query) or 0
     found = [
         vars(issue) | {"version_id": held.id, "number": number + at}
         for at, issue in enumerate(issues, start=1)
     ]
-    if found:
-        db.execute(insert(DatasetIssue), found)
+    db.execute(insert(DatasetIssue), found)
     errors = sum(issue.level == "error" for issue in issues)
     held.error_count += errors
     held.warning_count += len(issues) - errors
@@ -285,7 +291,10 @@ def look(turn: Turn) -> None:
             progress = round(0.3 + 0.65 * share, 4)
             stage = "match" if share == 1 else "look"
             turn.go_on(db, held, {"stage": stage, "at": at + 1, "progress": progress})
-    drop(segment["artefact"] if held else made["artefact"])
+    if held:
+        storage.delete(segment["artefact"])  # plain rows are no other version's
+    else:
+        drop(made["artefact"])
 
 
 def examine(

@@ -42,6 +42,8 @@ def taken(db: Session, who: Principal, case: Case) -> DatasetVersion | DomainErr
             found = work.take(who, upload)
         except DomainError as error:
             return error
+        if found.status != "validating":
+            return found
         for _ in range(50):
             db.rollback()
             db.expire_all()
