@@ -62,9 +62,8 @@ def test_vllm_on_a_processor() -> None:
     command = vllm.command(start())
     found = flags(command.argv)
     assert command.argv[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
-    assert found["--served-model-name"] == "mood"
-    assert (found["--host"], found["--port"]) == ("127.0.0.1", "4000")
-    assert found["--kv-cache-memory-bytes"] == str(2**28)
+    told = {"--served-model-name": "mood", "--host": "127.0.0.1", "--port": "4000"}
+    assert found.items() >= (told | {"--kv-cache-memory-bytes": str(2**28)}).items()
     assert "--enforce-eager" in found
     assert not {"--enable-lora", "--gpu-memory-utilization", "--trust-remote-code"} & set(found)
     assert "s3cret" not in " ".join(command.argv)
