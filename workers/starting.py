@@ -129,6 +129,7 @@ def prepare(facts: jobs.RunFacts, directory: Path) -> None:
         hyperparameters=Hyperparameters.model_validate(facts.hyperparameters),
         format=facts.format,
         benchmark=facts.benchmark and facts.benchmark | {"data": str(settings.benchmark_data)},
+        save_at=facts.save_at,
         resume_from=checkpoint(facts),
         report_to=facts.report_to,
         report_as=facts.report_as,

@@ -1,6 +1,6 @@
 """What a node and the sweep do with jobs. Each call names a fence; a stale one changes nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version as version_of
 from typing import Any, Literal
 
@@ -48,6 +48,7 @@ class RunFacts:
     report_as: dict[str, Any]
     earlier: list[int]  # fences of earlier attempts, newest first: their checkpoints may serve
     stored: tuple[str, int] | None = None  # (artefact, step) of the one in the store
+    save_at: list[int] = field(default_factory=list)  # steps whose checkpoints are to be evaluated
 
 
 # -- starting ----------------------------------------------------------------------------
@@ -98,6 +99,7 @@ def start_facts(db: Session, job_id: str, fence: int) -> RunFacts | None:
         report_as=job.report_as,
         earlier=list(range(fence - 1, 0, -1)),
         stored=resuming.stored(db, job.id),
+        save_at=(job.evaluation or {}).get("checkpoints", []),
     )
 
 

@@ -88,6 +88,8 @@ class RunSpec(BaseModel):
     drop_leaks: bool = False
     """Leave out validation rows that also stand in the training data."""
     hyperparameters: Hyperparameters = Hyperparameters()
+    save_at: list[int] = []
+    """Steps whose checkpoints somebody waits for: saved, and not dropped for newer ones."""
     resume_from: str | None = None
     """A complete checkpoint of an earlier attempt at the same job."""
     format: ExportFormat | None = None

@@ -111,6 +111,7 @@ def test_tune_and_serve_only_what_is_better(stack: Stack, served: str, api: http
         "dataset": HERE["heldout"],
         "scorers": ["accuracy", "f1"],
         **SETTINGS,
+        "checkpoints": [20],  # a step that would not be saved by itself
         "gate": {"name": NAME, "needs": "better"},
     }
     job = call(
@@ -125,8 +126,10 @@ def test_tune_and_serve_only_what_is_better(stack: Stack, served: str, api: http
     HERE["tuned"] = done["result_model"]
     ended = promotion_of(api, job["id"])
     assert ended["promotion"]["state"] == "promoted", f"{ended}\n{stack.tail()}"
-    one, (base, tuned) = ended["evaluation"], ended["evaluation"]["candidates"]
-    assert (base["label"], ended["best"]) == ("danlu-starter", tuned["id"])
+    one, (base, early, tuned) = ended["evaluation"], ended["evaluation"]["candidates"]
+    assert (early["kind"], early["done"]) == ("checkpoint", ROWS)
+    best = max(tuned, early, key=lambda each: each["figures"]["accuracy"]["value"])
+    assert (base["label"], ended["best"]) == ("danlu-starter", best["id"])
     assert one["verdicts"][tuned["id"]]["accuracy"]["verdict"] == "better"
     assert ended["promotion"]["rival_id"] == base["id"]
     assert ended["promotion"]["verdict"]["low"] > 0

@@ -216,6 +216,13 @@ def test_kill_9_costs_only_what_the_last_checkpoint_lacks(stages, base, data, un
     same_end(resumed, uninterrupted)
 
 
+def test_what_somebody_waits_for_is_saved_and_stays(stages, base, data):
+    often = slow(12, save_steps=4, keep_checkpoints=1)
+    run = stages.run(base=base, train=[data], hyperparameters=often, save_at=[3, 5, 99])
+    assert run.code == 0, run.log
+    assert [path.name for path in run.checkpoints()] == [f"checkpoint-{step}" for step in (3, 5, 8)]
+
+
 @pytest.mark.slow
 def test_checkpoints_come_by_time_too(stages, base, data):
     run = stages.start(

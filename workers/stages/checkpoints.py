@@ -7,6 +7,7 @@ whole checkpoint or none.
 import json
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -65,11 +66,11 @@ def finish(checkpoint: Path, progress: Progress) -> None:
     flush(checkpoint)
 
 
-def prune(checkpoints: Path, keep: int, best: int = 0) -> None:
-    """Remove all but the `keep` newest complete checkpoints, and the one of the step `best`."""
+def prune(checkpoints: Path, keep: int, stay: Collection[int] = ()) -> None:
+    """Remove all but the `keep` newest complete checkpoints, and those of the steps `stay`."""
     found = sorted(checkpoints.glob("checkpoint-*"), key=step_of, reverse=True)
     kept = [path for path in found if (path / COMPLETE).exists()]
-    kept = kept[:keep] + [path for path in kept[keep:] if step_of(path) == best]
+    kept = kept[:keep] + [path for path in kept[keep:] if step_of(path) in stay]
     for path in found:
         if path not in kept:
             (path / COMPLETE).unlink(missing_ok=True)  # first: half a checkpoint is none

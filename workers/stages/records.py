@@ -67,6 +67,7 @@ class Recorded:
     accelerator: Any
 
     before: list[Update] = []  # what belongs to the result besides what is learnt
+    save_at: list[int] = []  # steps whose checkpoints are saved and stay
 
     def watch(
         self,
@@ -303,8 +304,9 @@ class Recorded:
         if self.run.rank == 0:
             checkpoints.finish(self.run.checkpoints / f"checkpoint-{step}", self.progress)
             self.run.event("checkpoint", N_("Checkpoint at step %(step)s."), step=step)
-            best = self.progress.best_step if self.hp.keep_best else 0
-            checkpoints.prune(self.run.checkpoints, self.hp.keep_checkpoints, best)
+            best = [self.progress.best_step] if self.hp.keep_best else []
+            stay = [*self.save_at, *best]
+            checkpoints.prune(self.run.checkpoints, self.hp.keep_checkpoints, stay)
         self.saved = time.monotonic()
         self.saving = self.saved - began
 
@@ -344,6 +346,7 @@ class Milestones(TrainerCallback):
         trainer.progress.eval_due = trainer.eval_is_due(step)
         control.should_evaluate = trainer.progress.eval_due and not stop
         by_step = hp.save_steps is not None and step % hp.save_steps == 0
+        by_step = by_step or step in trainer.save_at
         control.should_save = stop or by_step or trainer.due
         control.should_training_stop = stop
 

@@ -95,7 +95,7 @@ def train(run: Run, spec: RunSpec) -> dict[str, Any]:
         shape = StepTrainer
         options["fsdp"] = spec.strategy == "fsdp" and run.ranks > 1
     trainer = shape(model, run, spec.hyperparameters, progress, **options)
-    trainer.before = loaded.before
+    trainer.before, trainer.save_at = loaded.before, spec.save_at
 
     # -- fit: from here on SIGTERM waits for the end of a step, and leaves a checkpoint
     run.patient = True
