@@ -101,7 +101,7 @@ def evaluated(api: httpx.Client, dataset: str, rows: int) -> float:
     made = api.post("/api/v1/evaluations", json=body)
     made.raise_for_status()
     path = f"/api/v1/evaluations/{made.json()['id']}"
-    wait_for(api, path, OVER, 600)
+    wait_for(api, path, OVER, 600, every=2)  # as its page does
     found = api.get(path).json()
     if found["state"] != "succeeded" or found["candidates"][0]["failed"]:
         raise RuntimeError(found)

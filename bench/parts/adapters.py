@@ -22,7 +22,9 @@ HYPERPARAMETERS = {
 }
 
 
-def wait_for(api: httpx.Client, path: str, states: set[str], seconds: float) -> dict[str, Any]:
+def wait_for(
+    api: httpx.Client, path: str, states: set[str], seconds: float, *, every: float = 0.2
+) -> dict[str, Any]:
     """What stands at `path` once its state is one of `states`. Raises RuntimeError."""
     end = time.monotonic() + seconds
     while True:
@@ -32,7 +34,7 @@ def wait_for(api: httpx.Client, path: str, states: set[str], seconds: float) -> 
             return found
         if time.monotonic() > end or state in ("error", "failed"):
             raise RuntimeError(f"{path} did not become {states}: {found}")
-        time.sleep(0.2)
+        time.sleep(every)
 
 
 def dataset(api: httpx.Client, word: str) -> str:

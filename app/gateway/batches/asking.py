@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 READ = 20  # lines that are read ahead
 STORED = 200  # answers in one transaction
+GATHER_SECONDS = 0.2  # in which answers come together for one
 UNSTORED = 1000  # after which nothing more is asked until the database is back
 ATTEMPTS = 3  # of a line on which engines break
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds in which nothing is asked, while nothing answers
@@ -229,6 +230,7 @@ class Asking:
     async def write_forever(self) -> None:
         while True:
             await self.stored.wait()
+            await asyncio.sleep(GATHER_SECONDS)
             self.stored.clear()
             await self.write()
 
