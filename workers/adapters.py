@@ -49,36 +49,38 @@ def soon() -> None:
 
 def carry(work: Work) -> None:
     """Raises httpx.HTTPError while the engine does not answer: the next look tries again."""
-    with httpx.Client(
-        base_url=work.address, headers=health.key(work.secret), timeout=PATIENCE
-    ) as engine:
-        for guest in work.unload:
-            unload(engine, guest)
-            do(carrying.mark_unloaded, work.replica_id, work.fence, guest.id)
-        for guest in work.load:
-            began = time.monotonic()
-            storage.hold(process.marker(work.replica_id, work.fence), [guest.artefact])
-            error = load(engine, guest) or first_token(work, guest)
-            took = time.monotonic() - began
-            do(
-                carrying.mark_loaded, work.replica_id, work.fence, guest.id,
-                seconds=took, error=error,
-            )  # fmt: skip
-            code = error and error["code"]
-            log.info("adapter loaded", name=guest.name, seconds=round(took, 3), error=code)
+    for guest in work.unload:
+        unload(work, guest)
+        do(carrying.mark_unloaded, work.replica_id, work.fence, guest.id)
+    for guest in work.load:
+        began = time.monotonic()
+        storage.hold(process.marker(work.replica_id, work.fence), [guest.artefact])
+        error = load(work, guest) or first_token(work, guest)
+        took = time.monotonic() - began
+        do(
+            carrying.mark_loaded, work.replica_id, work.fence, guest.id,
+            seconds=took, error=error,
+        )  # fmt: skip
+        code = error and error["code"]
+        log.info("adapter loaded", name=guest.name, seconds=round(took, 3), error=code)
 
 
-def load(engine: httpx.Client, guest: Guest) -> dict[str, Any] | None:
+def ask(work: Work, verb: str, body: dict[str, str]) -> httpx.Response:
+    url = f"{work.address}/v1/{verb}_lora_adapter"
+    return health.client.post(url, json=body, headers=health.key(work.secret), timeout=PATIENCE)
+
+
+def load(work: Work, guest: Guest) -> dict[str, Any] | None:
     """None, or why it cannot be."""
     try:
         path = storage.fetch(guest.artefact)
     except FileNotFoundError:
         return lost(guest)
     body = {"lora_name": guest.name, "lora_path": str(path)}
-    answer = engine.post("/v1/load_lora_adapter", json=body)
+    answer = ask(work, "load", body)
     if answer.status_code == 400 and b"already been loaded" in answer.content:
-        unload(engine, guest)  # of an earlier guest, or a load that nobody noted down
-        answer = engine.post("/v1/load_lora_adapter", json=body)
+        unload(work, guest)  # of an earlier guest, or a load that nobody noted down
+        answer = ask(work, "load", body)
     if answer.status_code == 200:
         return None
     if answer.status_code == 503:
@@ -86,8 +88,8 @@ def load(engine: httpx.Client, guest: Guest) -> dict[str, Any] | None:
     return refused(said(answer))
 
 
-def unload(engine: httpx.Client, guest: Guest) -> None:
-    answer = engine.post("/v1/unload_lora_adapter", json={"lora_name": guest.name})
+def unload(work: Work, guest: Guest) -> None:
+    answer = ask(work, "unload", {"lora_name": guest.name})
     if answer.status_code not in (200, 404):
         answer.raise_for_status()
 

@@ -111,6 +111,15 @@ def waiting(db: Session, owner_kind: str, owner_id: str) -> Request | None:
     )
 
 
+def prioritise(db: Session, owner_kind: str, owner_id: str, priority: int) -> bool:
+    """Whether the owner waits still, now with this priority. What was granted is left alone."""
+    request = waiting(db, owner_kind, owner_id)
+    if request is None or request.granted_at is not None:
+        return False
+    request.priority = priority
+    return True
+
+
 def withdraw(db: Session, owner_kind: str, owner_id: str) -> None:
     """Take back a request that was not granted. One that was is left alone: see `release`."""
     lock(db)

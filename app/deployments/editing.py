@@ -91,9 +91,7 @@ def prioritise(db: Session, who: Principal, deployment_id: str, priority: str) -
         return deployment
     old, deployment.priority = priorities.PRIORITIES[deployment.priority], number
     for replica in replicas_of(db, deployment.id):
-        request = cluster.waiting(db, "replica", replica.id)
-        if request is not None and request.granted_at is None:
-            request.priority = number
+        cluster.prioritise(db, "replica", replica.id, number)
     if deployment.merge_job_id:
         priorities.hurry(db, deployment.merge_job_id, number)
     told = {"old": old, "new": priority}

@@ -50,6 +50,6 @@ def check(db: Session, who: Principal, priority: str) -> int:
 
 def hurry(db: Session, job_id: str, priority: int) -> None:
     """Whoever waits for the job is this urgent: so is the job, as long as it waits itself."""
-    request = cluster.waiting(db, "job", job_id)
-    if request is not None and request.granted_at is None and request.priority < priority:
-        request.priority = db.get_one(Job, job_id).priority = priority
+    job = db.get_one(Job, job_id)
+    if job.priority < priority and cluster.prioritise(db, "job", job_id, priority):
+        job.priority = priority

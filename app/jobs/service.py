@@ -370,9 +370,7 @@ def change_priority(db: Session, who: Principal, job_id: str, priority: str) -> 
     if number == job.priority:
         return job
     old, job.priority = priorities.PRIORITIES[job.priority], number
-    request = cluster.waiting(db, "job", job.id)
-    if request is not None and request.granted_at is None:
-        request.priority = number
+    cluster.prioritise(db, "job", job.id, number)
     note(db, job, "priority", priorities.NOW[priority], {"old": old, "new": priority})
     send(db, SWEEP)
     return job
