@@ -39,6 +39,7 @@ THREADS = len(os.sched_getaffinity(0))
 HYPERPARAMETERS = {
     "epochs": 2,
     "batch_size": BATCH,
+    "precision": "fp32",  # as the peers have it; `auto` is bfloat16 on some processors
     "learning_rate": RATE,
     "lr_scheduler": "linear",
     "warmup_ratio": 0,

@@ -112,6 +112,8 @@ class Stages:
     def write(self, spec: dict[str, Any], directory: Path | None = None) -> Path:
         directory = directory or self.new("run")
         filled = {"job_id": "job-1", "fence": 1, "stage": "sft", "method": "lora"} | spec
+        # figures are compared: not in bfloat16, which `auto` takes on some processors
+        filled["hyperparameters"] = {"precision": "fp32"} | filled.get("hyperparameters", {})
         (directory / "spec.json").write_text(json.dumps(filled, default=str))
         return directory
 

@@ -86,6 +86,18 @@ def test_the_command_itself(stages, base, data):
     assert subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True).returncode == 2
 
 
+def test_bfloat16_learns_the_same(stages, base, data):
+    settings = {"max_steps": 12, "batch_size": 8, "learning_rate": 3e-3}
+    whole, half = (
+        stages.run(base=base, train=[data], hyperparameters=settings | {"precision": name})
+        for name in ("fp32", "bf16")
+    )
+    assert half.code == 0, half.log
+    assert half.losses != whole.losses
+    assert half.losses == pytest.approx(whole.losses, rel=0.05)
+    assert half.losses[-1] < 0.7 * half.losses[0]
+
+
 def test_accumulation_changes_nothing(stages, base):
     rows = stages.data([*reviews(24), *(chat("天" * 5 * i, "好" * i) for i in range(1, 9))])
     settings_of = {"max_steps": 6, "batch_size": 8}
