@@ -65,40 +65,44 @@ def of_member(db: Session, workspace_id: str, user_id: str) -> dict[Name, Limit]
     return {(row.name, row.device): Limit(row.amount, MEMBER, row.until) for row in rows}
 
 
+def of_both(
+    db: Session, workspace_id: str, user_id: str | None, *names: str
+) -> dict[str | None, dict[str, Limit]]:
+    """The member's id → their own rows, and None → the workspace's; of these names, which are no
+    devices'. One query.
+    """
+    rows = now_in_force(
+        db,
+        Quota.name.in_(names),
+        Quota.device == "",
+        or_(Quota.workspace_id.is_(None), Quota.workspace_id == workspace_id),
+        or_(Quota.user_id.is_(None), Quota.user_id == user_id),
+    )
+    last: dict[str | None, dict[str, Limit]] = {user_id: {}, None: {}}
+    for row in rows:
+        last[row.user_id][row.name] = Limit(row.amount, source(row), row.until)
+    return last
+
+
 def caps(
     db: Session, workspace_id: str, user_id: str | None, name: str
 ) -> list[tuple[str | None, Limit]]:
     """What holds for a member at once: (None, the workspace's) and (their id, their own), of those
     that are limits at all.
     """
-    rows = now_in_force(
-        db,
-        Quota.name == name,
-        Quota.device == "",
-        or_(Quota.workspace_id.is_(None), Quota.workspace_id == workspace_id),
-        or_(Quota.user_id.is_(None), Quota.user_id == user_id),
-    )
-    last = {row.user_id: Limit(row.amount, source(row), row.until) for row in rows}
-    held = {whose: last.get(whose, NO_LIMIT) for whose in (None, user_id)}
-    return [(whose, limit) for whose, limit in held.items() if limit.amount is not None]
+    found = of_both(db, workspace_id, user_id, name)
+    limits = [(whose, found[whose].get(name, NO_LIMIT)) for whose in reversed(found)]
+    return [(whose, limit) for whose, limit in limits if limit.amount is not None]
 
 
 def tokens(db: Session, workspace_id: str, user_id: str) -> dict[str | None, dict[str, int]]:
     """The member's id → their `tokens_minute` and `tokens_month`, and None → the workspace's; only
     those that are limits. One query.
     """
-    rows = now_in_force(
-        db,
-        Quota.name.in_(("tokens_minute", "tokens_month")),
-        or_(Quota.workspace_id.is_(None), Quota.workspace_id == workspace_id),
-        or_(Quota.user_id.is_(None), Quota.user_id == user_id),
-    )
-    last: dict[str | None, dict[str, int | None]] = {user_id: {}, None: {}}
-    for row in rows:
-        last[row.user_id][row.name] = row.amount
+    both = of_both(db, workspace_id, user_id, "tokens_minute", "tokens_month")
     found = {
-        whose: {name: amount for name, amount in amounts.items() if amount is not None}
-        for whose, amounts in last.items()
+        whose: {name: limit.amount for name, limit in limits.items() if limit.amount is not None}
+        for whose, limits in both.items()
     }
     return {whose: amounts for whose, amounts in found.items() if amounts}
 
